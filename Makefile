@@ -1,0 +1,56 @@
+# Every target sets itself up: nothing but Python and make has to be installed beforehand.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STATE := .state
+# make test SERVERS="embedded-18 local-15" ARGS="-k eviction -x"
+SERVERS ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench server stop dist clean
+
+help: ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: .venv/ready-demo ## start an embedded PostgreSQL, install pgcache and show what it does
+	@$(BIN)/python -m pgcache_py demo
+
+test: .venv/ready-dev ## run the tests on every server that this machine can run
+	@$(BIN)/python -m tests.servers provision
+	@$(BIN)/python -m pytest $(SERVERS:%=--server=%) $(ARGS)
+
+lint: .venv/ready-dev ## check the style and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+bench: .venv/ready-dev ## run the benchmarks
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+server: .venv/ready-dev ## start a local PostgreSQL with every extension, and Redis, for you to use
+	@$(BIN)/python -m tests.servers provision
+	@$(BIN)/python -m tests.servers up
+
+stop: .venv/ready-dev ## stop what "make server" started
+	@$(BIN)/python -m tests.servers down
+
+dist: .venv/ready-dev ## build the wheel and the source distribution
+	@rm -rf dist
+	@$(BIN)/python -m build
+
+clean: ## remove everything that the other targets made
+	@if [ -d $(STATE)/server ]; then $(MAKE) --no-print-directory stop; fi
+	rm -rf .venv $(STATE) dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	@$(PYTHON) -m venv .venv
+
+.venv/ready-demo: EXTRAS := binary,embedded,progress
+.venv/ready-dev: EXTRAS := dev
+.venv/ready-%: pyproject.toml | $(BIN)/pip
+	@echo "installing pgcache[$(EXTRAS)] into .venv"
+	@$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]'
+	@touch $@

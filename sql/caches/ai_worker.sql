@@ -1,0 +1,90 @@
+-- ai_worker: SQL that a model generated from a prompt (table ai_worker_cache).
+
+create or replace function pgcache.cache_value(t pgcache.ai_worker_cache) returns jsonb
+language sql stable parallel safe
+as $$
+    select pg_catalog.jsonb_build_object(
+        'prompt_text', t.prompt_text, 'model', t.model, 'schema_version', t.schema_version,
+        'generated_sql', t.generated_sql, 'validated', t.validated, 'tokens_used', t.tokens_used
+    )
+$$;
+
+comment on function pgcache.cache_value(pgcache.ai_worker_cache) is 'The JSON value of an ai_worker entry.';
+
+create or replace function pgcache.ai_worker_fits(value jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+    select jsonb_typeof(value) = 'object'
+        and jsonb_typeof(value -> 'prompt_text') = 'string'
+        and jsonb_typeof(value -> 'model') = 'string'
+        and jsonb_typeof(value -> 'schema_version') = 'string'
+        and jsonb_typeof(value -> 'generated_sql') = 'string'
+        and coalesce(jsonb_typeof(value -> 'validated'), 'null') in ('boolean', 'null')
+        and pgcache.is_count(value -> 'tokens_used')
+        and value - '{prompt_text,model,schema_version,generated_sql,validated,tokens_used}'::text[] = '{}'
+$$;
+
+comment on function pgcache.ai_worker_fits(jsonb) is 'Whether a JSON value can be an ai_worker entry.';
+
+create or replace function pgcache.ai_worker_key(prompt text, model text, schema_version text) returns text
+language sql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select cache_key(prompt, model, schema_version) $$;
+
+comment on function pgcache.ai_worker_key(text, text, text) is 'The key of generated SQL: cache_key(prompt, model, schema_version).';
+
+create or replace function pgcache.ai_worker_legacy_key(prompt text, model text, schema_version text) returns text
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select encode(sha256(convert_to(prompt || '|' || model || '|' || schema_version, 'UTF8')), 'hex') $$;
+
+comment on function pgcache.ai_worker_legacy_key(text, text, text) is
+'The key of the C++ AI worker, for its existing rows: SHA-256 of prompt|model|schema_version. It collides: (''a|b'',''c'',''v1'') and (''a'',''b|c'',''v1'') share a key, so readers must compare the stored columns too.';
+
+create or replace function pgcache.cache_get_ai_worker(prompt text, model text, schema_version text) returns jsonb
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    key text := ai_worker_key(prompt, model, schema_version);
+begin
+    if not cache_exists('ai_worker', key) and exists (
+        select from ai_worker_cache t
+        where t.tenant = current_tenant() and t.cache_key = ai_worker_legacy_key(prompt, model, schema_version)
+            and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version
+    ) then
+        key := ai_worker_legacy_key(prompt, model, schema_version);
+    end if;
+    return cache_get('ai_worker', key);
+end
+$$;
+
+comment on function pgcache.cache_get_ai_worker(text, text, text) is
+'The cached SQL for a prompt, also from a row with the C++ AI worker''s key if its columns match: {"prompt_text", "model", "schema_version", "generated_sql", "validated", "tokens_used"}; NULL on a miss.';
+
+create or replace function pgcache.cache_set_ai_worker(
+    prompt text, model text, schema_version text, generated_sql text, tokens_used integer default 0,
+    validated boolean default true, ttl interval default null
+) returns boolean
+language sql volatile parallel unsafe
+as $$
+    select pgcache.cache_set('ai_worker', pgcache.ai_worker_key(prompt, model, schema_version),
+        pg_catalog.jsonb_build_object(
+            'prompt_text', prompt, 'model', model, 'schema_version', schema_version, 'generated_sql', generated_sql,
+            'validated', validated, 'tokens_used', tokens_used
+        ), ttl)
+$$;
+
+comment on function pgcache.cache_set_ai_worker(text, text, text, text, integer, boolean, interval) is
+'Caches the SQL that a model generated from a prompt for a version of the schema. ttl: default of the type, 1 hour. Errors: as cache_set.';
+
+create or replace function pgcache.cache_invalidate_schema(schema_version text) returns bigint
+language sql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select delete_where('ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)', array[schema_version])
+$$;
+
+comment on function pgcache.cache_invalidate_schema(text) is
+'Removes all SQL generated for a version of the schema: with pgcache.tenant set, that tenant''s only. Returns how many live entries there were. Errors: 25006.';

@@ -1,0 +1,114 @@
+-- audio: synthesized speech (table cache_audio_chunks). The bytes are stored out of line and uncompressed: audio is.
+
+create or replace function pgcache.cache_value(t pgcache.cache_audio_chunks) returns jsonb
+language sql stable parallel safe
+as $$
+    select pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'audio_data', pg_catalog.translate(pg_catalog.encode(t.audio_data, 'base64'), E'\n', ''), 'format', t.format,
+        'duration_ms', t.duration_ms, 'sample_rate', t.sample_rate, 'channels', t.channels, 'voice', t.voice
+    ))
+$$;
+
+comment on function pgcache.cache_value(pgcache.cache_audio_chunks) is 'The JSON value of an audio entry, audio_data in base64.';
+
+create or replace function pgcache.audio_fits(value jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+    select jsonb_typeof(value) = 'object'
+        and jsonb_typeof(value -> 'audio_data') = 'string'
+        and value ->> 'audio_data' ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
+        and jsonb_typeof(value -> 'format') = 'string'
+        and pgcache.is_count(value -> 'duration_ms')
+        and pgcache.is_count(value -> 'sample_rate')
+        and pgcache.is_count(value -> 'channels')
+        and pgcache.is_text(value -> 'voice')
+        and value - '{audio_data,format,duration_ms,sample_rate,channels,voice}'::text[] = '{}'
+$$;
+
+comment on function pgcache.audio_fits(jsonb) is 'Whether a JSON value can be an audio entry.';
+
+create or replace function pgcache.put_audio(
+    key text, audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer, voice text,
+    ttl interval, overwrite boolean
+) returns boolean
+language plpgsql volatile parallel unsafe
+as $$
+#variable_conflict use_variable
+declare
+    moment constant timestamptz := pgcache.cache_now();
+    clock bigint;
+begin
+    insert into pgcache.cache_audio_chunks as t (
+        tenant, cache_key, audio_data, format, duration_ms, sample_rate, channels, voice,
+        created_at, expires_at, last_accessed_at, hit_weight
+    )
+    select
+        pgcache.current_tenant(), key, audio_data, format, duration_ms, sample_rate, channels, voice,
+        moment, moment + coalesce(ttl, r.ttl), moment,
+        (r.hit_tracking <> 'off')::integer
+    from pgcache.cache_types r
+    where r.type = 'audio' and pgcache.may_write(r, key, ttl) and audio_data is not null and format is not null
+    on conflict on constraint cache_audio_chunks_pkey do update
+    set audio_data = excluded.audio_data, format = excluded.format, duration_ms = excluded.duration_ms,
+        sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,
+        created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+    where overwrite or t.expires_at <= moment
+    returning nextval('pgcache.writes_audio') into clock;
+    if clock is null then
+        return pgcache.explain_refusal('audio', key,
+            jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
+    end if;
+    perform pgcache.look_after('audio', (clock = 1)::integer, octet_length(audio_data));
+    return true;
+end
+$$;
+
+comment on function pgcache.put_audio(text, bytea, text, integer, integer, integer, text, interval, boolean) is
+'Upserts an audio entry. Errors: as cache_set.';
+
+create or replace function pgcache.audio_key(text text, voice text, provider text, settings jsonb) returns text
+language sql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select cache_key(text, voice, coalesce(provider, ''), canonical_json(coalesce(settings, '{}'))) $$;
+
+comment on function pgcache.audio_key(text, text, text, jsonb) is
+'The key of speech: cache_key of text, voice, provider and canonical settings.';
+
+create or replace function pgcache.cache_get_audio(
+    text text, voice text, provider text default '', settings jsonb default '{}'
+) returns table (audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    key constant text := audio_key(text, cache_get_audio.voice, provider, settings);
+begin
+    if current_setting('transaction_read_only') = 'off' then
+        perform count_hits('audio', array[key]);
+    elsif not is_readable('audio') then
+        return;
+    end if;
+    return query
+    select t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels
+    from cache_audio_chunks t
+    where t.tenant = current_tenant() and t.cache_key = key and (t.expires_at is null or t.expires_at > cache_now());
+end
+$$;
+
+comment on function pgcache.cache_get_audio(text, text, text, jsonb) is
+'The cached speech of a text in a voice: one row, or none on a miss. duration_ms in milliseconds, sample_rate in Hz.';
+
+create or replace function pgcache.cache_set_audio(
+    text text, voice text, audio_data bytea, format text, duration_ms integer default null,
+    sample_rate integer default null, channels integer default null, provider text default '',
+    settings jsonb default '{}', ttl interval default null
+) returns boolean
+language sql volatile parallel unsafe
+as $$
+    select pgcache.is_writable() and pgcache.put_audio(pgcache.audio_key(text, voice, provider, settings), audio_data, format, duration_ms,
+        sample_rate, channels, voice, ttl, true)
+$$;
+
+comment on function pgcache.cache_set_audio(text, text, bytea, text, integer, integer, integer, text, jsonb, interval) is
+'Caches the speech of a text in a voice. settings: whatever else it depends on (speed, language). ttl: default of the type, 24 hours. Errors: as cache_set.';

@@ -1,0 +1,159 @@
+-- embedding: vectors of texts (table cache_embeddings).
+
+create or replace function pgcache.cache_value(t pgcache.cache_embeddings) returns jsonb
+language sql stable parallel safe
+as $$
+    select case when t.model is null
+        then pg_catalog.jsonb_build_object('embedding', t.embedding::real[])
+        else pg_catalog.jsonb_build_object('embedding', t.embedding::real[], 'model', t.model) end
+$$;
+
+comment on function pgcache.cache_value(pgcache.cache_embeddings) is 'The JSON value of an embedding entry.';
+
+create or replace function pgcache.embedding_fits(value jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+    select jsonb_typeof(value) = 'object'
+        and jsonb_typeof(value -> 'embedding') = 'array'
+        and not jsonb_path_exists(value, '$.embedding[*] ? (@.type() != "number")')
+        and pgcache.is_text(value -> 'model')
+        and value - '{embedding,model}'::text[] = '{}'
+$$;
+
+comment on function pgcache.embedding_fits(jsonb) is 'Whether a JSON value can be an embedding entry.';
+
+create or replace function pgcache.put_embedding(
+    key text, embedding text, model text, ttl interval, overwrite boolean
+) returns boolean
+language plpgsql volatile parallel unsafe
+as $$
+#variable_conflict use_variable
+declare
+    vector pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
+    wanted integer;
+    moment constant timestamptz := pgcache.cache_now();
+    clock bigint;
+begin
+    begin
+        vector := embedding;
+    exception when data_exception or program_limit_exceeded then
+        raise exception using errcode = 'PC004',
+            message = format('not a vector: %s', sqlerrm),
+            hint = 'A vector is written [0.1,0.2,0.3] and has 1 to 16000 finite numbers.';
+    end;
+    insert into pgcache.cache_embeddings as t (
+        tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
+    )
+    select
+        pgcache.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, r.ttl),
+        moment, (r.hit_tracking <> 'off')::integer
+    from pgcache.cache_types r
+    where r.type = 'embedding' and pgcache.may_write(r, key, ttl)
+        and vector is not null and cardinality(vector::real[]) = coalesce(r.dimensions, cardinality(vector::real[]))
+    on conflict on constraint cache_embeddings_pkey do update
+    set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
+        expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+    where overwrite or t.expires_at <= moment
+    returning nextval('pgcache.writes_embedding') into clock;
+    if clock is null then
+        if vector is null then
+            perform pgcache.reject_value('embedding', null);
+        end if;
+        select r.dimensions into wanted from pgcache.cache_types r where r.type = 'embedding';
+        if cardinality(vector::real[]) <> wanted then
+            raise exception using errcode = 'PC005',
+                message = format('the vector has %s dimensions, the type embedding takes %s', cardinality(vector::real[]), wanted),
+                hint = 'Check the model; SELECT cache_configure(''embedding'', reset => ''{dimensions}'') lets the type take any.';
+        end if;
+        return pgcache.explain_refusal('embedding', key, '{"embedding": []}', ttl);
+    end if;
+    perform pgcache.look_after('embedding', (clock = 1)::integer, pg_column_size(vector));
+    return true;
+end
+$$;
+
+comment on function pgcache.put_embedding(text, text, text, interval, boolean) is
+'Upserts a vector, given as pgvector writes it: [1,2,3]. Errors: PC004 not a vector, PC005 dimensions; as cache_set.';
+
+create or replace function pgcache.embedding_key(text text, model text) returns text
+language sql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select cache_key(text, model) $$;
+
+comment on function pgcache.embedding_key(text, text) is 'The key of a text''s embedding: cache_key(text, model).';
+
+create or replace function pgcache.cache_get_embeddings(texts text[], model text) returns table (text text, embedding vector)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    scope constant text := current_tenant();
+    moment constant timestamptz := cache_now();
+    writable constant boolean := current_setting('transaction_read_only') = 'off';
+    keys text[];
+begin
+    if not is_readable('embedding') then
+        foreach cache_get_embeddings.text in array texts loop
+            return next;
+        end loop;
+        return;
+    end if;
+    keys := array(select embedding_key(a.text, model) from unnest(texts) with ordinality a (text, place) order by a.place);
+    if writable then
+        perform count_hits('embedding', keys);
+    end if;
+    return query
+    select a.text, t.embedding
+    from unnest(texts, keys) with ordinality a (text, key, place)
+    left join cache_embeddings t
+        on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
+    order by a.place;
+end
+$$;
+
+comment on function pgcache.cache_get_embeddings(text[], text) is
+'One row for each text asked, in the order asked, with its own vector or NULL on a miss.';
+
+create or replace function pgcache.cache_get_embedding(text text, model text) returns vector
+language sql volatile parallel unsafe
+as $$ select e.embedding from pgcache.cache_get_embeddings(array[text], model) e $$;
+
+comment on function pgcache.cache_get_embedding(text, text) is 'The cached vector of a text by a model; NULL on a miss.';
+
+create or replace function pgcache.cache_set_embedding(text text, model text, embedding vector, ttl interval default null)
+returns boolean
+language sql volatile parallel unsafe
+as $$
+    select pgcache.is_writable()
+        and pgcache.put_embedding(pgcache.embedding_key(text, model), embedding::text, model, ttl, true)
+$$;
+
+comment on function pgcache.cache_set_embedding(text, text, vector, interval) is
+'Caches the vector of a text. ttl: default of the type, 24 hours. Errors: PC005 wrong dimensions; as cache_set.';
+
+create or replace function pgcache.cache_set_embeddings(
+    texts text[], model text, embeddings text[], ttl interval default null
+) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_writable();
+    if cardinality(texts) is distinct from cardinality(embeddings) then
+        raise exception using errcode = 'PC004',
+            message = format('%s texts need as many embeddings, not %s', cardinality(texts), cardinality(embeddings)),
+            hint = 'Pass two arrays of the same length; each embedding as pgvector writes it, [1,2,3].';
+    end if;
+    return (
+        select count(*) filter (where put_embedding(e.key, e.embedding, model, ttl, true))
+        from (
+            select distinct on (key) embedding_key(a.text, model) as key, a.embedding
+            from unnest(texts, embeddings) with ordinality a (text, embedding, place) order by key, a.place desc
+        ) e
+    );
+end
+$$;
+
+comment on function pgcache.cache_set_embeddings(text[], text, text[], interval) is
+'Caches the vectors of many texts, each written as pgvector does: [1,2,3]; all or none. Returns how many were stored. Errors: as cache_set_embedding.';

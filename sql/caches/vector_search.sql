@@ -1,0 +1,74 @@
+-- vector_search: results of similarity searches, each in the scope of a user (table cache_vector_search).
+
+create or replace function pgcache.cache_value(t pgcache.cache_vector_search) returns jsonb
+language sql stable parallel safe
+as $$
+    select case when t.user_id = ''
+        then pg_catalog.jsonb_build_object('results', t.results)
+        else pg_catalog.jsonb_build_object('results', t.results, 'user_id', t.user_id) end
+$$;
+
+comment on function pgcache.cache_value(pgcache.cache_vector_search) is 'The JSON value of a vector_search entry.';
+
+create or replace function pgcache.vector_search_fits(value jsonb) returns boolean
+language sql immutable parallel safe
+as $$
+    select jsonb_typeof(value) = 'object'
+        and jsonb_typeof(value -> 'results') <> 'null'
+        and pgcache.is_text(value -> 'user_id')
+        and value - '{results,user_id}'::text[] = '{}'
+$$;
+
+comment on function pgcache.vector_search_fits(jsonb) is 'Whether a JSON value can be a vector_search entry.';
+
+-- A user's keys share a beginning, so that cache_invalidate_user finds them through the primary key.
+create or replace function pgcache.vector_search_user_prefix(user_id text) returns text
+language sql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select left(cache_key(coalesce(user_id, '')), 16) || ':' $$;
+
+comment on function pgcache.vector_search_user_prefix(text) is 'How all vector_search keys of a user begin: 16 hex digits and a colon.';
+
+create or replace function pgcache.vector_search_key(query vector, filters jsonb, top_k integer, user_id text) returns text
+language sql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select vector_search_user_prefix(user_id)
+        || cache_key(user_id, query::real[]::text, canonical_json(coalesce(filters, '{}')), top_k::text)
+$$;
+
+comment on function pgcache.vector_search_key(vector, jsonb, integer, text) is
+'The key of a search: the user''s prefix, then cache_key of user, query vector, canonical filters and top_k.';
+
+create or replace function pgcache.cache_get_vector_search(
+    query vector, filters jsonb default '{}', top_k integer default 10, user_id text default ''
+) returns jsonb
+language sql volatile parallel unsafe
+as $$ select pgcache.cache_get('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id)) -> 'results' $$;
+
+comment on function pgcache.cache_get_vector_search(vector, jsonb, integer, text) is
+'The cached results of a search by the same vector, filters and top_k for the same user; NULL on a miss.';
+
+create or replace function pgcache.cache_set_vector_search(
+    query vector, results jsonb, filters jsonb default '{}', top_k integer default 10, user_id text default '',
+    ttl interval default null
+) returns boolean
+language sql volatile parallel unsafe
+as $$
+    select pgcache.cache_set('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id),
+        pg_catalog.jsonb_build_object('results', results, 'user_id', coalesce(user_id, '')), ttl)
+$$;
+
+comment on function pgcache.cache_set_vector_search(vector, jsonb, jsonb, integer, text, interval) is
+'Caches the results of a search. user_id: whose results these are ('''' = everybody''s). ttl: default of the type, 1 hour. Errors: as cache_set.';
+
+create or replace function pgcache.cache_invalidate_user(user_id text) returns bigint
+language sql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select delete_where('vector_search', format('t.tenant = current_tenant() and t.cache_key like %L and t.user_id = $1[1]',
+        vector_search_user_prefix(user_id) || '%'), array[coalesce(user_id, '')])
+$$;
+
+comment on function pgcache.cache_invalidate_user(text) is
+'Removes a user''s cached search results in the current tenant; returns how many live ones there were. Errors: 25006.';

@@ -1,0 +1,180 @@
+-- Many entries in one call.
+
+create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    registered constant cache_types := check_type(type);
+    writable constant boolean := current_setting('transaction_read_only') = 'off';
+begin
+    perform check_keys(keys);
+    if not is_readable(type) then
+        return query select k, null::jsonb from unnest(keys) k;
+        return;
+    end if;
+    return query execute format(
+        case when writable then $sql$
+            with answered as materialized (
+                select a.place, a.key, f.value, f.weight, f.model, f.tokens,
+                    case when f.weight is null then nextval(%3$L) end as missed
+                from unnest($1) with ordinality a (key, place)
+                left join lateral (
+                    select %5$s as value, t.hit_weight as weight, %2$s, nextval(%4$L) as counted
+                    from %1$s t
+                    where t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
+                    offset 0
+                ) f on true
+            ), logged as (
+                insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+                select $4, $2, n.key, n.weight * hit_log_crowding(), $3, n.model, n.tokens
+                from answered n
+                where n.weight > 0 and random() * n.weight * hit_log_crowding() < 1
+            )
+            select n.key, n.value from answered n order by n.place
+        $sql$ else $sql$
+            select a.key, %5$s
+            from unnest($1) with ordinality a (key, place)
+            left join %1$s t on t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
+            order by a.place
+        $sql$ end,
+        registered.relation, savings_columns(registered.payload), 'pgcache.misses_' || type, 'pgcache.hits_' || type,
+        case when registered.payload ? 'data' then 't.data' else 'cache_value(t)' end
+    ) using keys, current_tenant(), cache_now(), type;
+end
+$$;
+
+comment on function pgcache.cache_get_many(text, text[]) is
+'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
+
+create or replace function pgcache.savings_columns(payload jsonb) returns text
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select case when payload ? 'tokens_used' then 't.model as model, t.tokens_used as tokens'
+        else 'null::text as model, null::integer as tokens' end
+$$;
+
+comment on function pgcache.savings_columns(jsonb) is 'The columns that say what a hit of the type saves, for a table aliased t.';
+
+create or replace function pgcache.cache_set_many(
+    type text, keys text[], "values" jsonb[], ttl interval default null
+) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant cache_types := check_type(type);
+    moment constant timestamptz := cache_now();
+    expires constant timestamptz := expiry(moment, ttl, registered.ttl);
+    misfit jsonb;
+    stored bigint;
+begin
+    if keys is null or "values" is null or cardinality(keys) <> cardinality("values") then
+        raise exception using errcode = 'PC004',
+            message = format('%s keys need as many values, not %s',
+            coalesce(cardinality(keys)::text, 'NULL'), coalesce(cardinality("values")::text, 'NULL')),
+            hint = 'Pass two arrays of the same length: cache_set_many(type, keys, values).';
+    end if;
+    perform check_keys(keys);
+    if cardinality(keys) = 0 then
+        return 0;
+    end if;
+    perform check_writable();
+    select v into misfit from unnest("values") v where not value_fits(type, v) limit 1;
+    if found then
+        perform reject_value(type, misfit);
+    end if;
+    if not registered.enabled then
+        return 0;
+    end if;
+    if registered.payload = '{"data": "any!"}' and registered.eviction <> 'none' then
+        -- Sorted, so that batches that overlap do not deadlock; of a key that is given twice the last value counts.
+        insert into cache_store as t (type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight)
+        select type, current_tenant(), e.key, e.value, moment, expires, moment,
+            case when registered.hit_tracking = 'off' then 0 else 1 end
+        from (
+            select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
+            order by u.key collate "C", u.place desc
+        ) e
+        on conflict on constraint cache_store_pkey do update
+        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_accessed_at = excluded.last_accessed_at;
+        get diagnostics stored = row_count;
+        perform look_after(type, w.strikes, w.bytes)
+        from (
+            select count(*) filter (where nextval(('pgcache.writes_' || type)::regclass) = 1)::integer as strikes,
+                sum(pg_column_size(v)) as bytes
+            from unnest("values") v
+        ) w;
+    else
+        select count(*) filter (where put(type, u.key, u.value, ttl, true)) into stored
+        from (
+            select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
+            order by u.key collate "C", u.place desc
+        ) u;
+    end if;
+    return stored;
+end
+$$;
+
+comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
+'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how many were stored. Errors: as cache_set.';
+
+create or replace function pgcache.cache_warm(type text, entries jsonb) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    stored bigint := 0;
+    same_ttl record;
+begin
+    if entries is null or jsonb_typeof(entries) <> 'array' or exists (
+        select from jsonb_array_elements(entries) e where jsonb_typeof(e) <> 'object' or not e ?& array['key', 'value']
+    ) then
+        raise exception using errcode = 'PC004',
+            message = 'cache_warm takes a JSON array of objects with the fields key, value and, if you like, ttl',
+            hint = 'For example: SELECT cache_warm(''store'', ''[{"key": "a", "value": 1, "ttl": "5 minutes"}]'')';
+    end if;
+    for same_ttl in
+        select e ->> 'ttl' as ttl, array_agg(e ->> 'key') as keys, array_agg(e -> 'value') as values
+        from jsonb_array_elements(entries) e group by 1
+    loop
+        stored := stored + cache_set_many(type, same_ttl.keys, same_ttl.values, same_ttl.ttl::interval);
+    end loop;
+    return stored;
+end
+$$;
+
+comment on function pgcache.cache_warm(text, jsonb) is
+'Stores the entries of a JSON array [{"key", "value", "ttl"?}, ...] and returns how many. Errors: PC004; as cache_set.';
+
+create or replace function pgcache.count_hits(type text, keys text[]) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant cache_types := check_type(type);
+begin
+    perform check_keys(keys);
+    execute format($sql$
+        with asked as materialized (
+            select a.key, t.hit_weight as weight, %2$s,
+                nextval(case when t.hit_weight is null then %3$L else %4$L end) as counted
+            from unnest($1) a (key)
+            left join %1$s t on t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
+        )
+        insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+        select $4, $2, a.key, a.weight * hit_log_crowding(), $3, a.model, a.tokens
+        from asked a
+        where a.weight > 0 and random() * a.weight * hit_log_crowding() < 1
+        $sql$, registered.relation, savings_columns(registered.payload), 'pgcache.misses_' || type, 'pgcache.hits_' || type)
+    using keys, current_tenant(), cache_now(), type;
+end
+$$;
+
+comment on function pgcache.count_hits(text, text[]) is
+'Counts a hit or a miss for each key, as cache_get does, for typed gets that return other than JSON. Errors: PC001, PC002.';

@@ -1,0 +1,142 @@
+-- Every error has a stable SQLSTATE of class PC and a HINT with the next step. These are off the hot path.
+
+create or replace function pgcache.check_type(type text) returns pgcache.cache_types
+language plpgsql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    known cache_types;
+begin
+    select * into known from cache_types t where t.type = check_type.type;
+    if not found then
+        raise exception using errcode = 'PC001',
+            message = format('there is no cache type %L', type),
+            hint = format('The types: %s. Create one with SELECT cache_create_type(%L).',
+                (select string_agg(t.type, ', ' order by t.type) from cache_types t), coalesce(type, 'name'));
+    end if;
+    return known;
+end
+$$;
+
+comment on function pgcache.check_type(text) is 'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
+
+create or replace function pgcache.check_key(key text) returns text
+language plpgsql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if key is null or key = '' then
+        raise exception using errcode = 'PC002',
+            message = format('a cache key cannot be %s', case when key is null then 'NULL' else 'empty' end),
+            hint = 'Pass a text of 1 to 1024 bytes; cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
+    elsif octet_length(key) > 1024 then
+        raise exception using errcode = 'PC002',
+            message = format('a cache key of %s bytes is too long: the limit is 1024', octet_length(key)),
+            hint = 'Hash it: cache_key(long_text, ...) returns 64 hex digits for texts of any length.';
+    end if;
+    return key;
+end
+$$;
+
+comment on function pgcache.check_key(text) is 'The key itself if it is valid. Errors: PC002 for NULL, empty, or over 1024 bytes.';
+
+create or replace function pgcache.check_keys(keys text[]) returns text[]
+language plpgsql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if keys is null then
+        raise exception using errcode = 'PC002',
+            message = 'the array of keys is NULL',
+            hint = 'Pass a text array; an empty one is allowed.';
+    end if;
+    perform check_key(k) from unnest(keys) k where k is null or k = '' or octet_length(k) > 1024;
+    return keys;
+end
+$$;
+
+comment on function pgcache.check_keys(text[]) is 'The keys themselves if all are valid. Errors: PC002.';
+
+create or replace function pgcache.check_pattern(pattern text) returns text
+language plpgsql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if pattern is null or pattern = '' then
+        raise exception using errcode = 'PC006',
+            message = 'a key pattern cannot be NULL or empty',
+            hint = 'Use LIKE wildcards: ''user:42:%'' for a prefix, ''%'' for every key.';
+    elsif (length(pattern) - length(rtrim(pattern, '\'))) % 2 = 1 then
+        raise exception using errcode = 'PC006',
+            message = format('the key pattern %s ends in a lone escape character', pattern),
+            hint = 'A backslash escapes the next character (\% and \_ are literal); write \\ for a backslash itself.';
+    end if;
+    return pattern;
+end
+$$;
+
+comment on function pgcache.check_pattern(text) is
+'The LIKE pattern itself if it is valid. Errors: PC006 for NULL, empty, or a lone escape at its end.';
+
+create or replace function pgcache.check_writable() returns boolean
+language plpgsql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_read_only') = 'on' then
+        raise exception using errcode = '25006',
+            message = case when pg_is_in_recovery()
+                then 'this server is a standby: the cache can be read here, not written'
+                else 'the cache cannot be written in a READ ONLY transaction' end,
+            hint = case when pg_is_in_recovery() then 'Write on the primary server.'
+                else 'cache_get works here; for writes use BEGIN READ WRITE or a connection of its own.' end;
+    end if;
+    return true;
+end
+$$;
+
+comment on function pgcache.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
+
+create or replace function pgcache.reject_value(type text, value jsonb) returns void
+language plpgsql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    known constant cache_types := check_type(type);
+    shape constant text := (
+        select string_agg(f.key || ' (' || rtrim(f.value, '!') || case when f.value like '%!' then ', required' else '' end || ')', ', ')
+        from jsonb_each_text(known.payload) f);
+    problem text;
+begin
+    if value is null then
+        raise exception using errcode = 'PC004',
+            message = 'the value is NULL',
+            hint = 'NULL is what a miss returns. Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
+    elsif jsonb_typeof(value) <> 'object' then
+        problem := format('it is a JSON %s, not an object', jsonb_typeof(value));
+    else
+        select case
+                when f.kind is null then format('it has an unknown field %I', v.field)
+                when v.kind is null or v.kind = 'null' then format('its field %I is missing', f.field)
+                else format('its field %I should be of kind %s, not the %s %s', f.field, rtrim(f.kind, '!'),
+                    v.kind, left(v.content, 40)) end
+        into problem
+        from (select p.key as field, p.value as kind from jsonb_each_text(known.payload) p) f
+        full join (select e.key as field, jsonb_typeof(e.value) as kind, e.value::text as content from jsonb_each(value) e) v
+            using (field)
+        where f.kind is null
+            or (f.kind like '%!' and coalesce(v.kind, 'null') = 'null')
+            or (v.kind <> 'null' and not case rtrim(f.kind, '!')
+                when 'any' then true
+                when 'base64' then v.kind = 'string'
+                when 'integer' then v.kind = 'number' and v.content ~ '^-?\d{1,9}$'
+                else v.kind = rtrim(f.kind, '!') end)
+        limit 1;
+    end if;
+    raise exception using errcode = 'PC004',
+        message = format('the value does not fit the type %s: %s', type, coalesce(problem, 'it cannot be stored')),
+        hint = format('%s takes a JSON object of %s.', type, shape);
+end
+$$;
+
+comment on function pgcache.reject_value(text, jsonb) is 'Raises PC004 and says why the value does not fit the type.';

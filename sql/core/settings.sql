@@ -1,0 +1,90 @@
+create or replace function pgcache.cache_setting(name text) returns text
+language plpgsql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    found_value text;
+begin
+    select s.value into found_value from cache_settings s where s.name = cache_setting.name;
+    if not found then
+        raise exception using errcode = 'PC010',
+            message = format('there is no setting %L', name),
+            hint = 'The settings: ' || (select string_agg(s.name, ', ' order by s.name) from cache_settings s);
+    end if;
+    return found_value;
+end
+$$;
+
+comment on function pgcache.cache_setting(text) is
+'The value of a setting of table cache_settings, as text. Errors: PC010 for an unknown name.';
+
+create or replace function pgcache.cache_configure_setting(name text, value text) returns text
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    old_value constant text := cache_setting(name);
+begin
+    begin
+        if name like 'ttl\_%' or name like 'keep\_%' or name = 'overdue_after' then
+            if value::interval <= interval '0' then
+                raise exception using errcode = 'invalid_parameter_value';
+            end if;
+        elsif value::numeric < 0 then
+            raise exception using errcode = 'invalid_parameter_value';
+        end if;
+    exception when data_exception or null_value_not_allowed then
+        raise exception using errcode = 'PC010',
+            message = format('setting %s cannot be %L', name, value),
+            hint = 'Times are positive intervals such as ''1 hour''; rates and prices are numbers that are not negative.';
+    end;
+    if value is null then
+        raise exception using errcode = 'PC010',
+            message = format('setting %s cannot be null', name),
+            hint = format('It is now %L.', old_value);
+    end if;
+    update cache_settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
+    return old_value;
+end
+$$;
+
+comment on function pgcache.cache_configure_setting(text, text) is
+'Changes a setting of table cache_settings and returns its old value. Errors: PC010.';
+
+create or replace function pgcache.cache_tier(tier text) returns interval
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select cache_setting('ttl_' || tier)::interval $$;
+
+comment on function pgcache.cache_tier(text) is
+'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with cache_configure_setting(''ttl_short'', ...).';
+
+create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if model is null or usd_per_million_tokens is null or usd_per_million_tokens < 0 then
+        raise exception using errcode = 'PC010',
+            message = 'a price needs a model and a number that is not negative',
+            hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', 0.60)';
+    end if;
+    insert into model_prices as p values (model, usd_per_million_tokens)
+    on conflict on constraint model_prices_pkey do update set usd_per_million_tokens = excluded.usd_per_million_tokens;
+end
+$$;
+
+comment on function pgcache.cache_set_price(text, numeric) is
+'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved.';
+
+create or replace function pgcache.model_price(model text) returns numeric
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select coalesce(
+        (select p.usd_per_million_tokens from model_prices p where p.model = model_price.model),
+        cache_setting('usd_per_million_tokens')::numeric
+    )
+$$;
+
+comment on function pgcache.model_price(text) is 'US dollars per million tokens of a model: its own price, else the setting.';

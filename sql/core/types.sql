@@ -1,0 +1,237 @@
+-- Types: what users create, configure and drop; the counters and storage settings that every type has.
+-- SECURITY DEFINER: an application's role may manage types without owning the tables (see grants.sql).
+
+-- What is counted for each type, and where the sweep stands, is kept in UNLOGGED sequences: nextval and setval on one
+-- need no transaction id, write no WAL, are never undone and never wait.
+create or replace function pgcache.counter_names() returns text[]
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes'] $$;
+
+comment on function pgcache.counter_names() is
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes: as last measured.';
+
+create or replace function pgcache.counter(type text, counter text) returns bigint
+language sql volatile parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select coalesce(pg_sequence_last_value(format('pgcache.%I', counter || '_' || type)::regclass), 0) $$;
+
+comment on function pgcache.counter(text, text) is 'The last value of a type''s counter (see counter_names).';
+
+create or replace function pgcache.prepare_type(type text) returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant cache_types := check_type(type);
+    counter text;
+    payload_column text;
+begin
+    foreach counter in array counter_names() loop
+        if to_regclass(format('pgcache.%I', counter || '_' || type)) is null then
+            execute format('create unlogged sequence pgcache.%I minvalue 0 start 1', counter || '_' || type);
+            execute format('comment on sequence pgcache.%I is %L', counter || '_' || type,
+                format('Counter of type %s; see counter_names()', type));
+        end if;
+    end loop;
+    perform set_clocks(type);
+    insert into savings (type) values (type) on conflict on constraint savings_pkey do nothing;
+    insert into counter_totals (type, counter)
+    select type, c from unnest(array['hits', 'misses', 'evicted', 'expired']) c
+    on conflict on constraint counter_totals_pkey do nothing;
+    -- Churn is the rule: vacuum early, and leave room on each page for the updates of hit counts to be HOT.
+    execute format('alter table %s set (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05,'
+        ' autovacuum_vacuum_threshold = 500, autovacuum_vacuum_insert_scale_factor = 0.2,'
+        ' autovacuum_analyze_scale_factor = 0.2, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation);
+    if type = 'audio' then
+        execute format('alter table %s alter column audio_data set storage external', registered.relation);
+        return;
+    end if;
+    for payload_column in
+        select a.attname from pg_attribute a
+        where a.attrelid = registered.relation and a.attnum > 0
+            and a.atttypid in ('text'::regtype, 'jsonb'::regtype) and registered.payload ? a.attname
+    loop
+        begin
+            execute format('alter table %s alter column %I set compression lz4', registered.relation, payload_column);
+        exception when feature_not_supported then
+            return;  -- this server was built without lz4: pglz then
+        end;
+    end loop;
+end
+$$;
+
+comment on function pgcache.prepare_type(text) is
+'Gives a type its counters, totals and storage settings, as far as it lacks them; every install runs it for all types.';
+
+create or replace function pgcache.set_clocks(type text) returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant cache_types := check_type(type);
+    clock record;
+begin
+    -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
+    for clock in select * from (values ('writes', registered.sweep_every), ('sweeps', registered.measure_every)) c (name, period) loop
+        execute format('alter sequence pgcache.%I minvalue 1 increment %s maxvalue %s cycle restart',
+            clock.name || '_' || type, 1 + (clock.period = 1)::integer, greatest(2, clock.period));
+    end loop;
+end
+$$;
+
+comment on function pgcache.set_clocks(text) is
+'Sets the clocks writes and sweeps of a type by its limits: cyclic sequences that show 1 when something is due.';
+
+create or replace function pgcache.cache_create_type(
+    type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
+    eviction text default 'lru', hit_tracking text default 'sampled', durable boolean default true,
+    enabled boolean default true
+) returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    relation constant text := 'cache_type_' || type;
+begin
+    if type is null or type !~ '^[a-z][a-z0-9_]{0,39}$' then
+        raise exception using errcode = 'PC010',
+            message = format('%L cannot name a cache type', type),
+            hint = 'A name has 1 to 40 lower-case letters, digits and underscores and begins with a letter.';
+    elsif exists (select from cache_types t where t.type = type) then
+        raise exception using errcode = 'PC007',
+            message = format('the cache type %L exists already', type),
+            hint = format('Change it with SELECT cache_configure(%L, ttl => ...), or drop it first with SELECT cache_drop_type(%L).', type, type);
+    end if;
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
+    execute format('create %s table pgcache.%I partition of pgcache.cache_store for values in (%L)',
+        case when durable then '' else 'unlogged' end, relation, type);
+    execute format('comment on table pgcache.%I is %L', relation, format('Entries of the cache type %s', type));
+    insert into cache_types (type, relation, payload, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
+    values (type, format('pgcache.%I', relation)::regclass, '{"data": "any!"}', ttl, max_entries, max_bytes,
+        eviction, hit_tracking, durable, enabled);
+    perform prepare_type(type);
+    perform grant_like_store(type);
+exception when unique_violation or duplicate_table then
+    raise exception using errcode = 'PC007',
+        message = format('the cache type %L exists already', type),
+        hint = 'Another session has just created it.';
+end
+$$;
+
+comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean) is
+'Creates a type for JSON values, with a table of its own (a partition of cache_store). ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
+
+create or replace function pgcache.check_type_options(
+    ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
+) returns void
+language plpgsql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    allowed record;
+begin
+    perform expiry('epoch', ttl, null);
+    for allowed in
+        select * from (values
+            ('max_entries', max_entries > 0, 'a positive number of entries, NULL for no limit'),
+            ('max_bytes', max_bytes > 0, 'a positive number of bytes, NULL for no limit'),
+            ('dimensions', dimensions > 0, 'a positive number of dimensions, NULL for any'),
+            ('eviction', eviction in ('lru', 'cost', 'fifo', 'none'), 'lru, cost, fifo or none'),
+            ('hit_tracking', hit_tracking in ('exact', 'sampled', 'off'), 'exact, sampled or off')
+        ) o (name, fine, values)
+    loop
+        if not allowed.fine then
+            raise exception using errcode = 'PC010',
+                message = format('%s is out of range', allowed.name),
+                hint = format('%s is %s.', allowed.name, allowed.values);
+        end if;
+    end loop;
+end
+$$;
+
+comment on function pgcache.check_type_options(interval, bigint, bigint, text, text, integer) is
+'Checks what cache_create_type and cache_configure are given. Errors: PC003, PC010.';
+
+create or replace function pgcache.cache_configure(
+    type text, ttl interval default null, max_entries bigint default null, max_bytes bigint default null,
+    eviction text default null, hit_tracking text default null, durable boolean default null,
+    enabled boolean default null, dimensions integer default null, reset text[] default '{}'
+) returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    before constant cache_types := check_type(type);
+begin
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions);
+    if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions'] then
+        raise exception using errcode = 'PC010',
+            message = format('%s cannot be reset', reset),
+            hint = 'These can: ttl, max_entries, max_bytes, dimensions.';
+    elsif dimensions is not null and type <> 'embedding' then
+        raise exception using errcode = 'PC010',
+            message = format('the type %s has no vectors', type),
+            hint = 'dimensions goes with the type embedding.';
+    end if;
+    update cache_types t
+    set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
+        max_entries = case when 'max_entries' = any(reset) then null else coalesce(cache_configure.max_entries, t.max_entries) end,
+        max_bytes = case when 'max_bytes' = any(reset) then null else coalesce(cache_configure.max_bytes, t.max_bytes) end,
+        dimensions = case when 'dimensions' = any(reset) then null else coalesce(cache_configure.dimensions, t.dimensions) end,
+        eviction = coalesce(cache_configure.eviction, t.eviction),
+        hit_tracking = coalesce(cache_configure.hit_tracking, t.hit_tracking),
+        durable = coalesce(cache_configure.durable, t.durable),
+        enabled = coalesce(cache_configure.enabled, t.enabled)
+    where t.type = cache_configure.type;
+    if durable <> before.durable then
+        execute format('alter table %s set %s', before.relation, case when durable then 'logged' else 'unlogged' end);
+    end if;
+    -- cache_get does not look at the registry (it would cost a third of the call), so the entries have to know.
+    if hit_tracking <> before.hit_tracking then
+        execute format('update %s t set hit_weight = hit_weight_at($1, t.hit_count)', before.relation) using hit_tracking;
+    end if;
+    if enabled = false then
+        execute format('delete from %s', before.relation);
+    end if;
+    if max_entries is not null or max_bytes is not null or reset && '{max_entries,max_bytes}' then
+        perform set_clocks(type), measure(type);
+    end if;
+end
+$$;
+
+comment on function pgcache.cache_configure(text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]) is
+'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
+
+create or replace function pgcache.cache_drop_type(type text) returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant cache_types := check_type(type);
+    counter text;
+begin
+    if registered.builtin then
+        raise exception using errcode = 'PC008',
+            message = format('the built-in type %s cannot be dropped', type),
+            hint = format('Empty it with SELECT cache_clear(%L), or stop its use with SELECT cache_configure(%L, enabled => false).', type, type);
+    end if;
+    delete from cache_types t where t.type = type;
+    delete from counters_seen s where s.type = type;
+    delete from hand_passes p where p.type = type;
+    delete from hit_log l where l.type = type;
+    execute format('drop table %s', registered.relation);
+    foreach counter in array counter_names() loop
+        execute format('drop sequence pgcache.%I', counter || '_' || type);
+    end loop;
+end
+$$;
+
+comment on function pgcache.cache_drop_type(text) is
+'Drops a type that a user created, with its entries and statistics. Errors: PC001, PC008 built-in type.';
+
+select pgcache.prepare_type(type) from pgcache.cache_types order by type;

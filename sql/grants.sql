@@ -1,0 +1,105 @@
+-- The only file with GRANT and REVOKE. PUBLIC gets nothing; the owner gives access to roles with cache_grant.
+
+revoke all on schema pgcache from public;
+revoke all on all tables in schema pgcache from public;
+revoke all on all sequences in schema pgcache from public;
+revoke all on all routines in schema pgcache from public;
+
+create or replace function pgcache.cache_grant(role name, access text default 'write') returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    routine regprocedure;
+begin
+    if access is null or access not in ('read', 'write', 'admin') then
+        raise exception using errcode = 'PC010',
+            message = format('%L is not a kind of access', access),
+            hint = 'read: gets; write: sets and invalidates too (default); admin: also creates and configures types.';
+    elsif role is null or to_regrole(quote_ident(role)) is null then
+        raise exception using errcode = 'PC010',
+            message = format('there is no role %L', role),
+            hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
+    end if;
+    perform cache_revoke(role);
+    execute format('grant usage on schema pgcache to %I', role);
+    execute format('grant select on all tables in schema pgcache to %I', role);
+    execute format('grant usage, select on all sequences in schema pgcache to %I', role);
+    execute format('grant insert on hit_log to %I', role);  -- a get logs its hit
+    if access <> 'read' then
+        execute format('grant insert, update, delete on cache_store, %s to %I',
+            (select string_agg(t.relation::text, ', ') from cache_types t), role);
+    end if;
+    -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for.
+    for routine in
+        select p.oid::regprocedure from pg_proc p
+        where p.pronamespace = 'pgcache'::regnamespace and p.prokind = 'f' and not (p.proname like any('{cache\_grant,cache\_revoke}'))
+            and case
+                when access = 'admin' then true
+                when access = 'write' and p.proname = any('{look_after,measure,fold_hits,cache_clear_expired,cache_cleanup}') then true
+                else not p.prosecdef end
+    loop
+        execute format('grant execute on function %s to %I', routine, role);
+    end loop;
+end
+$$;
+
+comment on function pgcache.cache_grant(name, text) is
+'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or admin (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
+
+create or replace function pgcache.cache_revoke(role name) returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    execute format('revoke all on all routines in schema pgcache from %I', role);
+    execute format('revoke all on all tables in schema pgcache from %I', role);
+    execute format('revoke all on all sequences in schema pgcache from %I', role);
+    execute format('revoke all on schema pgcache from %I', role);
+end
+$$;
+
+comment on function pgcache.cache_revoke(name) is 'Takes away all access to the cache from a role. For the owner of schema pgcache.';
+
+create or replace function pgcache.grant_like_store(type text) returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    given record;
+begin
+    for given in
+        select r.rolname, a.privilege_type, n.target
+        from (
+            values ('cache_type_store', (check_type(type)).relation::text, 'table'),
+            ('hits_store', null, 'sequence')
+        ) s (source, target, kind)
+        inner join pg_class c on c.oid = to_regclass(s.source)
+        cross join lateral aclexplode(c.relacl) a
+        inner join pg_roles r on r.oid = a.grantee and a.grantee <> c.relowner
+        cross join lateral (
+            select s.target where s.kind = 'table'
+            union all
+            select format('sequence %I', n || '_' || type) from unnest(counter_names()) n where s.kind = 'sequence'
+        ) n (target)
+    loop
+        execute format('grant %s on %s to %I', given.privilege_type, given.target, given.rolname);
+    end loop;
+end
+$$;
+
+comment on function pgcache.grant_like_store(text) is 'Gives the table and the counters of a type the privileges that those of the type store have.';
+
+revoke all on function pgcache.cache_grant(name, text), pgcache.cache_revoke(name), pgcache.grant_like_store(text) from public;
+
+-- Roles that have access keep its kind after an upgrade, for functions and tables that are new.
+select pgcache.cache_grant(r.rolname, case
+    when pg_catalog.has_function_privilege(r.oid, 'pgcache.cache_drop_type(text)', 'execute') then 'admin'
+    when pg_catalog.has_table_privilege(r.oid, 'pgcache.cache_store', 'insert') then 'write'
+    else 'read' end)
+from pg_catalog.pg_namespace n
+cross join lateral pg_catalog.aclexplode(n.nspacl) a
+inner join pg_catalog.pg_roles r on r.oid = a.grantee
+where n.nspname = 'pgcache' and a.privilege_type = 'USAGE' and a.grantee <> n.nspowner;

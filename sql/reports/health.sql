@@ -1,0 +1,58 @@
+create or replace function pgcache.cache_health() returns table (check_name text, status text, detail text, hint text)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    low_rate constant numeric := cache_setting('alert_hit_rate')::numeric;
+    high_size constant numeric := cache_setting('alert_size')::numeric;
+    backlog constant bigint := case when pg_is_in_recovery() then 0 else pg_relation_size('hit_log') end;
+begin
+    return query
+    select 'hit rate: ' || s.type,
+        case when s.hits + s.misses < 100 or s.hit_rate >= low_rate then 'ok' else 'warning' end,
+        case when s.hits + s.misses = 0 then 'no requests yet'
+            else format('%s %% of %s requests', round(100 * s.hit_rate, 1), s.hits + s.misses) end,
+        case when s.hits + s.misses >= 100 and s.hit_rate < low_rate
+            then format('Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)? cache_entry tells about one key.',
+                coalesce(s.ttl::text, 'never'), s.type, s.evicted) end
+    from cache_stats s
+    union all
+    select 'size: ' || s.type,
+        case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size then 'warning' else 'ok' end,
+        format('%s entries, %s, %s', coalesce(s.entries, 0), pg_size_pretty(coalesce(s.bytes, 0)), coalesce(
+            round(100 * greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes), 1) || ' % of the limit',
+            'no limit')),
+        case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size
+            then format('Entries are evicted at the limit. Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type) end
+    from cache_stats s
+    union all
+    select 'upkeep: ' || j.job_name,
+        case when j.outcome = 'failed' then 'critical' when j.overdue then 'warning' else 'ok' end,
+        case when j.last_run is null then 'has not run yet'
+            else format('%s at %s%s', j.outcome, j.last_run, coalesce(': ' || j.detail, '')) end,
+        case when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
+            when j.overdue then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.' end
+    from cache_jobs j
+    union all
+    select 'hit log', case when backlog > 8 * 1048576 then 'warning' else 'ok' end,
+        pg_size_pretty(backlog) || ' waiting to be folded',
+        case when backlog > 8 * 1048576 then 'Hits are logged more rarely until CALL cache_upkeep() folds them.' end;
+end
+$$;
+
+comment on function pgcache.cache_health() is
+'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log growing; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate, alert_size, overdue_after.';
+
+create or replace function pgcache.get_cache_index_usage() returns table (
+    table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint
+)
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select s.relname::text, s.indexrelname::text, s.idx_scan, s.idx_tup_read, s.idx_tup_fetch, pg_relation_size(s.indexrelid)
+    from pg_stat_user_indexes s inner join cache_types t on t.relation = s.relid
+    order by 1, 2
+$$;
+
+comment on function pgcache.get_cache_index_usage() is 'How the index of each cache table is used: one row an index, sizes in bytes.';

@@ -1,0 +1,60 @@
+create or replace function pgcache.job_runs() returns table (
+    job_name text, schedule text, active boolean, last_run timestamptz, duration interval, outcome text, removed bigint,
+    detail text, overdue boolean
+)
+language plpgsql stable parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    patience constant interval := cache_setting('overdue_after')::interval;
+    cron_here constant boolean := to_regclass('cron.job') is not null
+        and has_table_privilege('cron.job', 'SELECT') and has_table_privilege('cron.job_run_details', 'SELECT');
+begin
+    for job_name in select j.job_name from scheduled_jobs() j loop
+        select r.started_at, r.finished_at - r.started_at, r.outcome, r.removed, r.detail
+        into last_run, duration, outcome, removed, detail
+        from upkeep_runs r where r.job = job_runs.job_name order by r.run_id desc limit 1;
+        schedule := null;
+        active := null;
+        if cron_here then
+            execute 'select c.schedule, c.active from cron.job c where c.database = current_database() and c.jobname = $1'
+            into schedule, active using job_name;
+            execute 'select d.start_time, d.end_time - d.start_time, d.status, d.return_message from cron.job_run_details d'
+                ' inner join cron.job c on c.jobid = d.jobid where c.database = current_database() and c.jobname = $1'
+                ' and d.start_time is not null and d.start_time >= coalesce($2, ''-infinity'') order by d.start_time desc limit 1'
+            into last_run, duration, outcome, detail using job_name, last_run - interval '1 minute';
+            if last_run is null then
+                select r.started_at, r.finished_at - r.started_at, r.outcome, r.detail
+                into last_run, duration, outcome, detail
+                from upkeep_runs r where r.job = job_runs.job_name order by r.run_id desc limit 1;
+            end if;
+        end if;
+        -- Newly scheduled jobs are given time; jobs that nobody schedules (here) are judged by their runs alone.
+        overdue := case
+            when last_run is not null then last_run < cache_now() - patience
+            when active then (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
+            else job_name = 'pgcache_upkeep' and (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
+        end;
+        return next;
+    end loop;
+end
+$$;
+
+comment on function pgcache.job_runs() is 'The rows of cache_jobs.';
+
+create or replace view pgcache.cache_jobs as
+select
+    j.job_name,
+    j.schedule,
+    j.active,
+    j.last_run,
+    j.duration,
+    j.outcome,
+    j.removed,
+    j.detail,
+    j.overdue
+from pgcache.job_runs() as j;
+
+comment on view pgcache.cache_jobs is
+'The upkeep jobs: when and how each last ran, and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is not in this database.';

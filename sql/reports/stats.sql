@@ -1,0 +1,154 @@
+-- cache_stats and its relatives. Hits and misses come from the counters; entries, sizes and ages from the tables.
+
+create or replace function pgcache.type_stats() returns table (
+    type text, entries bigint, valid bigint, expired bigint, hits bigint, misses bigint, hit_rate numeric,
+    hits_per_entry numeric, tokens_saved numeric, money_saved numeric, bytes bigint, oldest timestamptz,
+    newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, max_hits bigint, max_entries bigint,
+    max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
+)
+language plpgsql volatile parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    registered cache_types;
+    pending record;
+begin
+    for registered in select * from cache_types t order by t.type loop
+        type := registered.type;
+        hits := counter_total(registered.type, 'hits');
+        misses := counter_total(registered.type, 'misses');
+        evicted := counter_total(registered.type, 'evicted');
+        cleaned := counter_total(registered.type, 'expired');
+        hit_rate := round(hits::numeric / nullif(hits + misses, 0), 4);
+        select s.tokens, s.usd into tokens_saved, money_saved from savings s where s.type = registered.type;
+        table_bytes := pg_total_relation_size(registered.relation);
+        max_entries := registered.max_entries;
+        max_bytes := registered.max_bytes;
+        ttl := registered.ttl;
+        eviction := registered.eviction;
+        durable := registered.durable;
+        enabled := registered.enabled;
+        hits_per_entry := null;
+        max_hits := null;
+        if pg_is_in_recovery() then
+            return next;
+            continue;
+        end if;
+        execute format($sql$
+            select count(*), count(*) filter (where t.expires_at is null or t.expires_at > $1),
+                coalesce(sum(%s), 0), min(t.created_at), max(t.created_at), sum(t.hit_count), max(t.hit_count)
+            from %s t
+            $sql$, entry_size(registered.payload), registered.relation)
+        into entries, valid, bytes, oldest, newest, hits_per_entry, max_hits using cache_now();
+        expired := entries - valid;
+        -- What is logged and not folded yet counts too.
+        select coalesce(sum(l.weight), 0) as weight, coalesce(sum(l.weight::bigint * l.tokens), 0) as tokens,
+            coalesce(sum(l.weight::bigint * l.tokens * model_price(l.model)) / 1000000, 0) as usd
+        into pending
+        from hit_log l where l.type = registered.type;
+        tokens_saved := tokens_saved + pending.tokens;
+        money_saved := round(money_saved + pending.usd, 6);
+        if pending.weight > 0 then
+            execute format($sql$
+                select $1 + coalesce(sum(p.weight), 0), greatest($2, max(t.hit_count + p.weight))
+                from (
+                    select l.tenant, l.cache_key, sum(l.weight) as weight from hit_log l where l.type = $3 group by 1, 2
+                ) p inner join %s t on t.tenant = p.tenant and t.cache_key = p.cache_key
+                $sql$, registered.relation)
+            into hits_per_entry, max_hits using hits_per_entry, max_hits, registered.type;
+        end if;
+        hits_per_entry := round(hits_per_entry / nullif(entries, 0), 2);
+        return next;
+    end loop;
+end
+$$;
+
+comment on function pgcache.type_stats() is
+'The rows of cache_stats. On a standby only what is durable: counters as last settled, limits and sizes of tables.';
+
+create or replace view pgcache.cache_stats as
+select
+    s.type,
+    s.entries,
+    s.valid,
+    s.expired,
+    s.hits,
+    s.misses,
+    s.hit_rate,
+    s.hits_per_entry,
+    s.tokens_saved,
+    s.money_saved,
+    s.bytes,
+    s.oldest,
+    s.newest,
+    s.evicted,
+    s.cleaned,
+    s.table_bytes,
+    s.max_entries,
+    s.max_bytes,
+    s.ttl,
+    s.eviction,
+    s.durable,
+    s.enabled
+from pgcache.type_stats() as s;
+
+comment on view pgcache.cache_stats is
+'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) by hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, emptied by a crash.';
+
+create or replace view pgcache.ai_worker_cache_stats as
+select
+    s.entries as total_entries,
+    s.valid as valid_entries,
+    s.expired as expired_entries,
+    coalesce(round(s.hits_per_entry * s.entries), 0)::bigint as total_hits,
+    coalesce(s.hits_per_entry, 0) as avg_hits_per_entry,
+    s.tokens_saved::bigint as total_tokens_saved,
+    coalesce(s.max_hits, 0) as max_hits,
+    s.oldest as oldest_entry,
+    s.newest as newest_entry
+from pgcache.type_stats() as s
+where s.type = 'ai_worker';
+
+comment on view pgcache.ai_worker_cache_stats is
+'The AI worker''s statistics, with the columns that the C++ AI worker''s view had.';
+
+create or replace function pgcache.take_snapshot() returns void
+language sql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    insert into stats_snapshots (
+        taken_at, type, entries, bytes, hits, misses, evicted, cleaned, tokens_saved, money_saved
+    )
+    select date_trunc('hour', cache_now()), s.type, s.entries, s.bytes, s.hits, s.misses, s.evicted, s.cleaned,
+        s.tokens_saved, s.money_saved
+    from type_stats() s
+    on conflict (taken_at, type) do update
+    set entries = excluded.entries, bytes = excluded.bytes, hits = excluded.hits, misses = excluded.misses,
+        evicted = excluded.evicted, cleaned = excluded.cleaned, tokens_saved = excluded.tokens_saved,
+        money_saved = excluded.money_saved
+$$;
+
+comment on function pgcache.take_snapshot() is 'Records the statistics under the current hour; a later call in the same hour replaces them.';
+
+create or replace view pgcache.cache_stats_history as
+select
+    s.taken_at as hour,
+    s.type,
+    s.entries,
+    s.bytes,
+    s.hits - coalesce(lag(s.hits) over by_type, 0) as hits,
+    s.misses - coalesce(lag(s.misses) over by_type, 0) as misses,
+    round(
+        (s.hits - coalesce(lag(s.hits) over by_type, 0))::numeric
+        / nullif(s.hits + s.misses - coalesce(lag(s.hits + s.misses) over by_type, 0), 0), 4
+    ) as hit_rate,
+    s.evicted - coalesce(lag(s.evicted) over by_type, 0) as evicted,
+    s.cleaned - coalesce(lag(s.cleaned) over by_type, 0) as cleaned,
+    s.tokens_saved - coalesce(lag(s.tokens_saved) over by_type, 0) as tokens_saved,
+    s.money_saved - coalesce(lag(s.money_saved) over by_type, 0) as money_saved
+from pgcache.stats_snapshots as s
+window by_type as (partition by s.type order by s.taken_at);
+
+comment on view pgcache.cache_stats_history is
+'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since the row before.';

@@ -1,0 +1,130 @@
+-- Clean-up on demand and by schedule.
+
+create or replace function pgcache.cache_clear_expired(type text default null) returns bigint
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    removed bigint := 0;
+    registered record;
+begin
+    perform check_writable();
+    if type is not null then
+        perform check_type(type);
+    end if;
+    for registered in select t.type, t.relation from cache_types t where type in (t.type) or type is null loop
+        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null, false)).expired;
+    end loop;
+    return removed;
+end
+$$;
+
+comment on function pgcache.cache_clear_expired(text) is
+'Removes all expired entries of a type, or of all (default); returns how many. Entries that are locked are skipped. Errors: PC001, 25006.';
+
+create or replace function pgcache.ai_worker_cleanup_cache() returns integer
+language sql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select cache_clear_expired('ai_worker')::integer $$;
+
+comment on function pgcache.ai_worker_cleanup_cache() is 'Removes the expired entries of the AI worker''s cache; returns how many. Errors: 25006.';
+
+create or replace function pgcache.excess(type text, out entries bigint, out bytes bigint)
+language sql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select greatest(0, counter(t.type, 'entries') - t.max_entries), greatest(0, counter(t.type, 'bytes') - t.max_bytes)
+    from cache_types t where t.type = excess.type and t.eviction <> 'none'
+$$;
+
+comment on function pgcache.excess(text) is 'How far a type is over its limits, as last measured.';
+
+create or replace function pgcache.cache_cleanup(type text default null) returns bigint
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    removed bigint := cache_clear_expired(type);
+    batch bigint;
+    over record;
+    registered cache_types;
+begin
+    while fold_hits() > 0 loop
+        null;
+    end loop;
+    for registered in select * from cache_types t where type in (t.type) or type is null loop
+        perform measure(registered.type);
+        loop
+            over := excess(registered.type);
+            exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;
+            batch := evict(registered.type, over.entries, over.bytes, 0);
+            removed := removed + batch;
+            exit when batch = 0;
+            perform measure(registered.type);
+        end loop;
+    end loop;
+    return removed;
+end
+$$;
+
+comment on function pgcache.cache_cleanup(text) is
+'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date; returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors: PC001, 25006.';
+
+-- A procedure that commits cannot have a SET clause, so every name here is qualified.
+create or replace procedure pgcache.cache_upkeep()
+language plpgsql
+as $$
+declare
+    run bigint;
+    removed_total bigint := 0;
+    batch bigint;
+    registered pgcache.cache_types;
+    first_block bigint;
+    over record;
+begin
+    perform pgcache.check_writable();
+    update pgcache.upkeep_runs r
+    set outcome = 'failed', detail = 'interrupted', finished_at = pg_catalog.clock_timestamp()
+    where r.outcome = 'running' and not exists (
+        select from pg_catalog.pg_stat_activity a where a.pid = r.backend_pid and a.pid <> pg_catalog.pg_backend_pid()
+    );
+    insert into pgcache.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
+    returning run_id into run;
+    commit;
+    while pgcache.fold_hits() > 0 loop
+        commit;
+    end loop;
+    for registered in select * from pgcache.cache_types t order by t.type loop
+        first_block := 0;
+        while first_block < pgcache.heap_blocks(registered.relation) loop
+            removed_total := removed_total
+                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0, null, false)).expired;
+            first_block := first_block + 1024;
+            commit;
+        end loop;
+        loop
+            perform pgcache.measure(registered.type);
+            over := pgcache.excess(registered.type);
+            exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;
+            batch := pgcache.evict(registered.type, over.entries, over.bytes, 0);
+            removed_total := removed_total + batch;
+            commit;
+            exit when batch = 0;
+        end loop;
+        commit;
+    end loop;
+    perform pgcache.settle_counters();
+    commit;
+    perform pgcache.take_snapshot();
+    perform pgcache.prune_history();
+    update pgcache.upkeep_runs r
+    set outcome = 'succeeded', removed = removed_total, finished_at = pg_catalog.clock_timestamp()
+    where r.run_id = run;
+    commit;
+end
+$$;
+
+comment on procedure pgcache.cache_upkeep() is
+'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of a transaction block.';

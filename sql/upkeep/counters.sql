@@ -1,0 +1,45 @@
+-- Counters in unlogged sequences restart after a crash; upkeep adds them into durable totals.
+
+create or replace function pgcache.counter_total(type text, counter text) returns bigint
+language plpgsql volatile parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    total bigint := (select t.total from counter_totals t where t.type = type and t.counter = counter);
+begin
+    if not pg_is_in_recovery() then
+        total := total + counter(type, counter)
+            - coalesce((select s.value from counters_seen s where s.type = type and s.counter = counter), 0);
+    end if;
+    return coalesce(total, 0);
+end
+$$;
+
+comment on function pgcache.counter_total(text, text) is
+'A counter since the type was created: the durable total and what was counted since it was last settled; on a standby the former.';
+
+create or replace function pgcache.settle_counters() returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    settled record;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('pgcache.settle_counters')) then
+        return;
+    end if;
+    for settled in
+        select t.type, t.counter, counter(t.type, t.counter) as value, coalesce(s.value, 0) as seen
+        from counter_totals t left join counters_seen s on s.type = t.type and s.counter = t.counter
+    loop
+        update counter_totals t set total = t.total + settled.value - settled.seen
+        where t.type = settled.type and t.counter = settled.counter and settled.value <> settled.seen;
+        insert into counters_seen as s (type, counter, value) values (settled.type, settled.counter, settled.value)
+        on conflict on constraint counters_seen_pkey do update set value = excluded.value where s.value <> excluded.value;
+    end loop;
+end
+$$;
+
+comment on function pgcache.settle_counters() is
+'Adds what hits, misses, evicted and expired counted since the last time into the durable totals.';

@@ -1,0 +1,81 @@
+-- pg_cron, where it is there. Nothing needs it to be correct.
+
+create or replace function pgcache.scheduled_jobs(schedule text default '0 * * * *')
+returns table (job_name text, schedule text, command text)
+language sql stable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    values ('pgcache_upkeep', scheduled_jobs.schedule, 'CALL pgcache.cache_upkeep()'),
+        ('ai_worker_cleanup_cache', scheduled_jobs.schedule, 'SELECT pgcache.ai_worker_cleanup_cache()')
+$$;
+
+comment on function pgcache.scheduled_jobs(text) is 'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
+
+create or replace function pgcache.check_cron() returns void
+language plpgsql stable
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if to_regprocedure('cron.schedule(text,text,text)') is null then
+        raise exception using errcode = 'PC012',
+            message = 'pg_cron is not installed in this database',
+            hint = format(
+            'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s), or call cache_upkeep from any other scheduler.',
+            coalesce(current_setting('cron.database_name', true), 'it is not in shared_preload_libraries'));
+    end if;
+end
+$$;
+
+comment on function pgcache.check_cron() is 'Errors: PC012 if this database has no pg_cron.';
+
+create or replace function pgcache.cache_schedule(schedule text default '0 * * * *') returns setof bigint
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_cron();
+    return query execute 'select cron.schedule(j.job_name, j.schedule, j.command) from pgcache.scheduled_jobs($1) j' using schedule;
+exception when invalid_parameter_value or syntax_error then
+    raise exception using errcode = 'PC010',
+        message = format('%L is not a cron schedule', schedule),
+        hint = 'Five fields: ''0 * * * *'' is every hour, ''*/10 * * * *'' every ten minutes.';
+end
+$$;
+
+comment on function pgcache.cache_schedule(text) is
+'Schedules the upkeep jobs with pg_cron (default hourly), in place of earlier ones; returns their job ids. Errors: PC010, PC012.';
+
+create or replace function pgcache.cache_unschedule() returns integer
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    jobs integer;
+begin
+    perform check_cron();
+    execute 'select count(cron.unschedule(c.jobid)) from cron.job c'
+        ' where c.database = current_database() and c.jobname in (select j.job_name from pgcache.scheduled_jobs() j)'
+    into jobs;
+    return jobs;
+end
+$$;
+
+comment on function pgcache.cache_unschedule() is 'Removes the jobs that cache_schedule made; returns how many. Errors: PC012.';
+
+create or replace function pgcache.prune_history() returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
+    delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
+    if to_regclass('cron.job_run_details') is not null and has_table_privilege('cron.job_run_details', 'DELETE') then
+        execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
+            ' and d.command in (select j.command from pgcache.scheduled_jobs() j)'
+        using cache_now() - cache_setting('keep_runs')::interval;
+    end if;
+end
+$$;
+
+comment on function pgcache.prune_history() is
+'Deletes statistics older than the setting keep_history, and runs of our jobs, ours and pg_cron''s records of them, older than keep_runs.';

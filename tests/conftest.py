@@ -1,0 +1,174 @@
+"""Servers and databases for the tests.
+
+A test that takes `db`, `dsn`, `empty_dsn` or `server` runs on every server that this machine can run. Each database is
+the test's own: a copy of a template in which pgcache is installed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.servers import Cluster, Server, all_servers
+from tests.servers.cluster import FOR_TESTS
+from tests.servers.server import RUN, end_abandoned_runs
+
+TEMPLATE = "pgcache_template"
+SERVERS = pytest.StashKey[list[Server]]()
+NUMBERS = count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server", action="append", default=[], metavar="NAME", help="run on this server only (repeatable)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    servers = all_servers()
+    chosen = config.getoption("server")
+    for name in chosen:
+        server = next((server for server in servers if server.name == name), None)
+        if server is None:
+            raise pytest.UsageError(f"no server {name}: there are {', '.join(server.name for server in servers)}")
+        if server.why_not:
+            raise pytest.UsageError(f"{name} cannot run: {server.why_not}")
+    for server in servers:
+        if chosen and server.name not in chosen:
+            server.why_not = "not asked for"
+    config.stash[SERVERS] = servers
+    end_abandoned_runs()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(RUN, ignore_errors=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat the test on each server, skipping it where the server lacks what the test needs."""
+    if "server" not in metafunc.fixturenames:
+        return
+    needs = [feature for marker in metafunc.definition.iter_markers("needs") for feature in marker.args]
+    lacking = {
+        server: [feature for feature in needs if not server.offers(feature)]
+        for server in metafunc.config.stash[SERVERS]
+        if not server.why_not
+    }
+    if lacking and metafunc.definition.get_closest_marker("once"):
+        first = min(lacking, key=lambda server: len(lacking[server]))
+        lacking = {first: lacking[first]}
+    metafunc.parametrize(
+        "server",
+        [
+            pytest.param(
+                server,
+                id=server.name,
+                marks=[pytest.mark.skip(f"{server.name} has no {', '.join(missing)}")] if missing else [],
+            )
+            for server, missing in lacking.items()
+        ],
+        indirect=True,
+        scope="session",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            server = item.callspec.params.get("server")
+            item.user_properties.append(("server", server.name if server else None))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    ran: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            ran[dict(report.user_properties).get("server")] += 1
+    terminalreporter.section("servers")
+    for server in config.stash[SERVERS]:
+        outcome = f"not run: {server.why_not}" if server.why_not else f"ran {ran[server.name]} tests"
+        terminalreporter.write_line(f"{server.name:14} {outcome}")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A running server; its tests follow each other."""
+    server: Server = request.param
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def admin(server: Server) -> Iterator[psycopg.Connection]:
+    """The superuser's session in the database postgres."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def template(server: Server, admin: psycopg.Connection) -> str:
+    """The name of a database in which pgcache is installed."""
+    from pgcache_py.install import install
+
+    admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+    install(server.dsn(TEMPLATE))
+    return TEMPLATE
+
+
+def fresh_database(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    name = sql.Identifier(f"test_{next(NUMBERS)}")
+    # FILE_COPY takes 10 ms in memory, the default strategy 16.
+    admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(name, sql.Identifier(template)))
+    yield server.dsn(name.as_string(admin).strip('"'))
+    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture
+def dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    """The conninfo of the test's own database, with pgcache in it."""
+    yield from fresh_database(server, admin, template)
+
+
+@pytest.fixture
+def empty_dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
+    """The conninfo of a database of the test's own, without pgcache."""
+    yield from fresh_database(server, admin, "template0")
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection]:
+    """A session in the test's own database, in autocommit."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
+    """Makes running clusters of the test's own, of the server's release, to crash or to replicate.
+
+    Needs 'cluster'. Keyword arguments are settings; `standby_of` makes it a hot standby of another of them.
+    """
+    clusters: list[Cluster] = []
+
+    def make(standby_of: Cluster | None = None, **settings: str) -> Cluster:
+        assert server.bin_dir is not None, "mark the test with needs('cluster')"
+        home = RUN / f"throwaway-{next(NUMBERS)}"
+        if standby_of:
+            cluster = standby_of.standby(home)
+        else:
+            cluster = Cluster(server.bin_dir, home, {**FOR_TESTS, **settings})
+            cluster.init()
+        clusters.append(cluster)
+        cluster.start()
+        return cluster
+
+    yield make
+    for cluster in reversed(clusters):
+        cluster.remove()

@@ -1,0 +1,123 @@
+"""What every test server offers, and the kind that is a cluster of our own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from tests.servers.cluster import CRON_SETTINGS, FOR_TESTS, Cluster
+
+STATE = Path(__file__).parents[2] / ".state"
+MEMORY = Path("/dev/shm")
+# Hundreds of databases are created and dropped: 15 ms each in memory, up to 300 on a disk with ext4, which has to pass
+# over the files deleted just before.
+IN_MEMORY = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30
+RUNS = MEMORY if IN_MEMORY else STATE
+# Each test run has servers of its own, so that two runs at the same time do not meet.
+RUN = RUNS / f"pgcache-test-{os.getpid()}"
+
+
+class Server(ABC):
+    """A real PostgreSQL. `why_not` says why this machine cannot run it; None: it can."""
+
+    name: str
+    why_not: str | None = None
+    bin_dir: Path | None = None
+
+    @property
+    @abstractmethod
+    def major(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def extensions(self) -> frozenset[str]:
+        """Those that can be created."""
+
+    @property
+    def redis_url(self) -> str | None:
+        return None
+
+    @property
+    def preloaded_cron(self) -> bool:
+        return "pg_cron" in self.extensions
+
+    def offers(self, feature: str) -> bool:
+        """An extension; or 'redis', a Redis beside it; or 'cluster', programs to make throw-away clusters with."""
+        match feature:
+            case "redis":
+                return self.redis_url is not None
+            case "cluster":
+                return self.bin_dir is not None
+        return feature in self.extensions
+
+    @abstractmethod
+    def start(self) -> None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    @abstractmethod
+    def dsn(self, dbname: str = "postgres") -> str:
+        """The superuser's conninfo for one of the server's databases."""
+
+
+@cache
+def pg_config(bin_dir: Path, option: str) -> str:
+    return subprocess.check_output([bin_dir / "pg_config", option], text=True).strip()
+
+
+@cache
+def extensions_for(bin_dir: Path) -> frozenset[str]:
+    controls = Path(pg_config(bin_dir, "--sharedir"), "extension").glob("*.control")
+    return frozenset(control.stem for control in controls)
+
+
+class ClusterServer(Server):
+    """A server that the programs in `bin_dir` run."""
+
+    bin_dir: Path
+
+    @property
+    def major(self) -> int:
+        return int(pg_config(self.bin_dir, "--version").split()[1].split(".")[0])
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        return extensions_for(self.bin_dir)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return CRON_SETTINGS if self.preloaded_cron else {}
+
+    def start(self) -> None:
+        self.cluster = Cluster(self.bin_dir, RUN / self.name, {**self.settings, **FOR_TESTS})
+        self.cluster.init()
+        self.cluster.start()
+
+    def stop(self) -> None:
+        self.cluster.remove()
+
+    def dsn(self, dbname: str = "postgres") -> str:
+        return self.cluster.dsn(dbname)
+
+
+def end_abandoned_runs() -> None:
+    """Stop the servers of test runs that were killed before they could."""
+    for run in RUNS.glob("pgcache-test-*"):
+        if run.stat().st_uid != os.geteuid() or psutil.pid_exists(int(run.name.rpartition("-")[2])):
+            continue
+        for pid_file in [*run.glob("*/data/postmaster.pid"), *run.glob("*/redis.pid")]:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(int(pid_file.read_text().split()[0]))
+                if process.name() in ("postgres", "redis-server"):
+                    process.send_signal(signal.SIGINT)
+                    process.wait(30)
+        shutil.rmtree(run, ignore_errors=True)
