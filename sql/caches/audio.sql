@@ -44,10 +44,9 @@ begin
     )
     select
         pgcache.current_tenant(), key, audio_data, format, duration_ms, sample_rate, channels, voice,
-        moment, moment + coalesce(ttl, r.ttl), moment,
-        (r.hit_tracking <> 'off')::integer
-    from pgcache.cache_types r
-    where r.type = 'audio' and pgcache.may_write(r, key, ttl) and audio_data is not null and format is not null
+        moment, moment + coalesce(ttl, pgcache.type_ttl('audio')), moment,
+        pgcache.type_hit_weight('audio')
+    where pgcache.may_write('audio', key, ttl) and audio_data is not null and format is not null
     on conflict on constraint cache_audio_chunks_pkey do update
     set audio_data = excluded.audio_data, format = excluded.format, duration_ms = excluded.duration_ms,
         sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,

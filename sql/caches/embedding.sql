@@ -30,7 +30,6 @@ as $$
 #variable_conflict use_variable
 declare
     vector pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
-    wanted integer;
     moment constant timestamptz := pgcache.cache_now();
     clock bigint;
 begin
@@ -45,11 +44,10 @@ begin
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, r.ttl),
-        moment, (r.hit_tracking <> 'off')::integer
-    from pgcache.cache_types r
-    where r.type = 'embedding' and pgcache.may_write(r, key, ttl)
-        and vector is not null and cardinality(vector::real[]) = coalesce(r.dimensions, cardinality(vector::real[]))
+        pgcache.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, pgcache.type_ttl('embedding')),
+        moment, pgcache.type_hit_weight('embedding')
+    where pgcache.may_write('embedding', key, ttl)
+        and vector is not null and cardinality(vector::real[]) = coalesce(pgcache.type_dimensions('embedding'), cardinality(vector::real[]))
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
         expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
@@ -59,10 +57,9 @@ begin
         if vector is null then
             perform pgcache.reject_value('embedding', null);
         end if;
-        select r.dimensions into wanted from pgcache.cache_types r where r.type = 'embedding';
-        if cardinality(vector::real[]) <> wanted then
+        if cardinality(vector::real[]) <> pgcache.type_dimensions('embedding') then
             raise exception using errcode = 'PC005',
-                message = format('the vector has %s dimensions, the type embedding takes %s', cardinality(vector::real[]), wanted),
+                message = format('the vector has %s dimensions, the type embedding takes %s', cardinality(vector::real[]), pgcache.type_dimensions('embedding')),
                 hint = 'Check the model; SELECT cache_configure(''embedding'', reset => ''{dimensions}'') lets the type take any.';
         end if;
         return pgcache.explain_refusal('embedding', key, '{"embedding": []}', ttl);

@@ -1,5 +1,5 @@
--- Writing one entry, the other hot path. As in cache_get one static statement does it all: it looks up the type's
--- settings, checks the call, upserts, and ticks the type's clock, a cyclic sequence that shows 1 once in sweep_every
+-- Writing one entry, the other hot path. As in cache_get one static statement does it all: it checks
+-- the call, upserts, and ticks the type's clock, a cyclic sequence that shows 1 once in sweep_every
 -- writes: then the write looks after the type. Whatever is wrong with a call makes the statement store nothing;
 -- explain_refusal finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
 
@@ -25,7 +25,20 @@ declare
     moment constant timestamptz := pgcache.cache_now();
     clock bigint;  -- the type's clock after this write; NULL: nothing was stored
 begin
-    if type = 'llm' then
+    if type = 'store' then
+        insert into pgcache.cache_type_store as t (
+            tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
+        )
+        select
+            pgcache.current_tenant(), key, value, moment, moment + coalesce(ttl, pgcache.type_ttl('store')),
+            moment, pgcache.type_hit_weight('store')
+        where pgcache.may_write('store', key, ttl) and value is not null
+        on conflict on constraint cache_type_store_pkey do update
+        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_accessed_at = excluded.last_accessed_at
+        where overwrite or t.expires_at <= moment
+        returning nextval('pgcache.writes_store') into clock;
+    elsif type = 'llm' then
         insert into pgcache.cache_llm_responses as t (
             tenant, cache_key, response, model, provider, tokens_used, created_at, expires_at, last_accessed_at,
             hit_weight
@@ -33,30 +46,15 @@ begin
         select
             pgcache.current_tenant(), key, value ->> 'response', value ->> 'model', value ->> 'provider',
             case when pgcache.is_count(value -> 'tokens_used') then (value ->> 'tokens_used')::integer end,
-            moment, moment + coalesce(ttl, r.ttl), moment,
-            (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'llm' and pgcache.may_write(r, key, ttl) and pgcache.llm_fits(value)
+            moment, moment + coalesce(ttl, pgcache.type_ttl('llm')), moment,
+            pgcache.type_hit_weight('llm')
+        where pgcache.may_write('llm', key, ttl) and pgcache.llm_fits(value)
         on conflict on constraint cache_llm_responses_pkey do update
         set response = excluded.response, model = excluded.model, provider = excluded.provider,
             tokens_used = excluded.tokens_used, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
         returning nextval('pgcache.writes_llm') into clock;
-    elsif type = 'store' then
-        insert into pgcache.cache_type_store as t (
-            tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-        )
-        select
-            pgcache.current_tenant(), key, value, moment, moment + coalesce(ttl, r.ttl),
-            moment, (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'store' and pgcache.may_write(r, key, ttl) and value is not null
-        on conflict on constraint cache_type_store_pkey do update
-        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at
-        where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_store') into clock;
     elsif type = 'embedding' and pgcache.embedding_fits(value) then
         return pgcache.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite);
     elsif type = 'audio' and pgcache.audio_fits(value) then
@@ -70,10 +68,9 @@ begin
         )
         select
             pgcache.current_tenant(), key, value -> 'results', coalesce(value ->> 'user_id', ''),
-            moment, moment + coalesce(ttl, r.ttl), moment,
-            (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'vector_search' and pgcache.may_write(r, key, ttl) and pgcache.vector_search_fits(value)
+            moment, moment + coalesce(ttl, pgcache.type_ttl('vector_search')), moment,
+            pgcache.type_hit_weight('vector_search')
+        where pgcache.may_write('vector_search', key, ttl) and pgcache.vector_search_fits(value)
         on conflict on constraint cache_vector_search_pkey do update
         set results = excluded.results, user_id = excluded.user_id, created_at = excluded.created_at,
             expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
@@ -88,10 +85,9 @@ begin
             pgcache.current_tenant(), key, value ->> 'prompt_text', value ->> 'model', value ->> 'schema_version',
             value ->> 'generated_sql', coalesce(value -> 'validated' <> 'false', true),
             case when pgcache.is_count(value -> 'tokens_used') then coalesce((value ->> 'tokens_used')::integer, 0) end,
-            moment, moment + coalesce(ttl, r.ttl), moment,
-            (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'ai_worker' and pgcache.may_write(r, key, ttl) and pgcache.ai_worker_fits(value)
+            moment, moment + coalesce(ttl, pgcache.type_ttl('ai_worker')), moment,
+            pgcache.type_hit_weight('ai_worker')
+        where pgcache.may_write('ai_worker', key, ttl) and pgcache.ai_worker_fits(value)
         on conflict on constraint ai_worker_cache_pkey do update
         set prompt_text = excluded.prompt_text, model = excluded.model, schema_version = excluded.schema_version,
             generated_sql = excluded.generated_sql, validated = excluded.validated,
@@ -105,9 +101,8 @@ begin
         )
         select
             pgcache.current_tenant(), key, value -> 'embeddings', moment,
-            moment + coalesce(ttl, r.ttl), moment, (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'face' and pgcache.may_write(r, key, ttl) and pgcache.face_fits(value)
+            moment + coalesce(ttl, pgcache.type_ttl('face')), moment, pgcache.type_hit_weight('face')
+        where pgcache.may_write('face', key, ttl) and pgcache.face_fits(value)
         on conflict on constraint face_embeddings_cache_pkey do update
         set embeddings = excluded.embeddings, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
@@ -119,9 +114,8 @@ begin
         )
         select
             pgcache.current_tenant(), key, value ->> 'phash', moment,
-            moment + coalesce(ttl, r.ttl), moment, (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'phash' and pgcache.may_write(r, key, ttl) and pgcache.phash_fits(value)
+            moment + coalesce(ttl, pgcache.type_ttl('phash')), moment, pgcache.type_hit_weight('phash')
+        where pgcache.may_write('phash', key, ttl) and pgcache.phash_fits(value)
         on conflict on constraint perceptual_hash_cache_pkey do update
         set phash = excluded.phash, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
@@ -134,10 +128,9 @@ begin
         )
         select
             pgcache.current_tenant(), key, value ->> 'url', value ->> 'image_hash', value ->> 'raw_key',
-            value ->> 'thumbnail_key', moment, moment + coalesce(ttl, r.ttl),
-            moment, (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = 'crawl' and pgcache.may_write(r, key, ttl) and pgcache.crawl_fits(value)
+            value ->> 'thumbnail_key', moment, moment + coalesce(ttl, pgcache.type_ttl('crawl')),
+            moment, pgcache.type_hit_weight('crawl')
+        where pgcache.may_write('crawl', key, ttl) and pgcache.crawl_fits(value)
         on conflict on constraint crawl_cache_pkey do update
         set url = excluded.url, image_hash = excluded.image_hash, raw_key = excluded.raw_key,
             thumbnail_key = excluded.thumbnail_key, created_at = excluded.created_at,
@@ -149,10 +142,9 @@ begin
             type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
         )
         select
-            r.type, pgcache.current_tenant(), key, value, moment,
-            moment + coalesce(ttl, r.ttl), moment, (r.hit_tracking <> 'off')::integer
-        from pgcache.cache_types r
-        where r.type = put.type and not r.builtin and pgcache.may_write(r, key, ttl) and value is not null
+            type, pgcache.current_tenant(), key, value, moment,
+            moment + coalesce(ttl, pgcache.type_ttl(type)), moment, pgcache.type_hit_weight(type)
+        where pgcache.may_write(type, key, ttl) and not pgcache.type_has_fields(type) and value is not null
         on conflict on constraint cache_store_pkey do update
         set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
@@ -172,18 +164,18 @@ $$;
 comment on function pgcache.put(text, text, jsonb, interval, boolean) is
 'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
 
--- Inlined into the statements of put().
-create or replace function pgcache.may_write(registered pgcache.cache_types, key text, ttl interval) returns boolean
+-- Inlined into the statements of put(), and most of it folded away: see compile_settings.
+create or replace function pgcache.may_write(type text, key text, ttl interval) returns boolean
 language sql volatile parallel unsafe
 as $$
-    select (registered).enabled
+    select pgcache.type_hit_weight(type) is not null
         and key <> '' and octet_length(key) <= 1024
         and (ttl is null or ttl > interval '0' and ttl < interval '10000 years')
-        and ((registered).eviction <> 'none' or pgcache.has_room((registered).type, key))
+        and (not pgcache.type_may_be_full(type) or pgcache.has_room(type, key))
 $$;
 
-comment on function pgcache.may_write(pgcache.cache_types, text, interval) is
-'Whether the type takes writes and the key and the ttl are valid.';
+comment on function pgcache.may_write(text, text, interval) is
+'Whether the type takes writes and the key and the ttl are valid. Errors: PC009 if the type is full.';
 
 create or replace function pgcache.is_writable() returns boolean
 language sql stable parallel safe

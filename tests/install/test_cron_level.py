@@ -1,0 +1,131 @@
+"""pg_cron, wherever on the server it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgcache_py.install import install
+from pgcache_py.levels import Level
+from pgcache_py.status import status
+from pgcache_py.uninstall import uninstall
+from tests.servers import Cluster, Server
+from tests.servers.cluster import CRON_SETTINGS
+
+from .conftest import database, fetch, user
+
+pytestmark = pytest.mark.needs("pg_cron")
+
+
+def cron_level(levels: list[Level]) -> Level:
+    return next(level for level in levels if level.name == "pg_cron")
+
+
+def jobs(server: Server, name: str) -> list[tuple[str, ...]]:
+    query = "SELECT jobname, schedule, command, database FROM cron.job WHERE jobname LIKE %s ORDER BY jobname"
+    with psycopg.connect(server.dsn()) as connection:
+        return connection.execute(query, [f"%({name})"]).fetchall()
+
+
+def test_in_another_database(server: Server, empty_dsn: str) -> None:
+    name = database(empty_dsn)
+    report = install(empty_dsn)
+    assert cron_level(report.levels).on, cron_level(report.levels)
+    assert [job[:2] + job[3:] for job in jobs(server, name)] == [
+        (f"ai_worker_cleanup_cache ({name})", "0 * * * *", name),
+        (f"pgcache_prune_runs ({name})", "0 * * * *", "postgres"),
+        (f"pgcache_upkeep ({name})", "0 * * * *", name),
+    ]
+    assert cron_level(status(empty_dsn).levels).on
+    with psycopg.connect(server.dsn()) as connection:
+        connection.execute(jobs(server, name)[1][2].encode())
+    report_of_removal = uninstall(empty_dsn)
+    assert any("3 cron jobs" in note for note in report_of_removal.notes)
+    assert jobs(server, name) == []
+
+
+def test_a_changed_schedule_is_kept(server: Server, empty_dsn: str) -> None:
+    name = database(empty_dsn)
+    install(empty_dsn)
+    with psycopg.connect(server.dsn()) as connection:
+        connection.execute(
+            "SELECT cron.schedule_in_database(jobname, '*/5 * * * *', command, database) FROM cron.job"
+            " WHERE jobname = %s",
+            [f"pgcache_upkeep ({name})"],
+        )
+    assert cron_level(install(empty_dsn).levels).on
+    assert jobs(server, name)[2][1] == "*/5 * * * *"
+    uninstall(empty_dsn)
+
+
+def test_it_can_be_left_alone(server: Server, empty_dsn: str) -> None:
+    report = install(empty_dsn, cron=False)
+    assert not cron_level(report.levels).on
+    assert jobs(server, database(empty_dsn)) == []
+
+
+def test_a_dry_run_schedules_nothing(server: Server, empty_dsn: str) -> None:
+    install(empty_dsn, dry_run=True)
+    assert jobs(server, database(empty_dsn)) == []
+
+
+def test_who_may_not_schedule_is_told_what_a_superuser_has_to_do(server: Server, owned_dsn: str) -> None:
+    name = database(owned_dsn)
+    level = cron_level(install(owned_dsn).levels)
+    assert not level.on
+    assert len(level.todo) == 3
+    # And doing just that is enough.
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
+        for step in level.todo:
+            assert step.startswith("as a superuser, in the database postgres (SHOW cron.database_name): SELECT cron.")
+            connection.execute(step.partition(": ")[2].encode())
+    assert {job[0] for job in jobs(server, name)} == {
+        f"{job} ({name})" for job in ("ai_worker_cleanup_cache", "pgcache_prune_runs", "pgcache_upkeep")
+    }
+
+
+@pytest.mark.needs("cluster")
+@pytest.mark.once
+def test_in_the_same_database(throwaway_cluster: Callable[..., Cluster]) -> None:
+    cluster = throwaway_cluster(**CRON_SETTINGS)
+    dsn = cluster.dsn()
+    report = install(dsn)
+    assert cron_level(report.levels).on, cron_level(report.levels)
+    names = "SELECT array_agg(jobname ORDER BY jobname) FROM cron.job WHERE database = current_database()"
+    assert fetch(dsn, names) == ["ai_worker_cleanup_cache", "pgcache_upkeep"]
+    fetch(dsn, "SELECT array_agg(j) FROM cache_schedule('*/10 * * * *') AS j")
+    level = cron_level(install(dsn).levels)
+    assert level.on
+    assert "'*/10 * * * *'" in level.detail
+    assert uninstall(dsn).notes[0] == "its cron jobs are unscheduled"
+    assert fetch(dsn, names) is None
+
+
+@pytest.mark.needs("cluster")
+@pytest.mark.once
+def test_without_privilege_in_the_same_database(throwaway_cluster: Callable[..., Cluster]) -> None:
+    cluster = throwaway_cluster(**CRON_SETTINGS)
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute("CREATE ROLE app LOGIN")
+        connection.execute("GRANT CREATE ON DATABASE postgres TO app")
+        app = make_conninfo(cluster.dsn(), user="app")
+        level = cron_level(install(app).levels)
+        assert not level.on
+        assert "CREATE EXTENSION pg_cron; GRANT USAGE ON SCHEMA cron TO" in level.todo[0]
+        connection.execute(level.todo[0].partition(": ")[2].encode())
+    assert cron_level(install(app).levels).on
+    assert user(app) == fetch(app, "SELECT DISTINCT username FROM cron.job")
+
+
+@pytest.mark.needs("cluster")
+@pytest.mark.once
+def test_not_loaded(throwaway_cluster: Callable[..., Cluster]) -> None:
+    level = cron_level(install(throwaway_cluster().dsn()).levels)
+    assert not level.on
+    assert any("shared_preload_libraries" in step for step in level.todo)
+    assert any("pgcache_py cleanup" in step for step in level.todo)

@@ -1,0 +1,355 @@
+"""The installer: once, again, many at once, with few rights, and when it must not."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgcache_py import __version__, sources
+from pgcache_py.errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
+from pgcache_py.install import install
+from pgcache_py.status import status
+from pgcache_py.uninstall import uninstall
+from tests.servers import Cluster
+
+from .conftest import database, fetch, user, with_change, with_migration
+
+CATALOG = """
+    SELECT array_agg(object.type || ' ' || object.identity ORDER BY object.type, object.identity)
+    FROM pg_depend
+    CROSS JOIN LATERAL pg_identify_object(classid, objid, 0) AS object
+    WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'pgcache'::regnamespace
+"""
+
+
+def test_installs_and_is_usable_at_once(empty_dsn: str) -> None:
+    report = install(empty_dsn)
+    assert (report.action, report.version, report.previous) == ("installed", __version__, None)
+    assert report.migrations[0] == "0001_tables"
+    assert [level.name for level in report.levels] == ["core", "pg_cron", "plpython3u"]
+    assert report.levels[0].on
+    assert fetch(empty_dsn, """SELECT cache_set('store', 'k', '{"a": 1}')""") is True
+    assert fetch(empty_dsn, "SELECT cache_get('store', 'k')") == {"a": 1}
+
+
+def test_a_second_time_changes_nothing(empty_dsn: str) -> None:
+    install(empty_dsn)
+    before = (
+        fetch(empty_dsn, "SELECT array_agg(t ORDER BY t) FROM pgcache.schema_migrations t"),
+        fetch(empty_dsn, CATALOG),
+    )
+    report = install(empty_dsn)
+    assert (report.action, report.previous, report.migrations, report.notes) == ("current", __version__, [], [])
+    assert before == (
+        fetch(empty_dsn, "SELECT array_agg(t ORDER BY t) FROM pgcache.schema_migrations t"),
+        fetch(empty_dsn, CATALOG),
+    )
+
+
+def test_twenty_at_once(empty_dsn: str) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        reports = list(pool.map(lambda _: install(empty_dsn, cron=False), range(20)))
+    assert sorted(report.action for report in reports) == ["current"] * 19 + ["installed"]
+    assert fetch(empty_dsn, "SELECT count(*) FROM pgcache.schema_migrations") == sources.load().newest
+    assert fetch(empty_dsn, "SHOW search_path") == '"$user", public, pgcache'
+
+
+def test_dry_run_leaves_nothing(empty_dsn: str) -> None:
+    report = install(empty_dsn, dry_run=True)
+    assert report.action == "installed"
+    assert report.dry_run
+    assert fetch(empty_dsn, "SELECT to_regnamespace('pgcache')") is None
+    assert fetch(empty_dsn, "SELECT count(*) FROM pg_extension WHERE extname = 'vector'") == 0
+    assert fetch(empty_dsn, "SHOW search_path") == '"$user", public'
+
+
+def test_a_failure_leaves_nothing_and_names_file_and_line(empty_dsn: str) -> None:
+    with pytest.raises(PgcacheError, match=r'^migrations/000\d_later.sql:2: .*"nonsense"') as caught:
+        install(empty_dsn, sources=with_migration("CREATE TABLE pgcache.good ();\nnonsense;"))
+    assert caught.value.sqlstate == "42601"
+    assert fetch(empty_dsn, "SELECT to_regnamespace('pgcache')") is None
+
+
+# Upgrades -----------------------------------------------------------------------------------------------------------
+
+
+def test_changed_code_runs_again_and_keeps_entries(empty_dsn: str) -> None:
+    install(empty_dsn)
+    fetch(empty_dsn, "SELECT cache_set('store', 'k', '1')")
+    report = install(empty_dsn, sources=with_change())
+    assert (report.action, report.migrations) == ("upgraded", [])
+    assert fetch(empty_dsn, "SELECT cache_get('store', 'k')") == 1
+
+
+def test_a_new_migration_runs_once(empty_dsn: str) -> None:
+    install(empty_dsn)
+    newer = with_migration("CREATE TABLE pgcache.later (); COMMENT ON TABLE pgcache.later IS 'later';")
+    assert install(empty_dsn, sources=newer).migrations == [newer.migrations[-1].title]
+    assert install(empty_dsn, sources=newer).action == "current"
+    assert install(empty_dsn, sources=with_change(newer)).migrations == []
+
+
+def test_a_changed_migration_is_refused(empty_dsn: str) -> None:
+    install(empty_dsn)
+    first, *rest = sources.load().migrations
+    changed = replace(sources.load(), migrations=(replace(first, text=first.text + "\n-- later"), *rest))
+    with pytest.raises(PgcacheError, match="0001_tables is not the one that ran") as caught:
+        install(empty_dsn, sources=changed)
+    assert caught.value.sqlstate == "PC091"
+    assert "new migration" in (caught.value.hint or "")
+    assert install(empty_dsn).action == "current"
+
+
+def test_a_newer_database_is_refused(empty_dsn: str) -> None:
+    install(empty_dsn, sources=with_migration("SELECT 1;"))
+    with pytest.raises(NewerDatabaseError, match="the database is newer") as caught:
+        install(empty_dsn)
+    assert caught.value.sqlstate == "PC090"
+    assert "Upgrade the package" in (caught.value.hint or "")
+
+
+def test_a_newer_version_without_a_migration_is_refused_too(empty_dsn: str) -> None:
+    install(empty_dsn)
+    with psycopg.connect(empty_dsn) as connection:
+        connection.execute("UPDATE pgcache.installed SET version = '99.10.0'")
+    with pytest.raises(NewerDatabaseError, match=r"99\.10\.0"):
+        install(empty_dsn)
+
+
+# Few rights ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_owner_of_the_database_needs_no_superuser(owned_dsn: str) -> None:
+    report = install(owned_dsn)
+    assert report.action == "installed"
+    assert fetch(owned_dsn, "SELECT cache_set('llm', 'k', '{\"response\": \"hi\"}')") is True
+    assert fetch(owned_dsn, "SHOW search_path") == '"$user", public, pgcache'
+    assert fetch(owned_dsn, "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgcache'") == user(
+        owned_dsn
+    )
+    assert install(owned_dsn).action == "current"
+    uninstall(owned_dsn)
+
+
+def test_who_may_do_nothing_is_told_all_that_is_missing(empty_dsn: str, as_new_role: Callable[[str], str]) -> None:
+    nobody = as_new_role(empty_dsn)
+    with pytest.raises(PermissionDeniedError) as caught:
+        install(nobody)
+    hint = caught.value.hint or ""
+    assert caught.value.sqlstate == "42501"
+    assert "CREATE EXTENSION vector" in hint
+    assert f'CREATE SCHEMA pgcache AUTHORIZATION "{user(nobody)}"' in hint
+    # And doing just that is enough.
+    with psycopg.connect(empty_dsn) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(f"CREATE SCHEMA pgcache AUTHORIZATION {user(nobody)}")
+    report = install(nobody)
+    assert report.action == "installed"
+    assert any("ALTER DATABASE" in note and "belongs to" in note for note in report.notes)
+    assert fetch(nobody, "SHOW search_path") == '"$user", public'
+
+
+def test_somebody_elses_schema_is_left_alone(owned_dsn: str, as_new_role: Callable[[str], str]) -> None:
+    install(owned_dsn)
+    other = as_new_role(owned_dsn)
+    for attempt in (install, uninstall):
+        with pytest.raises(PermissionDeniedError, match=f"belongs to {user(owned_dsn)}") as caught:
+            attempt(other)
+        assert f"Connect as {user(owned_dsn)}" in (caught.value.hint or "")
+
+
+def test_what_a_superuser_upgrades_still_belongs_to_the_owner(owned_dsn: str, empty_dsn: str) -> None:
+    install(owned_dsn)
+    added = "CREATE FUNCTION pgcache.later() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TABLE pgcache.later ();"
+    install(empty_dsn, sources=with_migration(added))
+    owners = """
+        SELECT array_agg(DISTINCT pg_get_userbyid(owner)::text)
+        FROM (
+            SELECT relowner, relnamespace FROM pg_class
+            UNION ALL SELECT proowner, pronamespace FROM pg_proc
+        ) AS o (owner, namespace)
+        WHERE namespace = 'pgcache'::regnamespace
+    """
+    assert fetch(empty_dsn, owners) == [user(owned_dsn)]
+
+
+# Servers on which it cannot be --------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_too_old(empty_dsn: str) -> None:
+    tree = sources.load()
+    as_on_14 = tree.bootstrap.text.replace("current_setting('server_version_num')", "'140012'")
+    assert as_on_14 != tree.bootstrap.text
+    with pytest.raises(PgcacheError, match="needs PostgreSQL 15 or newer, and this server is 14") as caught:
+        install(empty_dsn, sources=replace(tree, bootstrap=replace(tree.bootstrap, text=as_on_14)))
+    assert caught.value.sqlstate == "0A000"
+    assert "15 to 18" in (caught.value.hint or "")
+    assert fetch(empty_dsn, "SELECT to_regnamespace('pgcache')") is None
+
+
+@pytest.mark.needs("cluster")
+@pytest.mark.once
+def test_a_standby(throwaway_cluster: Callable[..., Cluster]) -> None:
+    primary = throwaway_cluster()
+    install(primary.dsn(), cron=False)
+    standby = throwaway_cluster(standby_of=primary)
+    with pytest.raises(ReadOnlyError, match="standby") as caught:
+        install(standby.dsn())
+    assert "primary" in (caught.value.hint or "")
+    found = status(standby.dsn())
+    assert found.version == __version__
+    assert {row["type"] for row in found.types} >= {"llm", "store"}
+
+
+def test_a_database_that_is_read_only_by_default(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        for setting in ("default_transaction_read_only = on", "default_transaction_isolation = 'serializable'"):
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {setting}".encode())
+    assert install(empty_dsn).action == "installed"
+
+
+# search_path --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("public, pgcache", "public, pgcache"),
+        ('"Odd, name", "$user", "say ""hi"""', '"Odd, name", "$user", "say ""hi""", pgcache'),
+        ("''", '"", pgcache'),
+    ],
+)
+def test_search_path_is_added_to(empty_dsn: str, before: str, after: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET search_path = {before}".encode())
+        original = fetch(empty_dsn, "SHOW search_path")
+    install(empty_dsn)
+    assert fetch(empty_dsn, "SHOW search_path") == after
+    install(empty_dsn, sources=with_change())
+    assert fetch(empty_dsn, "SHOW search_path") == after
+    uninstall(empty_dsn)
+    assert fetch(empty_dsn, "SHOW search_path") in (original, "public")
+
+
+def test_search_path_is_left_alone_if_asked(empty_dsn: str) -> None:
+    report = install(empty_dsn, search_path=False)
+    assert fetch(empty_dsn, "SHOW search_path") == '"$user", public'
+    assert not report.notes
+
+
+def test_roles_with_a_search_path_of_their_own_are_named(empty_dsn: str, as_new_role: Callable[[str], str]) -> None:
+    role = user(as_new_role(empty_dsn))
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {role} IN DATABASE {database(empty_dsn)} SET search_path = public".encode())
+    assert any(role in note for note in install(empty_dsn).notes)
+
+
+def test_the_callers_search_path_does_not_matter(empty_dsn: str) -> None:
+    odd = make_conninfo(empty_dsn, options="-c search_path=")
+    assert install(odd).action == "installed"
+    assert fetch(empty_dsn, "SHOW search_path") == '"$user", public, pgcache'
+
+
+# Levels -------------------------------------------------------------------------------------------------------------
+
+
+def test_levels_that_are_off_say_what_to_do(empty_dsn: str) -> None:
+    offered = fetch(empty_dsn, "SELECT array_agg(name::text) FROM pg_available_extensions")
+    assert isinstance(offered, list)
+    for level in install(empty_dsn).levels:
+        assert level.on or level.todo or level.detail == "this version has no function that needs it"
+        assert level.name == "core" or not level.on or level.name in offered
+
+
+PYTHON = (
+    sources.Script(
+        "plpython/answer.sql",
+        "CREATE OR REPLACE FUNCTION pgcache.answer() RETURNS int LANGUAGE plpython3u AS 'return 42';",
+    ),
+)
+
+
+@pytest.mark.needs("plpython3u")
+def test_plpython_functions_are_installed_by_a_superuser(empty_dsn: str) -> None:
+    install(empty_dsn)
+    tree = replace(sources.load(), plpython=PYTHON)
+    report = install(empty_dsn, sources=tree)
+    assert report.action == "upgraded"
+    assert report.levels[2].on
+    assert fetch(empty_dsn, "SELECT answer()") == 42
+    assert install(empty_dsn, sources=tree).action == "current"
+
+
+@pytest.mark.needs("plpython3u")
+def test_plpython_functions_belong_to_the_owner(empty_dsn: str, owned_dsn: str) -> None:
+    tree = replace(sources.load(), plpython=PYTHON)
+    report = install(owned_dsn, sources=tree)
+    assert not report.levels[2].on
+    assert "superuser" in report.levels[2].todo[0]
+    assert install(empty_dsn, sources=tree).levels[2].on
+    assert fetch(empty_dsn, "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'answer'") == user(owned_dsn)
+    # Which an upgrade by the owner leaves as it is.
+    assert install(owned_dsn, sources=with_change(tree)).action == "upgraded"
+    assert fetch(owned_dsn, "SELECT pgcache.answer()") == 42
+
+
+def test_without_plpython_the_rest_is_installed(empty_dsn: str) -> None:
+    report = install(empty_dsn, sources=replace(sources.load(), plpython=PYTHON))
+    assert report.action == "installed"
+    level = report.levels[2]
+    assert level.on == (fetch(empty_dsn, "SELECT count(*) FROM pg_proc WHERE proname = 'answer'") == 1)
+    assert level.on or any("plpython3" in step for step in level.todo)
+
+
+# The same by other means --------------------------------------------------------------------------------------------
+
+
+def psql(programs: Path, dsn: str, *arguments: str, stdin: str = "") -> str:
+    command = [str(programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *arguments, dsn]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_printed_sql_installs_the_same(owned_dsn: str, programs: Path) -> None:
+    script = sources.load().render(__version__)
+    psql(programs, owned_dsn, "-1", stdin=script)
+    by_hand = fetch(owned_dsn, CATALOG)
+    report = install(owned_dsn)
+    assert report.action == "current"
+    uninstall(owned_dsn)
+    install(owned_dsn)
+    assert fetch(owned_dsn, CATALOG) == by_hand
+    with pytest.raises(AssertionError, match="installed here already"):
+        psql(programs, owned_dsn, "-1", stdin=script)
+
+
+def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str, programs: Path) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgcache.cache_set('store', 'k', '[1, 2]', '30 days')")
+        connection.execute("SELECT pgcache.cache_create_type('orders', ttl => '30 days')")
+        connection.execute("SELECT pgcache.cache_set('orders', 'o', '7')")
+        connection.execute("SELECT pgcache.cache_set_embedding('t', 'm', '[1,2,3]')")
+        connection.execute("SELECT pgcache.cache_get('store', 'k')")
+        connection.execute("CALL pgcache.cache_upkeep()")
+    dump = subprocess.run(
+        [str(programs / "pg_dump"), "--no-owner", f"--dbname={dsn}"], capture_output=True, text=True, timeout=60
+    )
+    assert dump.returncode == 0, dump.stderr
+    # What a newer pg_dump writes and an older server does not know.
+    script = "".join(line for line in dump.stdout.splitlines(True) if not line.startswith("SET transaction_timeout"))
+    psql(programs, empty_dsn, stdin=script)
+    assert fetch(empty_dsn, "SELECT pgcache.cache_get('store', 'k')") == [1, 2]
+    assert fetch(empty_dsn, "SELECT pgcache.cache_get('orders', 'o')") == 7
+    assert fetch(empty_dsn, "SELECT pgcache.cache_get_embedding('t', 'm')::text") == "[1,2,3]"
+    assert fetch(empty_dsn, "SELECT hits FROM pgcache.cache_stats WHERE type = 'store'") == 2
+    assert install(empty_dsn).action == "current"
+    assert fetch(empty_dsn, "SELECT cache_set('orders', 'o', '8')") is True
+    assert fetch(empty_dsn, "SELECT cache_get('orders', 'o')") == 8

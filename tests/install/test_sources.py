@@ -1,0 +1,87 @@
+"""The SQL that is installed: found, ordered, and carried by the wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pgcache_py.sources import FOLDERS, load
+
+PROJECT = Path(__file__).parents[2]
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"sql/bootstrap.sql": "-- bootstrap", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_order(tmp_path: Path) -> None:
+    files = {
+        "sql/grants.sql": "", "sql/reports/a.sql": "", "sql/core/b.sql": "", "sql/core/a.sql": "",
+        "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/README.md": "",
+        "sql/migrations/0002_second.sql": "", "sql/migrations/0001_first.sql": "", "plpython/worker.sql": "",
+    }  # fmt: skip
+    sources = load(tree(tmp_path, files))
+    assert [(m.version, m.title) for m in sources.migrations] == [(1, "0001_first"), (2, "0002_second")]
+    assert [script.name for script in sources.code] == [
+        "core/a.sql", "core/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql",
+    ]  # fmt: skip
+    assert [script.name for script in (*sources.plpython, *sources.grants)] == ["plpython/worker.sql", "grants.sql"]
+
+
+@pytest.mark.parametrize("name", ["0002_gap.sql", "1_short.sql", "0001_Upper.sql", "first.sql"])
+def test_names_of_migrations(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"expected the name 0001_what_it_does\.sql"):
+        load(tree(tmp_path, {f"sql/migrations/{name}": ""}))
+
+
+def test_python_bodies_are_included(tmp_path: Path) -> None:
+    header = "CREATE FUNCTION f() RETURNS int LANGUAGE plpython3u AS $py$\n@include f.py@$py$;"
+    sources = load(tree(tmp_path, {"plpython/f.sql": header, "plpython/f.py": "return 42\n"}))
+    assert "AS $py$\nreturn 42\n$py$;" in sources.plpython[0].text
+
+
+def test_the_digest_follows_every_file_but_not_its_line_ends(tmp_path: Path) -> None:
+    names = ["sql/bootstrap.sql", "sql/migrations/0001_first.sql", "sql/grants.sql"]
+    names += [f"sql/{folder}/a.sql" for folder in FOLDERS]
+    original = load(tree(tmp_path, dict.fromkeys(names, "SELECT 1;\n"))).digest
+    for name in names:
+        (tmp_path / name).write_text("SELECT 2;\n")
+        assert load(tmp_path).digest != original, name
+        (tmp_path / name).write_bytes(b"SELECT 1;\r\n")
+        assert load(tmp_path).digest == original
+
+
+def test_without_plpython(tmp_path: Path) -> None:
+    assert load(tree(tmp_path, {})).plpython == ()
+
+
+def test_the_wheel_carries_all_of_it(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(PROJECT)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    names = {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("sql/**/*.sql")}
+    carried = {
+        path.relative_to(tmp_path / "installed") for path in (tmp_path / "installed").rglob("*") if path.is_file()
+    }
+    assert {Path("pgcache_py/_sql") / Path(name).relative_to("sql") for name in names} <= carried
+    assert Path("pgcache_py/demo_data/audio/welcome.opus") in carried
+    # And the package finds it there.
+    printed = subprocess.run(
+        [sys.executable, "-c", "from pgcache_py import sources; print(sources.load().digest)"],
+        cwd=tmp_path / "installed",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert printed.stdout.strip() == load().digest, printed.stderr
