@@ -18,18 +18,20 @@ declare
     model text;
     tokens integer;
 begin
-    if type = 'llm' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_llm', t.hit_weight), t.model, t.tokens_used
-        into value, logged, model, tokens
-        from pgcache.cache_llm_responses t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'store' and pgcache.is_readable(type) then
+    if type = 'store' and pgcache.is_readable(type) then
         select t.data, pgcache.count_hit('pgcache.hits_store', t.hit_weight)
         into value, logged
         from pgcache.cache_type_store t
         where t.tenant = pgcache.current_tenant() and t.cache_key = key
             and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+    elsif type = 'llm' and pgcache.is_readable(type) then
+        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_llm', t.hit_weight), t.model, t.tokens_used
+        into value, logged, model, tokens
+        from pgcache.cache_llm_responses t
+        where t.tenant = pgcache.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+    elsif not pgcache.type_has_fields(type) and pgcache.is_readable(type) then  -- a type that a user created
+        select f.value, f.logged into value, logged from pgcache.get_from_partition(type, key) f;
     elsif type = 'embedding' and pgcache.is_readable(type) then
         select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_embedding', t.hit_weight)
         into value, logged
@@ -72,8 +74,6 @@ begin
         from pgcache.crawl_cache t
         where t.tenant = pgcache.current_tenant() and t.cache_key = key
             and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif pgcache.is_readable(type) then
-        select f.value, f.logged into value, logged from pgcache.get_from_partition(type, key) f;
     end if;
     if logged = 0 then
         return value;
@@ -172,7 +172,7 @@ comment on function pgcache.count_miss(text, text) is
 
 -- Inlined into the conditions of cache_get; a type that cannot be read on this server is a miss there.
 create or replace function pgcache.is_readable(type text) returns boolean
-language sql stable parallel safe
+language sql volatile parallel safe
 as $$ select not pg_catalog.pg_is_in_recovery() or pgcache.is_logged(type) $$;
 
 comment on function pgcache.is_readable(text) is 'Whether a type can be read on this server: an UNLOGGED one cannot on a standby.';

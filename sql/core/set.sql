@@ -55,6 +55,19 @@ begin
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
         returning nextval('pgcache.writes_llm') into clock;
+    elsif not pgcache.type_has_fields(type) then  -- a type that a user created
+        insert into pgcache.cache_store as t (
+            type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
+        )
+        select
+            type, pgcache.current_tenant(), key, value, moment,
+            moment + coalesce(ttl, pgcache.type_ttl(type)), moment, pgcache.type_hit_weight(type)
+        where pgcache.may_write(type, key, ttl) and value is not null
+        on conflict on constraint cache_store_pkey do update
+        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_accessed_at = excluded.last_accessed_at
+        where overwrite or t.expires_at <= moment
+        returning nextval(('pgcache.writes_' || t.type)::regclass) into clock;
     elsif type = 'embedding' and pgcache.embedding_fits(value) then
         return pgcache.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite);
     elsif type = 'audio' and pgcache.audio_fits(value) then
@@ -137,19 +150,6 @@ begin
             expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
         returning nextval('pgcache.writes_crawl') into clock;
-    else
-        insert into pgcache.cache_store as t (
-            type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-        )
-        select
-            type, pgcache.current_tenant(), key, value, moment,
-            moment + coalesce(ttl, pgcache.type_ttl(type)), moment, pgcache.type_hit_weight(type)
-        where pgcache.may_write(type, key, ttl) and not pgcache.type_has_fields(type) and value is not null
-        on conflict on constraint cache_store_pkey do update
-        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at
-        where overwrite or t.expires_at <= moment
-        returning nextval(('pgcache.writes_' || t.type)::regclass) into clock;
     end if;
     if clock > 1 and pg_column_size(value) <= 1024 then
         return true;
@@ -178,7 +178,7 @@ comment on function pgcache.may_write(text, text, interval) is
 'Whether the type takes writes and the key and the ttl are valid. Errors: PC009 if the type is full.';
 
 create or replace function pgcache.is_writable() returns boolean
-language sql stable parallel safe
+language sql volatile parallel safe
 as $$
     select case when pg_catalog.current_setting('transaction_read_only') = 'off' then true else pgcache.check_writable() end
 $$;
