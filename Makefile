@@ -42,7 +42,7 @@ dist: .venv/ready-dev ## build the wheel and the source distribution
 
 clean: ## remove everything that the other targets made
 	@if [ -d $(STATE)/server ]; then $(MAKE) --no-print-directory stop; fi
-	rm -rf .venv $(STATE) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pgcache $(STATE) dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:

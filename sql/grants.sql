@@ -99,7 +99,7 @@ select pgcache.cache_grant(r.rolname, case
     when pg_catalog.has_function_privilege(r.oid, 'pgcache.cache_drop_type(text)', 'execute') then 'admin'
     when pg_catalog.has_table_privilege(r.oid, 'pgcache.cache_store', 'insert') then 'write'
     else 'read' end)
-from pg_catalog.pg_namespace n
-cross join lateral pg_catalog.aclexplode(n.nspacl) a
-inner join pg_catalog.pg_roles r on r.oid = a.grantee
+from pg_catalog.pg_namespace as n
+cross join lateral pg_catalog.aclexplode(n.nspacl) as a
+inner join pg_catalog.pg_roles as r on a.grantee = r.oid
 where n.nspname = 'pgcache' and a.privilege_type = 'USAGE' and a.grantee <> n.nspowner;

@@ -118,7 +118,7 @@ def template(server: Server, admin: psycopg.Connection) -> str:
     from pgcache_py.install import install
 
     admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-    install(server.dsn(TEMPLATE))
+    install(server.dsn(TEMPLATE), cron=False)  # a job would connect to the template, which must stay free to be copied
     return TEMPLATE
 
 

@@ -126,5 +126,5 @@ begin
 end
 $$;
 
-comment on procedure pgcache.cache_upkeep() is
+comment on procedure pgcache.cache_upkeep() is -- noqa: LT01
 'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of a transaction block.';

@@ -21,7 +21,8 @@ begin
             message = 'pg_cron is not installed in this database',
             hint = format(
             'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s), or call cache_upkeep from any other scheduler.',
-            coalesce(current_setting('cron.database_name', true), 'it is not in shared_preload_libraries'));
+            coalesce(
+                (select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see'));
     end if;
 end
 $$;
