@@ -17,13 +17,14 @@ begin
     end if;
     return query execute format($sql$
         select t.tenant, t.cache_key, t.created_at, t.expires_at, t.expires_at - $3, t.last_accessed_at,
-            t.hit_count + coalesce((
-                select sum(l.weight)::bigint from hit_log l
-                where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key and not pg_is_in_recovery()
-            ), 0),
-            (%s)::bigint, coalesce(t.expires_at <= $3, false)
+            t.hit_count + coalesce((%s), 0), (%s)::bigint, coalesce(t.expires_at <= $3, false)
         from %s t where t.tenant = $1 and t.cache_key = $2
-        $sql$, entry_size(registered.payload), registered.relation)
+        $sql$,
+        -- The log is UNLOGGED: on a standby it may not even be named.
+        case when pg_is_in_recovery() then '0' else
+            'select sum(l.weight)::bigint from hit_log l'
+            ' where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key' end,
+        entry_size(registered.payload), registered.relation)
     using current_tenant(), key, cache_now(), type;
 end
 $$;
@@ -99,7 +100,7 @@ as $$
 declare
     registered constant cache_types := check_type(type);
 begin
-    perform check_pattern(pattern);
+    perform check_pattern(pattern), check_rows(max_keys);
     if not is_readable(type) then
         return;
     end if;
@@ -110,13 +111,13 @@ end
 $$;
 
 comment on function pgcache.cache_keys(text, text, integer) is
-'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default 1000, NULL = all). Errors: PC001, PC006.';
+'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default 1000, NULL = all). Errors: PC001, PC006, PC010.';
 
 create or replace function pgcache.get_all_cache_keys(max_keys integer default 1000) returns table (type text, cache_key text)
 language sql stable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select t.type, k from cache_types t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit max_keys
+    select t.type, k from cache_types t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit check_rows(max_keys)
 $$;
 
-comment on function pgcache.get_all_cache_keys(integer) is 'The keys of the current tenant''s live entries of all types, max_keys at most.';
+comment on function pgcache.get_all_cache_keys(integer) is 'The keys of the current tenant''s live entries of all types, max_keys at most. Errors: PC010.';

@@ -78,6 +78,22 @@ $$;
 comment on function pgcache.check_pattern(text) is
 'The LIKE pattern itself if it is valid. Errors: PC006 for NULL, empty, or a lone escape at its end.';
 
+create or replace function pgcache.check_rows(max_rows bigint) returns bigint
+language plpgsql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if max_rows < 0 then
+        raise exception using errcode = 'PC010',
+            message = format('cannot return %s rows', max_rows),
+            hint = 'Pass how many to return at most, 0 or more; NULL for all.';
+    end if;
+    return max_rows;
+end
+$$;
+
+comment on function pgcache.check_rows(bigint) is 'The number of rows itself if it is not negative; NULL for NULL. Errors: PC010.';
+
 create or replace function pgcache.check_writable() returns boolean
 language plpgsql stable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp

@@ -80,7 +80,8 @@ begin
     elsif logged is null then
         perform pgcache.count_miss(type, key);
     else
-        perform pgcache.log_hit(type, key, logged, model, tokens);
+        insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+        values (type, pgcache.current_tenant(), key, logged, pgcache.cache_now(), model, tokens);
     end if;
     return value;
 end
@@ -95,13 +96,22 @@ language sql volatile parallel unsafe
 as $$
     select case
         when pg_catalog.current_setting('transaction_read_only') = 'on' then 0
-        when nextval(counter) > 0 and weight > 0 and random() * weight < 1 then weight
+        when nextval(counter) > 0 and weight > 0 and random() * weight < 1 and random() * pgcache.hit_log_crowding() < 1
+            then weight * pgcache.hit_log_crowding()
         else 0
     end
 $$;
 
 comment on function pgcache.count_hit(regclass, smallint) is
-'Counts a hit; returns how many hits it should be logged as: weight in one call of weight, otherwise 0.';
+'Counts a hit; returns how many hits it should be logged as: n in one call of n, otherwise 0, where n is weight times hit_log_crowding.';
+
+-- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
+create or replace function pgcache.hit_log_crowding() returns integer
+language sql volatile parallel safe
+as $$ select 1 << least(14, pg_catalog.pg_relation_size('pgcache.hit_log') / 1048576)::integer $$;
+
+comment on function pgcache.hit_log_crowding() is
+'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more.';
 
 -- JSON types of users live in partitions. A custom plan per call would cost 40 us, hence the forced generic one.
 create or replace function pgcache.get_from_partition(type text, key text, out value jsonb, out logged integer)
@@ -125,31 +135,6 @@ end
 $$;
 
 comment on function pgcache.get_from_partition(text, text) is 'cache_get''s look-up for types that users created.';
-
-create or replace function pgcache.log_hit(type text, key text, weight integer, model text, tokens integer) returns void
-language plpgsql volatile parallel unsafe
-as $$
-#variable_conflict use_variable
-declare
-    crowding constant integer := pgcache.hit_log_crowding();
-begin
-    if crowding = 1 or random() * crowding < 1 then
-        insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        values (type, pgcache.current_tenant(), key, weight * crowding, pgcache.cache_now(), model, tokens);
-    end if;
-end
-$$;
-
-comment on function pgcache.log_hit(text, text, integer, text, integer) is
-'Appends a line to the hit log that stands for weight hits.';
-
--- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
-create or replace function pgcache.hit_log_crowding() returns integer
-language sql volatile parallel safe
-as $$ select 1 << least(14, pg_catalog.pg_relation_size('pgcache.hit_log') / 1048576)::integer $$;
-
-comment on function pgcache.hit_log_crowding() is
-'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more.';
 
 create or replace function pgcache.count_miss(type text, key text) returns void
 language plpgsql volatile parallel unsafe

@@ -30,7 +30,7 @@ begin
             if value::interval <= interval '0' then
                 raise exception using errcode = 'invalid_parameter_value';
             end if;
-        elsif value::numeric < 0 then
+        elsif value::numeric not between 0 and 1e12 then  -- NaN is not
             raise exception using errcode = 'invalid_parameter_value';
         end if;
     exception when data_exception or null_value_not_allowed then
@@ -64,7 +64,7 @@ language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if model is null or usd_per_million_tokens is null or usd_per_million_tokens < 0 then
+    if model is null or usd_per_million_tokens is null or usd_per_million_tokens not between 0 and 1e12 then
         raise exception using errcode = 'PC010',
             message = 'a price needs a model and a number that is not negative',
             hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', 0.60)';
