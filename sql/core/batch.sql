@@ -2,51 +2,93 @@
 
 create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
+#variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
-    writable constant boolean := current_setting('transaction_read_only') = 'off';
+    scope constant text := pgcache.current_tenant();
+    moment constant timestamptz := pgcache.cache_now();
+    found_values jsonb[];
+    logged integer[];  -- as in cache_get: NULL for a miss
+    models text[];
+    tokens integer[];
+    misses bigint;
 begin
-    perform check_keys(keys);
-    if not is_readable(type) then
-        return query select k, null::jsonb from unnest(keys) k;
-        return;
-    end if;
-    return query execute format(
-        case when writable then $sql$
-            with answered as materialized (
-                select a.place, a.key, f.value, f.weight, f.model, f.tokens,
-                    case when f.weight is null then nextval(%3$L) end as missed
-                from unnest($1) with ordinality a (key, place)
-                left join lateral (
-                    select %5$s as value, t.hit_weight as weight, %2$s, nextval(%4$L) as counted
-                    from %1$s t
-                    where t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
-                    offset 0
-                ) f on true
-            ), logged as (
-                insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-                select $4, $2, n.key, n.weight * hit_log_crowding(), $3, n.model, n.tokens
-                from answered n
-                where n.weight > 0 and random() * n.weight * hit_log_crowding() < 1
-            )
-            select n.key, n.value from answered n order by n.place
-        $sql$ else $sql$
-            select a.key, %5$s
-            from unnest($1) with ordinality a (key, place)
-            left join %1$s t on t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
+    if type = 'store' and pgcache.is_readable(type) then
+        select array_agg(f.data), array_agg(f.logged)
+        into found_values, logged
+        from (
+            select t.data, pgcache.count_hit('pgcache.hits_store', t.hit_weight) as logged
+            from unnest(keys) with ordinality a (key, place)
+            left join pgcache.cache_type_store t
+                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
             order by a.place
-        $sql$ end,
-        registered.relation, savings_columns(registered.payload), 'pgcache.misses_' || type, 'pgcache.hits_' || type,
-        case when registered.payload ? 'data' then 't.data' else 'cache_value(t)' end
-    ) using keys, current_tenant(), cache_now(), type;
+        ) f;
+    else
+        select * into found_values, logged, models, tokens from pgcache.find_many(type, keys);
+    end if;
+    misses := cardinality(array_positions(logged, null));
+    if misses > 0 or logged is null then
+        perform pgcache.count_misses(type, keys, misses);
+    end if;
+    if 0 < any(logged) then
+        insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+        select type, scope, l.key, l.logged, moment, l.model, l.tokens
+        from unnest(keys, logged, models, tokens) l (key, logged, model, tokens)
+        where l.logged > 0;
+    end if;
+    return query select * from unnest(keys, found_values);
 end
 $$;
 
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
+
+create or replace function pgcache.find_many(
+    type text, keys text[], out found_values jsonb[], out logged integer[], out models text[], out tokens integer[]
+)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant cache_types := check_type(type);
+begin
+    if not is_readable(type) then
+        logged := array_fill(null::integer, array[cardinality(keys)]);
+        return;
+    end if;
+    execute format($sql$
+        select array_agg(f.value), array_agg(f.logged), array_agg(f.model), array_agg(f.tokens)
+        from (
+            select %s as value, count_hit(%L, t.hit_weight) as logged, %s
+            from unnest($1) with ordinality a (key, place)
+            left join %s t on t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
+            order by a.place
+        ) f
+        $sql$,
+        case when registered.payload ? 'data' then 't.data'
+            else 'case when t.hit_weight is not null then cache_value(t) end' end,
+        'pgcache.hits_' || type, savings_columns(registered.payload), registered.relation)
+    into found_values, logged, models, tokens using keys, current_tenant(), cache_now();
+end
+$$;
+
+comment on function pgcache.find_many(text, text[]) is
+'cache_get_many''s look-up for types other than store: arrays in the order of the keys. Errors: PC001.';
+
+create or replace function pgcache.count_misses(type text, keys text[], misses bigint) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_type(type), check_keys(keys);
+    if current_setting('transaction_read_only') = 'off' then
+        perform count_events('misses', type, misses);
+    end if;
+end
+$$;
+
+comment on function pgcache.count_misses(text, text[], bigint) is
+'Counts misses of a batch, after the checks of the call. Errors: PC001, PC002.';
 
 create or replace function pgcache.savings_columns(payload jsonb) returns text
 language sql immutable parallel safe

@@ -95,6 +95,7 @@ create or replace function pgcache.count_hit(counter regclass, weight smallint) 
 language sql volatile parallel unsafe
 as $$
     select case
+        when weight is null then null
         when pg_catalog.current_setting('transaction_read_only') = 'on' then 0
         when nextval(counter) > 0 and weight > 0 and random() * weight < 1 and random() * pgcache.hit_log_crowding() < 1
             then weight * pgcache.hit_log_crowding()
@@ -103,7 +104,7 @@ as $$
 $$;
 
 comment on function pgcache.count_hit(regclass, smallint) is
-'Counts a hit; returns how many hits it should be logged as: n in one call of n, otherwise 0, where n is weight times hit_log_crowding.';
+'Counts a hit; returns how many hits it should be logged as: n in one call of n, otherwise 0, where n is weight times hit_log_crowding; NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
 create or replace function pgcache.hit_log_crowding() returns integer
