@@ -1,0 +1,180 @@
+"""What can go wrong: one class for each SQLSTATE of pgcache. Messages may change, SQLSTATEs do not."""
+
+from __future__ import annotations
+
+import psycopg
+
+
+class PgcacheError(Exception):
+    """The base of all errors of pgcache.
+
+    sqlstate: PostgreSQL's five characters, None if the error is not the server's. hint: what to do next, if known.
+    detail: more about the cause, if there is more. `__cause__` is psycopg's error, if there was one.
+    """
+
+    default_hint: str | None = None
+
+    def __init__(
+        self, message: str, *, sqlstate: str | None = None, hint: str | None = None, detail: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.sqlstate = sqlstate
+        self.hint = hint or self.default_hint
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.message}\nHINT:  {self.hint}" if self.hint else self.message
+
+
+class UnknownTypeError(PgcacheError):
+    """PC001: there is no such cache type; the hint lists those that there are."""
+
+
+class InvalidKeyError(PgcacheError, ValueError):
+    """PC002: a key is None, empty or over 1,024 bytes."""
+
+
+class InvalidTTLError(PgcacheError, ValueError):
+    """PC003, 22007, 22008, 22015: a time to live is zero, negative, or no interval."""
+
+    default_hint = "Pass seconds, a timedelta, or a text like '5 minutes'; more than zero."
+
+
+class InvalidValueError(PgcacheError, ValueError):
+    """PC004, 22, 54: a value is no JSON, does not fit its type, or is more than PostgreSQL can take."""
+
+
+class DimensionError(InvalidValueError):
+    """PC005: a vector does not have the dimensions that the type is configured for."""
+
+
+class InvalidPatternError(PgcacheError, ValueError):
+    """PC006: a pattern is empty, or ends in a lone escape character."""
+
+
+class TypeExistsError(PgcacheError):
+    """PC007: the type to create exists already."""
+
+
+class BuiltinTypeError(PgcacheError):
+    """PC008: a built-in type cannot be dropped."""
+
+
+class CacheFullError(PgcacheError):
+    """PC009: the type is at its limit and evicts nothing."""
+
+
+class InvalidSettingError(PgcacheError, ValueError):
+    """PC010: a setting of a type is out of range."""
+
+
+class NotANumberError(PgcacheError):
+    """PC011: incr found a value that is not a whole number."""
+
+
+class CronMissingError(PgcacheError):
+    """PC012: scheduling needs the extension pg_cron."""
+
+
+class NewerDatabaseError(PgcacheError):
+    """PC090: the database holds a newer pgcache than this package can install."""
+
+
+class ReadOnlyError(PgcacheError):
+    """25006: the call writes, and the transaction is READ ONLY or the server a standby. `get` works there."""
+
+    default_hint = "Write on the primary server, outside of a READ ONLY transaction."
+
+
+class AbortedTransactionError(PgcacheError):
+    """25P02: the caller's transaction had failed before this call."""
+
+    default_hint = "Roll the transaction back first."
+
+
+class PermissionDeniedError(PgcacheError):
+    """42501: the role may not do that."""
+
+    default_hint = "Let an owner of the cache run SELECT pgcache.cache_grant('role')"
+
+
+class NotInstalledError(PgcacheError):
+    """3F000, 42883, 42P01: the database has no pgcache, or an older one than the client."""
+
+    default_hint = "python -m pgcache_py install --dsn ..."
+
+
+class UnavailableError(PgcacheError):
+    """08, 28, 53, 57, 58, or no SQLSTATE at all: the server cannot be reached, lets nobody in, or is going down."""
+
+
+class TimedOutError(UnavailableError):
+    """57014, or the client's own limit: the call took longer than it may, or was cancelled."""
+
+
+class BusyError(PgcacheError):
+    """55P03: another session holds a lock, for longer than the setting lock_timeout lets this one wait."""
+
+
+class BrokenError(PgcacheError):
+    """XX: the server found a fault inside itself, such as a damaged index."""
+
+
+_CLASSES: dict[str, type[PgcacheError]] = {
+    "PC001": UnknownTypeError,
+    "PC002": InvalidKeyError,
+    "PC003": InvalidTTLError,
+    "PC004": InvalidValueError,
+    "PC005": DimensionError,
+    "PC006": InvalidPatternError,
+    "PC007": TypeExistsError,
+    "PC008": BuiltinTypeError,
+    "PC009": CacheFullError,
+    "PC010": InvalidSettingError,
+    "PC011": NotANumberError,
+    "PC012": CronMissingError,
+    "PC090": NewerDatabaseError,
+    "22007": InvalidTTLError,
+    "22008": InvalidTTLError,
+    "22015": InvalidTTLError,
+    "25006": ReadOnlyError,
+    "25P02": AbortedTransactionError,
+    "3F000": NotInstalledError,
+    "42501": PermissionDeniedError,
+    "42883": NotInstalledError,
+    "42P01": NotInstalledError,
+    "55P03": BusyError,
+    "57014": TimedOutError,
+    # Whole classes of conditions.
+    "08": UnavailableError,
+    "22": InvalidValueError,
+    "28": UnavailableError,
+    "53": UnavailableError,
+    "54": InvalidValueError,
+    "57": UnavailableError,
+    "58": UnavailableError,
+    "XX": BrokenError,
+}
+
+
+def translated(error: psycopg.Error) -> PgcacheError | psycopg.Error:
+    """pgcache's error for one of psycopg's. Decided by SQLSTATE; where there is none, the connection is the trouble.
+
+    A rolled-back transaction (class 40) is the caller's to repeat, in a loop that knows psycopg's errors: left alone.
+    """
+    sqlstate = error.sqlstate
+    if sqlstate is None:
+        lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        found = UnavailableError if lost else PgcacheError
+    elif sqlstate.startswith("40"):
+        return error
+    else:
+        found = _CLASSES.get(sqlstate) or _CLASSES.get(sqlstate[:2]) or PgcacheError
+    return found(
+        (error.diag.message_primary or str(error)).strip(),
+        sqlstate=sqlstate,
+        # "No function matches the given name and argument types" leads nowhere.
+        hint=None if found is NotInstalledError else error.diag.message_hint,
+        detail=error.diag.message_detail,
+    )

@@ -1,0 +1,226 @@
+"""The generic calls, on every kind of source."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgcache_py import MISS, Cache, InvalidValueError
+
+VALUES = [
+    None,
+    True,
+    0,
+    -1.5,
+    10**30,
+    "",
+    "null",
+    "é😀 \"quoted\" 'single' back\\slash \n\t\x01",
+    [],
+    {},
+    [None, {"a": [1, 2, {"ü": ""}]}],
+    {"$1": "%s %(x)s {} \\N"},
+    "x" * 3_000_000,
+]
+
+
+def test_a_value_comes_back_as_it_was(cache: Any) -> None:
+    for value in VALUES:
+        assert cache.set("store", "k", value) is True
+        assert cache.get("store", "k", MISS) == value
+        assert cache.get_many("store", ["k"]) == {"k": value}
+    assert cache.set_many("store", {str(n): value for n, value in enumerate(VALUES)}) == len(VALUES)
+    assert list(cache.get_many("store", map(str, range(len(VALUES)))).values()) == VALUES
+
+
+KEYS = ["k", "é😀", "a b", "'", '"', "\\", "{,}", "NULL", "%", "$1", "x" * 1024]
+
+
+def test_any_text_is_a_key(cache: Any) -> None:
+    for key in KEYS:
+        cache.set("store", key, 1)
+        assert cache.get("store", key) == 1
+        assert cache.get_many("store", [key, "other"]) == {key: 1}
+        assert cache.keys("store") == [key]
+        assert cache.delete_many("store", ["other", key]) == 1
+
+
+def test_a_miss_is_told_from_a_cached_none(cache: Any) -> None:
+    cache.set("store", "none", None)
+    assert cache.get("store", "none", "default") is None
+    assert cache.get("store", "none", MISS) is None
+    assert cache.get("store", "absent") is None
+    assert cache.get("store", "absent", "default") == "default"
+    assert cache.get("store", "absent", MISS) is MISS
+    assert cache.get_many("store", ["absent", "none"]) == {"none": None}
+    assert repr(MISS) == "MISS"
+
+
+def test_every_call_on_every_source(world: Any, source: Any) -> None:
+    cache = world.cache(source)
+    assert cache.set("store", "a", {"n": 1}, ttl=60) is True
+    assert cache.get("store", "a") == {"n": 1}
+    assert cache.add("store", "a", 2) is False
+    assert cache.add("store", "b", 2) is True
+    assert cache.incr("store", "b") == 3
+    assert cache.incr("store", "new", 5, ttl="1 minute") == 5
+    assert cache.incr("store", "new", -7) == -2
+    assert cache.set_many("store", {"c": "x", "d": [1], "e": None}, ttl=timedelta(minutes=5)) == 3
+    assert list(cache.get_many("store", ["d", "zz", "a", "e"]).items()) == [("d", [1]), ("a", {"n": 1}), ("e", None)]
+    assert cache.get_many("store", []) == {}
+    assert cache.exists("store", "a") is True
+    assert cache.exists("store", "zz") is False
+    assert cache.keys("store") == ["a", "b", "c", "d", "e", "new"]
+    assert cache.keys("store", max_keys=2) == ["a", "b"]
+    assert cache.keys("store", "zz%", max_keys=None) == []
+    assert cache.delete("store", "a") is True
+    assert cache.delete("store", "a") is False
+    assert cache.delete_many("store", ["b", "zz"]) == 1
+    assert cache.delete_pattern("store", "n%") == 1
+    assert cache.warm("store", [{"key": "w", "value": None}, {"key": "v", "value": 1, "ttl": "1 day"}]) == 2
+    assert cache.clear("store") == 5
+    assert cache.clear_expired() == 0
+    assert cache.clear_expired("store") == 0
+    assert cache.cleanup() == 0
+    assert cache.cleanup("store") == 0
+    assert cache.clear_all() == 0
+    assert {row["type"] for row in cache.stats()} >= {"llm", "store"}
+    assert {row["status"] for row in cache.health()} <= {"ok", "warning", "critical"}
+    assert len(cache.index_usage()) > 0
+
+
+def test_time_to_live(world: Any, dsn: str) -> None:
+    connection = world.connect(dsn, autocommit=True)
+    cache = world.cache(connection)
+
+    def clock(seconds: float) -> None:
+        moment = datetime(2030, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=seconds)
+        connection.execute("SELECT set_config('pgcache.clock', %s, false)", [str(moment)])
+
+    clock(0)
+    for key, ttl in {"seconds": 90, "float": 89.5, "delta": timedelta(seconds=90), "text": "1.5 minutes"}.items():
+        cache.set("store", key, 1, ttl)
+    cache.set("store", "default", 1)
+    assert cache.ttl("store", "seconds") == timedelta(seconds=90)
+    assert cache.ttl("store", "float") == timedelta(seconds=89.5)
+    assert cache.ttl("store", "text") == cache.ttl("store", "delta") == timedelta(seconds=90)
+    assert cache.ttl("store", "default") == timedelta(hours=1)
+    assert cache.ttl("store", "absent") is None
+    clock(89.75)
+    assert cache.get("store", "float") is None
+    assert cache.get("store", "seconds") == 1
+    assert cache.touch("store", "text", 600) is True
+    assert cache.persist("store", "delta") is True
+    assert cache.touch("store", "float", 600) is False
+    clock(91)
+    assert list(cache.get_many("store", ["seconds", "delta", "text"])) == ["delta", "text"]
+    assert cache.ttl("store", "delta") is None
+    clock(10**6)
+    assert cache.get("store", "delta") == 1
+    assert cache.clear_expired("store") == 4
+
+
+def test_entry_tells_what_is_known(world: Any, dsn: str) -> None:
+    connection = world.connect(dsn, autocommit=True)
+    cache = world.cache(connection, tenant="t")
+    moment = datetime(2030, 1, 1, 12, tzinfo=timezone(timedelta(hours=5)))
+    connection.execute("SELECT set_config('pgcache.clock', %s, false)", [str(moment)])
+    connection.execute("SET TimeZone TO 'America/Caracas'")
+    cache.set("store", "k", "x" * 100, ttl=timedelta(days=40, milliseconds=1))
+    cache.get("store", "k")
+    entry = cache.entry("store", "k")
+    assert (entry.tenant, entry.key, entry.created_at, entry.expired) == ("t", "k", moment, False)
+    assert entry.ttl == timedelta(days=40, milliseconds=1)
+    assert entry.expires_at == moment + entry.ttl
+    assert entry.hit_count == 1
+    assert 100 < entry.bytes < 1000
+    cache.persist("store", "k")
+    assert cache.entry("store", "k").expires_at is None
+    assert cache.entry("store", "k").ttl is None
+    assert cache.entry("store", "absent") is None
+
+
+def test_types(cache: Any) -> None:
+    cache.create_type("mine", ttl=None, max_entries=10, max_bytes=None, hit_tracking="exact", durable=False)
+    cache.set("mine", "k", 1)
+    assert cache.ttl("mine", "k") is None
+    row = next(row for row in cache.stats() if row["type"] == "mine")
+    assert (row["entries"], row["max_entries"], row["max_bytes"], row["durable"]) == (1, 10, None, False)
+    cache.configure("mine", ttl=5, max_bytes=1000, reset=["max_entries"])
+    row = next(row for row in cache.stats() if row["type"] == "mine")
+    assert (row["max_entries"], row["max_bytes"], row["ttl"]) == (None, 1000, timedelta(seconds=5))
+    cache.configure("mine", enabled=False)
+    assert cache.set("mine", "k", 1) is False
+    cache.drop_type("mine")
+    assert "mine" not in {row["type"] for row in cache.stats()}
+
+
+def test_defaults_of_create_type_are_those_of_sql(cache: Any, db: psycopg.Connection) -> None:
+    cache.create_type("python")
+    db.execute("SELECT pgcache.cache_create_type('sql')")
+    query = "SELECT ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled FROM pgcache.cache_types"
+    python, sql = db.execute(f"{query} WHERE type IN ('python', 'sql')").fetchall()
+    assert python == sql
+
+
+def test_works_whatever_the_search_path(world: Any, dsn: str) -> None:
+    cache = world.cache(world.connect(dsn, autocommit=True, options="-c search_path="))
+    cache.set("store", "k", 1)
+    assert cache.get("store", "k") == 1
+    assert cache.for_tenant("t").get_many("store", ["k"]) == {}
+    assert cache.embedding.set("text", "m", [1, 2]) is True
+    assert cache.embedding.get("text", "m") == [1, 2]
+    assert cache.vector_search.get([1, 2]) is None
+    assert cache.stats()
+
+
+def test_works_whatever_the_encoding_and_the_adapters(world: Any, dsn: str) -> None:
+    connection = world.connect(dsn, autocommit=True, client_encoding="latin1")
+    adapters = getattr(connection, "target", connection).adapters
+    adapters.register_loader("jsonb", psycopg.types.string.TextLoader)
+    adapters.register_dumper(str, psycopg.types.string.StrDumperVarchar)
+    cache = world.cache(connection)
+    cache.set("store", "ké", {"é": "ü"})
+    assert cache.get("store", "ké") == {"é": "ü"}
+    assert cache.keys("store") == ["ké"]
+    assert cache.get_many("store", ["ké"]) == {"ké": {"é": "ü"}}
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", float("nan"), float("inf"), {(1, 2): 3}])
+def test_what_is_no_json_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidValueError, match="JSON"):
+        Cache("").set("store", "k", value)
+
+
+def test_what_postgresql_cannot_store_is_refused(cache: Any) -> None:
+    for value in ("a\0b", {"a\0": 1}, "\ud800", json_nested(100_000)):
+        with pytest.raises(ValueError):  # noqa: PT011 (InvalidValueError, or Python's own UnicodeEncodeError)
+            cache.set("store", "k", value)
+        assert cache.get("store", "k", MISS) is MISS
+    with pytest.raises(InvalidValueError, match="NUL"):
+        cache.get("store", "a\0b")
+
+
+def json_nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_a_key_is_a_text(world: Any, source: Any) -> None:
+    cache = world.cache(source, fail_soft=True)
+    for key in (5, 1.5, ["k"]):
+        for call in (cache.get, cache.exists, cache.delete):
+            with pytest.raises(TypeError, match="expected str"):
+                call("store", key)
+        with pytest.raises(TypeError, match="expected str"):
+            cache.get_many("store", [key])
+
+
+def test_one_string_is_not_several_keys(cache: Any) -> None:
+    with pytest.raises(TypeError, match="not one"):
+        cache.get_many("store", "key")

@@ -1,0 +1,86 @@
+"""Keys made in Python are those made in SQL."""
+
+from __future__ import annotations
+
+import enum
+import json
+import random
+import string
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgcache_py import AsyncCache, Cache, cache_key, cache_key_json
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (),
+        ("",),
+        (None,),
+        ("~",),
+        ("ab", "c"),
+        ("a", "bc"),
+        ("a,1:b",),
+        ("a", "b"),
+        ("é", "😀", None, ""),
+        ("x" * 10000, "\n\\'\""),
+    ],
+)
+def test_cache_key(db: psycopg.Connection, parts: tuple[str | None, ...]) -> None:
+    row = db.execute("SELECT pgcache.cache_key(VARIADIC %s::text[])", [list(parts)]).fetchone()
+    assert row == (cache_key(*parts),)
+    assert Cache.key(*parts) == AsyncCache.key(*parts) == cache_key(*parts)
+
+
+def test_different_parts_have_different_keys() -> None:
+    parts = [(), ("",), (None,), ("~",), ("ab", "c"), ("a", "bc"), ("abc",), ("a,1:b",), ("a", "b"), ("a", "b", None)]
+    assert len({cache_key(*each) for each in parts}) == len(parts)
+
+
+def any_json(random: random.Random, depth: int = 3) -> Any:
+    kind = random.randrange(9 if depth else 7)
+    text = "".join(random.choices(string.printable + "é😀\u2028\x7f\x01", k=random.randrange(8)))
+    match kind:
+        case 0:
+            return random.choice([None, True, False])
+        case 1:
+            return random.randrange(-(10 ** random.randrange(1, 40)), 10 ** random.randrange(1, 40))
+        case 2:
+            return random.uniform(-1, 1) * 10.0 ** random.randrange(-320, 300)
+        case 3:
+            return float(random.randrange(-100, 100)) / random.choice([1, 2, 10])
+        case 4 | 5 | 6:
+            return text
+        case 7:
+            return [any_json(random, depth - 1) for _ in range(random.randrange(4))]
+    return {f"{text}{n}"[n % 2 :]: any_json(random, depth - 1) for n in range(random.randrange(5))}
+
+
+def test_cache_key_json(db: psycopg.Connection) -> None:
+    source = random.Random(7)
+    values = [any_json(source) for _ in range(2000)]
+    values += [1, 1.0, -0.0, 0, 100, 1e2, 1.5e300, 5e-324, "", [], {}]
+    values += [{"b": 1, "a": 2, "aa": 3, "é": 4, "ZZ": 5, "😀": 6, "\uffff": 7}]
+    found = db.execute(
+        "SELECT pgcache.cache_key_json(v) FROM unnest(%s::jsonb[]) WITH ORDINALITY AS u (v, place) ORDER BY place",
+        [[json.dumps(value) for value in values]],
+    ).fetchall()
+    for value, (key,) in zip(values, found, strict=True):
+        assert cache_key_json(value) == key, value
+    assert Cache.key_json({"a": 1, "b": [2]}) == AsyncCache.key_json({"b": (2.0,), "a": 1.0})
+
+
+def test_cache_key_json_of_what_json_makes_of_it() -> None:
+    class Colour(str, enum.Enum):
+        RED = "red"
+
+    class Number(enum.IntEnum):
+        ONE = 1
+
+    assert cache_key_json([Colour.RED, Number.ONE]) == cache_key_json(["red", 1])
+    for value in ({1: 2}, {1}, b"", object(), float("nan"), [float("inf")]):
+        with pytest.raises(TypeError, match="not a JSON value"):
+            cache_key_json(value)
