@@ -77,21 +77,27 @@ create or replace function pgcache.cache_get_audio(
     text text, voice text, provider text default '', settings jsonb default '{}'
 ) returns table (audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    key constant text := audio_key(text, cache_get_audio.voice, provider, settings);
+    key constant text := pgcache.audio_key(text, cache_get_audio.voice, provider, settings);
+    logged integer;
 begin
-    if current_setting('transaction_read_only') = 'off' then
-        perform count_hits('audio', array[key]);
-    elsif not is_readable('audio') then
-        return;
+    if pgcache.is_readable('audio') then
+        select
+            t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels,
+            pgcache.count_hit('pgcache.hits_audio', t.hit_weight)
+        into audio_data, format, duration_ms, sample_rate, channels, logged
+        from pgcache.cache_audio_chunks t
+        where t.tenant = pgcache.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
     end if;
-    return query
-    select t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels
-    from cache_audio_chunks t
-    where t.tenant = current_tenant() and t.cache_key = key and (t.expires_at is null or t.expires_at > cache_now());
+    if logged is distinct from 0 then
+        perform pgcache.record_hits('audio', array[key], array[logged]);
+    end if;
+    if logged is not null then
+        return next;
+    end if;
 end
 $$;
 

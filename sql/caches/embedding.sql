@@ -81,40 +81,61 @@ comment on function pgcache.embedding_key(text, text) is 'The key of a text''s e
 
 create or replace function pgcache.cache_get_embeddings(texts text[], model text) returns table (text text, embedding vector)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    scope constant text := current_tenant();
-    moment constant timestamptz := cache_now();
-    writable constant boolean := current_setting('transaction_read_only') = 'off';
-    keys text[];
+    scope constant text := pgcache.current_tenant();
+    moment constant timestamptz := pgcache.cache_now();
+    keys constant text[] := array(
+        select pgcache.embedding_key(a.text, cache_get_embeddings.model)
+        from unnest(texts) with ordinality a (text, place) order by a.place);
+    logged integer[];
+    found record;
 begin
-    if not is_readable('embedding') then
+    if pgcache.is_readable('embedding') then
+        for found in
+            select t.embedding, pgcache.count_hit('pgcache.hits_embedding', t.hit_weight) as logged
+            from unnest(keys) with ordinality a (key, place)
+            left join pgcache.cache_embeddings t
+                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
+            order by a.place
+        loop
+            logged := logged || found.logged;
+            cache_get_embeddings.text := texts[cardinality(logged)];
+            cache_get_embeddings.embedding := found.embedding;
+            return next;
+        end loop;
+    else
         foreach cache_get_embeddings.text in array texts loop
             return next;
         end loop;
-        return;
     end if;
-    keys := array(select embedding_key(a.text, model) from unnest(texts) with ordinality a (text, place) order by a.place);
-    if writable then
-        perform count_hits('embedding', keys);
-    end if;
-    return query
-    select a.text, t.embedding
-    from unnest(texts, keys) with ordinality a (text, key, place)
-    left join cache_embeddings t
-        on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
-    order by a.place;
+    perform pgcache.record_hits('embedding', keys, logged);
 end
 $$;
-
 comment on function pgcache.cache_get_embeddings(text[], text) is
 'One row for each text asked, in the order asked, with its own vector or NULL on a miss.';
 
 create or replace function pgcache.cache_get_embedding(text text, model text) returns vector
-language sql volatile parallel unsafe
-as $$ select e.embedding from pgcache.cache_get_embeddings(array[text], model) e $$;
+language plpgsql volatile parallel unsafe
+as $$
+declare
+    key constant text := pgcache.embedding_key(text, model);
+    found_embedding pgcache.cache_embeddings.embedding%type;
+    logged integer;
+begin
+    if pgcache.is_readable('embedding') then
+        select t.embedding, pgcache.count_hit('pgcache.hits_embedding', t.hit_weight) into found_embedding, logged
+        from pgcache.cache_embeddings t
+        where t.tenant = pgcache.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+    end if;
+    if logged is distinct from 0 then
+        perform pgcache.record_hits('embedding', array[key], array[logged]);
+    end if;
+    return found_embedding;
+end
+$$;
 
 comment on function pgcache.cache_get_embedding(text, text) is 'The cached vector of a text by a model; NULL on a miss.';
 

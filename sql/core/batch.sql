@@ -11,7 +11,6 @@ declare
     logged integer[];  -- as in cache_get: NULL for a miss
     models text[];
     tokens integer[];
-    misses bigint;
 begin
     if type = 'store' and pgcache.is_readable(type) then
         select array_agg(f.data), array_agg(f.logged)
@@ -26,16 +25,7 @@ begin
     else
         select * into found_values, logged, models, tokens from pgcache.find_many(type, keys);
     end if;
-    misses := cardinality(array_positions(logged, null));
-    if misses > 0 or logged is null then
-        perform pgcache.count_misses(type, keys, misses);
-    end if;
-    if 0 < any(logged) then
-        insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        select type, scope, l.key, l.logged, moment, l.model, l.tokens
-        from unnest(keys, logged, models, tokens) l (key, logged, model, tokens)
-        where l.logged > 0;
-    end if;
+    perform pgcache.record_hits(type, keys, logged, models, tokens);
     return query select * from unnest(keys, found_values);
 end
 $$;
@@ -75,20 +65,32 @@ $$;
 comment on function pgcache.find_many(text, text[]) is
 'cache_get_many''s look-up for types other than store: arrays in the order of the keys. Errors: PC001.';
 
-create or replace function pgcache.count_misses(type text, keys text[], misses bigint) returns void
+create or replace function pgcache.record_hits(
+    type text, keys text[], logged integer[], models text[] default null, tokens integer[] default null
+) returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
+declare
+    misses constant bigint := coalesce(cardinality(array_positions(logged, null)), 0);
 begin
-    perform check_type(type), check_keys(keys);
-    if current_setting('transaction_read_only') = 'off' then
-        perform count_events('misses', type, misses);
+    if misses > 0 or logged is null then
+        perform pgcache.check_type(type), pgcache.check_keys(keys);
+        if current_setting('transaction_read_only') = 'off' then
+            perform pgcache.count_events('misses', type, misses);
+        end if;
+    end if;
+    if 0 < any(logged) then
+        insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+        select type, pgcache.current_tenant(), l.key, l.logged, pgcache.cache_now(), l.model, l.tokens
+        from unnest(keys, logged, models, tokens) l (key, logged, model, tokens)
+        where l.logged > 0;
     end if;
 end
 $$;
 
-comment on function pgcache.count_misses(text, text[], bigint) is
-'Counts misses of a batch, after the checks of the call. Errors: PC001, PC002.';
+comment on function pgcache.record_hits(text, text[], integer[], text[], integer[]) is
+'Counts the misses of a batch (logged NULL), after the checks of the call, and logs the hits that should be (logged > 0). Errors: PC001, PC002.';
 
 create or replace function pgcache.savings_columns(payload jsonb) returns text
 language sql immutable parallel safe
@@ -193,30 +195,3 @@ $$;
 
 comment on function pgcache.cache_warm(text, jsonb) is
 'Stores the entries of a JSON array [{"key", "value", "ttl"?}, ...] and returns how many. Errors: PC004; as cache_set.';
-
-create or replace function pgcache.count_hits(type text, keys text[]) returns void
-language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-declare
-    registered constant cache_types := check_type(type);
-begin
-    perform check_keys(keys);
-    execute format($sql$
-        with asked as materialized (
-            select a.key, t.hit_weight as weight, %2$s,
-                nextval(case when t.hit_weight is null then %3$L else %4$L end) as counted
-            from unnest($1) a (key)
-            left join %1$s t on t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
-        )
-        insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        select $4, $2, a.key, a.weight * hit_log_crowding(), $3, a.model, a.tokens
-        from asked a
-        where a.weight > 0 and random() * a.weight * hit_log_crowding() < 1
-        $sql$, registered.relation, savings_columns(registered.payload), 'pgcache.misses_' || type, 'pgcache.hits_' || type)
-    using keys, current_tenant(), cache_now(), type;
-end
-$$;
-
-comment on function pgcache.count_hits(text, text[]) is
-'Counts a hit or a miss for each key, as cache_get does, for typed gets that return other than JSON. Errors: PC001, PC002.';

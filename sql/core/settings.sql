@@ -43,6 +43,9 @@ begin
             message = format('setting %s cannot be null', name),
             hint = format('It is now %L.', old_value);
     end if;
+    if name = 'usd_per_million_tokens' then
+        perform fold_log();
+    end if;
     update cache_settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
     return old_value;
 end
@@ -69,6 +72,7 @@ begin
             message = 'a price needs a model and a number that is not negative',
             hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', 0.60)';
     end if;
+    perform fold_log();  -- hits up to now count with the old price
     insert into model_prices as p values (model, usd_per_million_tokens)
     on conflict on constraint model_prices_pkey do update set usd_per_million_tokens = excluded.usd_per_million_tokens;
 end

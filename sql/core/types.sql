@@ -141,6 +141,12 @@ begin
         raise exception using errcode = 'PC007',
             message = format('the cache type %L exists already', type),
             hint = format('Change it with SELECT cache_configure(%L, ttl => ...), or drop it first with SELECT cache_drop_type(%L).', type, type);
+    elsif exists (
+        select from unnest(counter_names() || array['cache_type']) n where to_regclass(format('pgcache.%I', n || '_' || type)) is not null
+    ) then
+        raise exception using errcode = 'PC010',
+            message = format('%L cannot name a cache type: a table or an index of pgcache has such a name', type),
+            hint = 'Choose another name.';
     end if;
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
     execute format('create %s table pgcache.%I partition of pgcache.cache_store for values in (%L)',

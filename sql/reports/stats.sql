@@ -3,7 +3,7 @@
 create or replace function pgcache.type_stats() returns table (
     type text, entries bigint, valid bigint, expired bigint, hits bigint, misses bigint, hit_rate numeric,
     hits_per_entry numeric, tokens_saved numeric, money_saved numeric, bytes bigint, oldest timestamptz,
-    newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, max_hits bigint, max_entries bigint,
+    newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, entry_hits bigint, max_hits bigint, max_entries bigint,
     max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
 )
 language plpgsql volatile parallel safe
@@ -29,6 +29,7 @@ begin
         eviction := registered.eviction;
         durable := registered.durable;
         enabled := registered.enabled;
+        entry_hits := null;
         hits_per_entry := null;
         max_hits := null;
         if pg_is_in_recovery() then
@@ -40,7 +41,7 @@ begin
                 coalesce(sum(%s), 0), min(t.created_at), max(t.created_at), sum(t.hit_count), max(t.hit_count)
             from %s t
             $sql$, entry_size(registered.payload), registered.relation)
-        into entries, valid, bytes, oldest, newest, hits_per_entry, max_hits using cache_now();
+        into entries, valid, bytes, oldest, newest, entry_hits, max_hits using cache_now();
         expired := entries - valid;
         -- What is logged and not folded yet counts too.
         select coalesce(sum(l.weight), 0) as weight, coalesce(sum(l.weight::bigint * l.tokens), 0) as tokens,
@@ -56,9 +57,9 @@ begin
                     select l.tenant, l.cache_key, sum(l.weight) as weight from hit_log l where l.type = $3 group by 1, 2
                 ) p inner join %s t on t.tenant = p.tenant and t.cache_key = p.cache_key
                 $sql$, registered.relation)
-            into hits_per_entry, max_hits using hits_per_entry, max_hits, registered.type;
+            into entry_hits, max_hits using entry_hits, max_hits, registered.type;
         end if;
-        hits_per_entry := round(hits_per_entry / nullif(entries, 0), 2);
+        hits_per_entry := round(entry_hits::numeric / nullif(entries, 0), 2);
         return next;
     end loop;
 end
@@ -101,7 +102,7 @@ select
     s.entries as total_entries,
     s.valid as valid_entries,
     s.expired as expired_entries,
-    coalesce(round(s.hits_per_entry * s.entries), 0)::bigint as total_hits,
+    coalesce(s.entry_hits, 0) as total_hits,
     coalesce(s.hits_per_entry, 0) as avg_hits_per_entry,
     s.tokens_saved::bigint as total_tokens_saved,
     coalesce(s.max_hits, 0) as max_hits,

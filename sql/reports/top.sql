@@ -9,6 +9,7 @@ as $$
 declare
     registered cache_types;
 begin
+    perform check_rows(per_type);
     for registered in select * from cache_types t order by t.type loop
         continue when not is_readable(registered.type);
         return query execute format($sql$
@@ -22,7 +23,7 @@ end
 $$;
 
 comment on function pgcache.top_entries(integer) is
-'The live entries with the most hits, per_type of each type (default 10), as of the last upkeep.';
+'The live entries with the most hits, per_type of each type (default 10), as of the last upkeep. Errors: PC010.';
 
 create or replace view pgcache.cache_top as
 select
@@ -56,7 +57,9 @@ begin
     execute format($sql$
         with gone as (
             delete from %1$s t where t.ctid = any(array(
-                select o.ctid from %1$s o order by o.last_accessed_at desc, o.id desc offset $1
+                select l.ctid from %1$s l where l.ctid = any(array(
+                    select o.ctid from %1$s o order by o.last_accessed_at desc, o.id desc offset $1
+                )) for update skip locked
             )) returning 1
         ) select count(*) from gone
         $sql$, registered.relation) into removed using keep;

@@ -51,9 +51,7 @@ declare
     over record;
     registered cache_types;
 begin
-    while fold_hits() > 0 loop
-        null;
-    end loop;
+    perform fold_log();
     for registered in select * from cache_types t where type in (t.type) or type is null loop
         perform measure(registered.type);
         loop
@@ -93,7 +91,8 @@ begin
     insert into pgcache.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
     returning run_id into run;
     commit;
-    while pgcache.fold_hits() > 0 loop
+    for part in 0..(select pg_catalog.count(*) / 10000 from pgcache.hit_log) loop
+        perform pgcache.fold_hits();
         commit;
     end loop;
     for registered in select * from pgcache.cache_types t order by t.type loop

@@ -6,11 +6,14 @@ set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    total bigint := (select t.total from counter_totals t where t.type = type and t.counter = counter);
+    total bigint;
 begin
-    if not pg_is_in_recovery() then
-        total := total + counter(type, counter)
-            - coalesce((select s.value from counters_seen s where s.type = type and s.counter = counter), 0);
+    if pg_is_in_recovery() then
+        select t.total into total from counter_totals t where t.type = type and t.counter = counter;
+    else  -- one statement, so that a settlement by another session is seen as a whole or not at all
+        select t.total + counter(type, counter) - coalesce(s.value, 0) into total
+        from counter_totals t left join counters_seen s on s.type = t.type and s.counter = t.counter
+        where t.type = type and t.counter = counter;
     end if;
     return coalesce(total, 0);
 end

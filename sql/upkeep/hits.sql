@@ -88,3 +88,17 @@ $$;
 
 comment on function pgcache.fold_hits(integer) is
 'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
+
+-- Not until the log is empty: readers fill it all the while, and the hits of entries that are locked stay in it.
+create or replace function pgcache.fold_log() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    for batch in 0..(select count(*) / 10000 from hit_log) loop
+        perform fold_hits();
+    end loop;
+end
+$$;
+
+comment on function pgcache.fold_log() is 'Folds what the hit log holds now, in one transaction.';
