@@ -57,7 +57,9 @@ begin
         return pgcache.explain_refusal('audio', key,
             jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
     end if;
-    perform pgcache.look_after('audio', (clock = 1)::integer, octet_length(audio_data));
+    if clock = 1 or octet_length(audio_data) > 2048 then
+        perform pgcache.look_after('audio', (clock = 1)::integer, octet_length(audio_data));
+    end if;
     return true;
 end
 $$;

@@ -64,7 +64,9 @@ begin
         end if;
         return pgcache.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
-    perform pgcache.look_after('embedding', (clock = 1)::integer, pg_column_size(vector));
+    if clock = 1 or pg_column_size(vector) > 2048 then
+        perform pgcache.look_after('embedding', (clock = 1)::integer, pg_column_size(vector));
+    end if;
     return true;
 end
 $$;

@@ -151,7 +151,7 @@ begin
         where overwrite or t.expires_at <= moment
         returning nextval('pgcache.writes_crawl') into clock;
     end if;
-    if clock > 1 and pg_column_size(value) <= 1024 then
+    if clock > 1 and pg_column_size(value) <= 2048 then
         return true;
     elsif clock is null then
         return pgcache.explain_refusal(type, key, value, ttl);

@@ -17,11 +17,11 @@ create table pgcache.cache_types (
     -- Once in sweep_every writes one of them looks after the type; once in measure_every of those times, that is after
     -- writes of 1/40 of max_entries, or of 16 volume_units of bytes, it measures the type against its limits.
     sweep_every integer not null generated always as (
-        greatest(1, least(256, coalesce(max_entries, 10240) / 40, coalesce(max_bytes, 10485760) / 40960))
+        greatest(1, least(256, coalesce(max_entries, 10240) / 40, coalesce(max_bytes, 20971520) / 81920))
     ) stored,
     measure_every bigint not null generated always as (
         greatest(1, coalesce(max_entries, 4611686018427387904) / 40
-        / greatest(1, least(256, coalesce(max_entries, 10240) / 40, coalesce(max_bytes, 10485760) / 40960)))
+        / greatest(1, least(256, coalesce(max_entries, 10240) / 40, coalesce(max_bytes, 20971520) / 81920)))
     ) stored,
     volume_unit float8 generated always as (max_bytes / 640.0) stored,
     created_at timestamptz not null default now()

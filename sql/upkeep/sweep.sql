@@ -110,7 +110,8 @@ language sql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
     select format(
-        '%s * (1 + t.hit_count) / (%s) / (1 + extract(epoch from greatest($1 - t.last_accessed_at, ''0'')) / nullif(extract(epoch from $1 - $5), 0))',
+        '%s * (1 + t.hit_count) / (%s) / (1 + extract(epoch from greatest($1 - t.last_accessed_at, ''0''))'
+        ' / greatest(extract(epoch from $1 - coalesce($5, $1 - ''1 hour''::interval)), 1e-3))',
         case when payload ? 'tokens_used' then 'coalesce(t.tokens_used, 1)::float8 * greatest(model_price(t.model), 1e-6)::float8'
             else '1.0::float8' end,
         entry_size(payload))
@@ -151,13 +152,16 @@ as $$
 #variable_conflict use_variable
 declare
     registered constant cache_types := check_type(type);
-    -- Values up to 1 kB come here only with a strike, which then stands for all of them.
-    volume constant float8 := case when bytes > 1024 then bytes else 0 end + strikes * registered.sweep_every * 1024.0;
-    measure_due boolean := ticks(type, 'sweeps', strikes, registered.measure_every);
+    -- Values up to 2 kB come here only with a strike, which then stands for all of them.
+    volume constant float8 := case when bytes > 2048 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
+    volume_ticks constant bigint := coalesce(least(floor(volume / registered.volume_unit + random()), 100000), 0);
+    measure_due boolean := false;
 begin
-    if registered.volume_unit is not null then
-        measure_due := ticks(type, 'volume', least(floor(volume / registered.volume_unit + random()), 100000)::bigint, 16)
-            or measure_due;
+    if strikes > 0 then
+        measure_due := ticks(type, 'sweeps', strikes, registered.measure_every);
+    end if;
+    if volume_ticks > 0 then
+        measure_due := ticks(type, 'volume', volume_ticks, 16) or measure_due;
     end if;
     if strikes > 0 or measure_due then
         perform make_room(type, strikes * registered.sweep_every, measure_due);
@@ -166,7 +170,7 @@ end
 $$;
 
 comment on function pgcache.look_after(text, integer, bigint) is
-'What a write does when its type''s clock strikes, or when its value has more than 1 kB: ticks the clocks of the measurements, and makes room.';
+'What a write does when its type''s clock strikes, or when its value has more than 2 kB: ticks the clocks of the measurements, and makes room.';
 
 create or replace function pgcache.make_room(type text, writes bigint, measure_due boolean) returns void
 language plpgsql volatile security definer

@@ -316,6 +316,9 @@ def test_one_round_trip_with_a_savepoint(world: Any, proxy: Proxy) -> None:
     cache = world.cache(connection, fail_soft=True)
     for call in (lambda: cache.set("store", "k", 1), lambda: cache.for_tenant("t").get("store", "k")):
         call()
-        before = proxy.round_trips
-        call()
-        assert proxy.round_trips == before + 1
+        trips = []
+        for _ in range(5):  # a busy machine may deliver in two parts what was sent as one
+            before = proxy.round_trips
+            call()
+            trips.append(proxy.round_trips - before)
+        assert min(trips) == 1
