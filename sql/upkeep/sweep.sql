@@ -16,8 +16,8 @@ as $$
 declare
     registered constant cache_types := check_type(type);
     blocks constant bigint := heap_blocks(registered.relation);
-    -- Up to 1024 blocks all are read; of more, 256 runs of 4 that are evenly spread.
-    stride constant bigint := greatest(4, blocks / 256);
+    -- Up to 4096 blocks all are read; of more, 512 runs of 8 that are evenly spread.
+    stride constant bigint := greatest(8, blocks / 512);
     entries bigint;
     bytes bigint;
 begin
@@ -26,17 +26,17 @@ begin
         from generate_series(0, $1 - 1, $2) b (first_block)
         cross join lateral (
             select count(*) as entries, sum(%s) as bytes from %s t
-            where t.ctid >= format('(%%s,0)', b.first_block)::tid and t.ctid < format('(%%s,0)', b.first_block + 4)::tid
+            where t.ctid >= format('(%%s,0)', b.first_block)::tid and t.ctid < format('(%%s,0)', b.first_block + 8)::tid
         ) s
         $sql$, entry_size(registered.payload), registered.relation)
     into entries, bytes using blocks, stride;
-    perform setval(format('pgcache.%I', 'entries_' || type)::regclass, coalesce(entries * stride / 4, 0)),
-        setval(format('pgcache.%I', 'bytes_' || type)::regclass, coalesce(bytes * stride / 4, 0));
+    perform setval(format('pgcache.%I', 'entries_' || type)::regclass, coalesce(entries * stride / 8, 0)),
+        setval(format('pgcache.%I', 'bytes_' || type)::regclass, coalesce(bytes * stride / 8, 0));
 end
 $$;
 
 comment on function pgcache.measure(text) is
-'Sets a type''s counters entries and bytes to what its table holds: a count up to 1024 blocks, beyond that an estimate from 1024 blocks.';
+'Sets a type''s counters entries and bytes to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
 
 create or replace function pgcache.sweep(
     type text, first_block bigint, block_count bigint, need_entries bigint, need_bytes bigint, read_since timestamptz,
@@ -154,7 +154,7 @@ declare
     registered constant cache_types := check_type(type);
     -- Values up to 2 kB come here only with a strike, which then stands for all of them.
     volume constant float8 := case when bytes > 2048 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
-    volume_ticks constant bigint := coalesce(least(floor(volume / registered.volume_unit + random()), 100000), 0);
+    volume_ticks constant bigint := least(coalesce(floor(volume / registered.volume_unit + random()), 0), 100000);
     measure_due boolean := false;
 begin
     if strikes > 0 then
