@@ -47,8 +47,9 @@ class Proxy:
 
     def cut(self) -> None:
         """End the connections that there are."""
-        while self._pairs:
-            hang_up(*self._pairs.pop())
+        pairs, self._pairs = self._pairs, []  # a client that connects anew at once is not meant
+        for pair in pairs:
+            hang_up(*pair)
 
     def refuse(self) -> None:
         """End the connections, and every new one at once."""

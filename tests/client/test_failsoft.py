@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 import time
+from statistics import median
 from typing import Any
 
 import psycopg
@@ -317,8 +318,8 @@ def test_one_round_trip_with_a_savepoint(world: Any, proxy: Proxy) -> None:
     for call in (lambda: cache.set("store", "k", 1), lambda: cache.for_tenant("t").get("store", "k")):
         call()
         trips = []
-        for _ in range(5):  # a busy machine may deliver in two parts what was sent as one
+        for _ in range(5):  # a busy machine may deliver in two parts what was sent as one, or later
             before = proxy.round_trips
             call()
             trips.append(proxy.round_trips - before)
-        assert min(trips) == 1
+        assert median(trips) == 1
