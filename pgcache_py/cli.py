@@ -1,4 +1,5 @@
-"""The commands: python -m pgcache_py {install,upgrade,uninstall,status,sql,stats,cleanup,warm,get,set,delete,demo}.
+"""The commands: python -m pgcache_py {install,upgrade,uninstall,status,sql,stats,cleanup,warm,get,set,delete,demo,\
+serve,ai-key}.
 
 Exit codes: 0 done, 1 an error (its message and what to do on stderr), 2 wrong usage.
 """
@@ -6,10 +7,12 @@ Exit codes: 0 done, 1 an error (its message and what to do on stderr), 2 wrong u
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(run: Callable[[argparse.Namespace], int | None], *parents: argparse.ArgumentParser) -> Any:
         text = run.__doc__ or ""
-        name = run.__name__.strip("_").removesuffix("_command")
+        name = run.__name__.strip("_").removesuffix("_command").replace("_", "-")
         added = commands.add_parser(name, help=text, description=text, parents=parents)
         added.set_defaults(run=run)
         return added
@@ -119,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     after.add_argument("--keep", action="store_true", help="leave the server running, for your own client")
     after.add_argument("--psql", action="store_true", help="open psql on the demo's data, without running it again")
     after.add_argument("--stop", action="store_true", help="stop a server that --keep left running")
+    added = command(_serve_command, server)
+    added.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    added.add_argument("--port", type=int, default=8088)
+    added.add_argument("--concurrency", type=int, default=16, help="prompts at once (default: 16)")
+    added.add_argument("--max-body", type=int, default=1 << 18, help="bytes of a request (default: 262144)")
+    added.add_argument("--timeout", type=float, default=180, help="seconds that a request may take (default: 180)")
+    added.add_argument("--no-token", action="store_true", help="let anybody call, even from other machines")
+    added = command(_ai_key_command, server)
+    added.add_argument("--remove", action="store_true", help="remove it")
     return parser
 
 
@@ -352,3 +364,46 @@ def _demo_command(options: argparse.Namespace) -> int | None:
     else:
         demo.run(keep=options.keep)
     return None
+
+
+# the AI worker ------------------------------------------------------------------------------------------------------
+
+
+def _serve_command(options: argparse.Namespace) -> None:
+    """answer the AI worker's HTTP requests; the variable PGCACHE_HTTP_TOKEN holds the token that clients must send"""
+    from . import http
+
+    token = os.environ.get("PGCACHE_HTTP_TOKEN") or None
+    if token is None and options.host not in http.LOOPBACK and not options.no_token:
+        raise PgcacheError(
+            f"on {options.host} other machines could spend your money",
+            hint="Set the variable PGCACHE_HTTP_TOKEN to a long random text, or let anybody call: --no-token",
+        )
+    with target(options.dsn) as where:
+        http.serve(
+            where.conninfo,
+            http.Options(
+                host=options.host,
+                port=options.port,
+                token=token,
+                concurrency=options.concurrency,
+                max_body=options.max_body,
+                timeout=options.timeout,
+            ),
+        )
+
+
+def _ai_key_command(options: argparse.Namespace) -> None:
+    """store the API key of the AI functions, which is read from standard input"""
+    key = ""
+    if not options.remove:
+        key = (getpass.getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline()).strip()
+        if not key:
+            raise PgcacheError("there is no key on standard input", hint="python -m pgcache_py ai-key < file")
+    with target(options.dsn) as where, _session(where) as connection, connection.transaction():
+        # Where the role may set these, the server logs neither the statement nor its parameters.
+        for setting in ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = panic"):
+            with suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute(f"SET LOCAL {setting}".encode())
+        connection.execute("SELECT pgcache.ai_configure(api_key => %s)", [key])
+    print("removed" if options.remove else "stored")

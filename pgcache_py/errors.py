@@ -77,6 +77,10 @@ class CronMissingError(PgcacheError):
     """PC012: scheduling needs the extension pg_cron."""
 
 
+class ModelError(PgcacheError):
+    """PC020 to PC025: the model could not be asked: setup, network, refusal, rate limit, no answer, bad input."""
+
+
 class NewerDatabaseError(PgcacheError):
     """PC090: the database holds a newer pgcache than this package can install."""
 
@@ -134,6 +138,7 @@ _CLASSES: dict[str, type[PgcacheError]] = {
     "PC010": InvalidSettingError,
     "PC011": NotANumberError,
     "PC012": CronMissingError,
+    **{f"PC02{digit}": ModelError for digit in range(6)},
     "PC090": NewerDatabaseError,
     "22007": InvalidTTLError,
     "22008": InvalidTTLError,

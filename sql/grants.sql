@@ -12,6 +12,12 @@ as $$
 #variable_conflict use_variable
 declare
     routine regprocedure;
+    -- What ai_grant gave is neither given nor taken here. The function is there with the level plpython3u only.
+    spends constant boolean := exists (
+        select from pg_proc p cross join lateral aclexplode(p.proacl) a
+        where p.oid = to_regprocedure('pgcache.ai_fetch(text, jsonb)') and a.grantee <> p.proowner
+            and a.grantee = to_regrole(quote_ident(role))
+    );
 begin
     if access is null or access not in ('read', 'write', 'admin') then
         raise exception using errcode = 'PC010',
@@ -34,7 +40,7 @@ begin
     -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for.
     for routine in
         select p.oid::regprocedure from pg_proc p
-        where p.pronamespace = 'pgcache'::regnamespace and p.prokind = 'f' and not (p.proname like any('{cache\_grant,cache\_revoke}'))
+        where p.pronamespace = 'pgcache'::regnamespace and p.prokind = 'f' and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
             and case
                 when access = 'admin' then true
                 when access = 'write' and p.proname = any('{look_after,measure,fold_hits,cache_clear_expired,cache_cleanup}') then true
@@ -42,6 +48,9 @@ begin
     loop
         execute format('grant execute on function %s to %I', routine, role);
     end loop;
+    if spends then
+        execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);
+    end if;
 end
 $$;
 

@@ -14,12 +14,12 @@ comment on function pgcache.cache_value(pgcache.ai_worker_cache) is 'The JSON va
 create or replace function pgcache.ai_worker_fits(value jsonb) returns boolean
 language sql immutable parallel safe
 as $$
-    select jsonb_typeof(value) = 'object'
-        and jsonb_typeof(value -> 'prompt_text') = 'string'
-        and jsonb_typeof(value -> 'model') = 'string'
-        and jsonb_typeof(value -> 'schema_version') = 'string'
-        and jsonb_typeof(value -> 'generated_sql') = 'string'
-        and coalesce(jsonb_typeof(value -> 'validated'), 'null') in ('boolean', 'null')
+    select pg_catalog.jsonb_typeof(value) = 'object'
+        and pg_catalog.jsonb_typeof(value -> 'prompt_text') = 'string'
+        and pg_catalog.jsonb_typeof(value -> 'model') = 'string'
+        and pg_catalog.jsonb_typeof(value -> 'schema_version') = 'string'
+        and pg_catalog.jsonb_typeof(value -> 'generated_sql') = 'string'
+        and coalesce(pg_catalog.jsonb_typeof(value -> 'validated'), 'null') in ('boolean', 'null')
         and pgcache.is_count(value -> 'tokens_used')
         and value - '{prompt_text,model,schema_version,generated_sql,validated,tokens_used}'::text[] = '{}'
 $$;
@@ -49,7 +49,9 @@ as $$
 declare
     key text := ai_worker_key(prompt, model, schema_version);
 begin
-    if not cache_exists('ai_worker', key) and exists (
+    if not is_readable('ai_worker') then
+        return null;
+    elsif not cache_exists('ai_worker', key) and exists (
         select from ai_worker_cache t
         where t.tenant = current_tenant() and t.cache_key = ai_worker_legacy_key(prompt, model, schema_version)
             and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version

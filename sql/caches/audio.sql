@@ -14,10 +14,10 @@ comment on function pgcache.cache_value(pgcache.cache_audio_chunks) is 'The JSON
 create or replace function pgcache.audio_fits(value jsonb) returns boolean
 language sql immutable parallel safe
 as $$
-    select jsonb_typeof(value) = 'object'
-        and jsonb_typeof(value -> 'audio_data') = 'string'
+    select pg_catalog.jsonb_typeof(value) = 'object'
+        and pg_catalog.jsonb_typeof(value -> 'audio_data') = 'string'
         and value ->> 'audio_data' ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
-        and jsonb_typeof(value -> 'format') = 'string'
+        and pg_catalog.jsonb_typeof(value -> 'format') = 'string'
         and pgcache.is_count(value -> 'duration_ms')
         and pgcache.is_count(value -> 'sample_rate')
         and pgcache.is_count(value -> 'channels')
@@ -52,13 +52,13 @@ begin
         sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,
         created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
     where overwrite or t.expires_at <= moment
-    returning nextval('pgcache.writes_audio') into clock;
+    returning pg_catalog.nextval('pgcache.writes_audio') into clock;
     if clock is null then
         return pgcache.explain_refusal('audio', key,
-            jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
+            pg_catalog.jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
     end if;
-    if clock = 1 or octet_length(audio_data) > 2048 then
-        perform pgcache.look_after('audio', (clock = 1)::integer, octet_length(audio_data));
+    if clock = 1 or pg_catalog.octet_length(audio_data) > 2048 then
+        perform pgcache.look_after('audio', (clock = 1)::integer, pg_catalog.octet_length(audio_data));
     end if;
     return true;
 end

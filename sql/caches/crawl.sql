@@ -13,10 +13,10 @@ comment on function pgcache.cache_value(pgcache.crawl_cache) is 'The JSON value 
 create or replace function pgcache.crawl_fits(value jsonb) returns boolean
 language sql immutable parallel safe
 as $$
-    select jsonb_typeof(value) = 'object'
-        and jsonb_typeof(value -> 'url') = 'string'
-        and jsonb_typeof(value -> 'image_hash') = 'string'
-        and jsonb_typeof(value -> 'raw_key') = 'string'
+    select pg_catalog.jsonb_typeof(value) = 'object'
+        and pg_catalog.jsonb_typeof(value -> 'url') = 'string'
+        and pg_catalog.jsonb_typeof(value -> 'image_hash') = 'string'
+        and pg_catalog.jsonb_typeof(value -> 'raw_key') = 'string'
         and pgcache.is_text(value -> 'thumbnail_key')
         and value - '{url,image_hash,raw_key,thumbnail_key}'::text[] = '{}'
 $$;

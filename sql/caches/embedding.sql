@@ -13,9 +13,9 @@ comment on function pgcache.cache_value(pgcache.cache_embeddings) is 'The JSON v
 create or replace function pgcache.embedding_fits(value jsonb) returns boolean
 language sql immutable parallel safe
 as $$
-    select jsonb_typeof(value) = 'object'
-        and jsonb_typeof(value -> 'embedding') = 'array'
-        and not jsonb_path_exists(value, '$.embedding[*] ? (@.type() != "number")')
+    select pg_catalog.jsonb_typeof(value) = 'object'
+        and pg_catalog.jsonb_typeof(value -> 'embedding') = 'array'
+        and not pg_catalog.jsonb_path_exists(value, '$.embedding[*] ? (@.type() != "number")')
         and pgcache.is_text(value -> 'model')
         and value - '{embedding,model}'::text[] = '{}'
 $$;
@@ -37,7 +37,7 @@ begin
         vector := embedding;
     exception when data_exception or program_limit_exceeded then
         raise exception using errcode = 'PC004',
-            message = format('not a vector: %s', sqlerrm),
+            message = pg_catalog.format('not a vector: %s', sqlerrm),
             hint = 'A vector is written [0.1,0.2,0.3] and has 1 to 16000 finite numbers.';
     end;
     insert into pgcache.cache_embeddings as t (
@@ -47,25 +47,25 @@ begin
         pgcache.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, pgcache.type_ttl('embedding')),
         moment, pgcache.type_hit_weight('embedding')
     where pgcache.may_write('embedding', key, ttl)
-        and vector is not null and cardinality(vector::real[]) = coalesce(pgcache.type_dimensions('embedding'), cardinality(vector::real[]))
+        and vector is not null and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache.type_dimensions('embedding'), true)
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
         expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
     where overwrite or t.expires_at <= moment
-    returning nextval('pgcache.writes_embedding') into clock;
+    returning pg_catalog.nextval('pgcache.writes_embedding') into clock;
     if clock is null then
         if vector is null then
             perform pgcache.reject_value('embedding', null);
         end if;
-        if cardinality(vector::real[]) <> pgcache.type_dimensions('embedding') then
+        if pg_catalog.cardinality(vector::real[]) <> pgcache.type_dimensions('embedding') then
             raise exception using errcode = 'PC005',
-                message = format('the vector has %s dimensions, the type embedding takes %s', cardinality(vector::real[]), pgcache.type_dimensions('embedding')),
+                message = pg_catalog.format('the vector has %s dimensions, the type embedding takes %s', pg_catalog.cardinality(vector::real[]), pgcache.type_dimensions('embedding')),
                 hint = 'Check the model; SELECT cache_configure(''embedding'', reset => ''{dimensions}'') lets the type take any.';
         end if;
         return pgcache.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
-    if clock = 1 or pg_column_size(vector) > 2048 then
-        perform pgcache.look_after('embedding', (clock = 1)::integer, pg_column_size(vector));
+    if clock = 1 or pg_catalog.pg_column_size(vector) > 2048 then
+        perform pgcache.look_after('embedding', (clock = 1)::integer, pg_catalog.pg_column_size(vector));
     end if;
     return true;
 end
@@ -90,20 +90,20 @@ declare
     moment constant timestamptz := pgcache.cache_now();
     keys constant text[] := array(
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
-        from unnest(texts) with ordinality a (text, place) order by a.place);
+        from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place);
     logged integer[];
     found record;
 begin
     if pgcache.is_readable('embedding') then
         for found in
             select t.embedding, pgcache.count_hit('pgcache.hits_embedding', t.hit_weight) as logged
-            from unnest(keys) with ordinality a (key, place)
+            from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
             order by a.place
         loop
             logged := logged || found.logged;
-            cache_get_embeddings.text := texts[cardinality(logged)];
+            cache_get_embeddings.text := texts[pg_catalog.cardinality(logged)];
             cache_get_embeddings.embedding := found.embedding;
             return next;
         end loop;

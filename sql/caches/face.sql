@@ -8,7 +8,7 @@ comment on function pgcache.cache_value(pgcache.face_embeddings_cache) is 'The J
 
 create or replace function pgcache.face_fits(value jsonb) returns boolean
 language sql immutable parallel safe
-as $$ select jsonb_typeof(value) = 'object' and jsonb_typeof(value -> 'embeddings') = 'array' and value - 'embeddings' = '{}' $$;
+as $$ select pg_catalog.jsonb_typeof(value) = 'object' and pg_catalog.jsonb_typeof(value -> 'embeddings') = 'array' and value - 'embeddings' = '{}' $$;
 
 comment on function pgcache.face_fits(jsonb) is 'Whether a JSON value can be a face entry.';
 

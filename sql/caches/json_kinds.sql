@@ -2,12 +2,12 @@
 
 create or replace function pgcache.is_count(value jsonb) returns boolean
 language sql immutable parallel safe
-as $$ select value is null or jsonb_typeof(value) = 'null' or (jsonb_typeof(value) = 'number' and value::text ~ '^-?\d{1,9}$') $$;
+as $$ select value is null or pg_catalog.jsonb_typeof(value) = 'null' or (pg_catalog.jsonb_typeof(value) = 'number' and value::text ~ '^-?\d{1,9}$') $$;
 
 comment on function pgcache.is_count(jsonb) is 'Whether a JSON value is absent, null or a whole number of up to nine digits.';
 
 create or replace function pgcache.is_text(value jsonb) returns boolean
 language sql immutable parallel safe
-as $$ select coalesce(jsonb_typeof(value), 'null') in ('string', 'null') $$;
+as $$ select coalesce(pg_catalog.jsonb_typeof(value), 'null') in ('string', 'null') $$;
 
 comment on function pgcache.is_text(jsonb) is 'Whether a JSON value is absent, null or a string.';

@@ -13,8 +13,8 @@ comment on function pgcache.cache_value(pgcache.cache_llm_responses) is 'The JSO
 create or replace function pgcache.llm_fits(value jsonb) returns boolean
 language sql immutable parallel safe
 as $$
-    select jsonb_typeof(value) = 'object'
-        and jsonb_typeof(value -> 'response') = 'string'
+    select pg_catalog.jsonb_typeof(value) = 'object'
+        and pg_catalog.jsonb_typeof(value -> 'response') = 'string'
         and pgcache.is_text(value -> 'model')
         and pgcache.is_text(value -> 'provider')
         and pgcache.is_count(value -> 'tokens_used')

@@ -8,7 +8,7 @@ comment on function pgcache.cache_value(pgcache.perceptual_hash_cache) is 'The J
 
 create or replace function pgcache.phash_fits(value jsonb) returns boolean
 language sql immutable parallel safe
-as $$ select jsonb_typeof(value) = 'object' and jsonb_typeof(value -> 'phash') = 'string' and value - 'phash' = '{}' $$;
+as $$ select pg_catalog.jsonb_typeof(value) = 'object' and pg_catalog.jsonb_typeof(value -> 'phash') = 'string' and value - 'phash' = '{}' $$;
 
 comment on function pgcache.phash_fits(jsonb) is 'Whether a JSON value can be a phash entry.';
 

@@ -13,8 +13,8 @@ comment on function pgcache.cache_value(pgcache.cache_vector_search) is 'The JSO
 create or replace function pgcache.vector_search_fits(value jsonb) returns boolean
 language sql immutable parallel safe
 as $$
-    select jsonb_typeof(value) = 'object'
-        and jsonb_typeof(value -> 'results') <> 'null'
+    select pg_catalog.jsonb_typeof(value) = 'object'
+        and pg_catalog.jsonb_typeof(value -> 'results') <> 'null'
         and pgcache.is_text(value -> 'user_id')
         and value - '{results,user_id}'::text[] = '{}'
 $$;

@@ -13,11 +13,11 @@ declare
     tokens integer[];
 begin
     if type = 'store' and pgcache.is_readable(type) then
-        select array_agg(f.data), array_agg(f.logged)
+        select pg_catalog.array_agg(f.data), pg_catalog.array_agg(f.logged)
         into found_values, logged
         from (
             select t.data, pgcache.count_hit('pgcache.hits_store', t.hit_weight) as logged
-            from unnest(keys) with ordinality a (key, place)
+            from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_type_store t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
             order by a.place
@@ -72,11 +72,11 @@ language plpgsql volatile parallel unsafe
 as $$
 #variable_conflict use_variable
 declare
-    misses constant bigint := coalesce(cardinality(array_positions(logged, null)), 0);
+    misses constant bigint := coalesce(pg_catalog.cardinality(pg_catalog.array_positions(logged, null)), 0);
 begin
     if misses > 0 or logged is null then
         perform pgcache.check_type(type), pgcache.check_keys(keys);
-        if current_setting('transaction_read_only') = 'off' then
+        if pg_catalog.current_setting('transaction_read_only') = 'off' then
             perform pgcache.count_events('misses', type, misses);
         end if;
     end if;

@@ -97,7 +97,8 @@ as $$
     select case
         when weight is null then null
         when pg_catalog.current_setting('transaction_read_only') = 'on' then 0
-        when nextval(counter) > 0 and weight > 0 and random() * weight < 1 and random() * pgcache.hit_log_crowding() < 1
+        when pg_catalog.nextval(counter) > 0 and weight > 0 and pg_catalog.random() * weight < 1
+            and pg_catalog.random() * pgcache.hit_log_crowding() < 1
             then weight * pgcache.hit_log_crowding()
         else 0
     end
@@ -147,8 +148,8 @@ begin
         perform pgcache.check_type(type);
     end if;
     perform pgcache.check_key(key);
-    if current_setting('transaction_read_only') = 'off' then
-        perform nextval(counter);
+    if pg_catalog.current_setting('transaction_read_only') = 'off' then
+        perform pg_catalog.nextval(counter);
     end if;
 end
 $$;

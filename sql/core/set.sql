@@ -37,7 +37,7 @@ begin
         set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_store') into clock;
+        returning pg_catalog.nextval('pgcache.writes_store') into clock;
     elsif type = 'llm' then
         insert into pgcache.cache_llm_responses as t (
             tenant, cache_key, response, model, provider, tokens_used, created_at, expires_at, last_accessed_at,
@@ -54,7 +54,7 @@ begin
             tokens_used = excluded.tokens_used, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_llm') into clock;
+        returning pg_catalog.nextval('pgcache.writes_llm') into clock;
     elsif not pgcache.type_has_fields(type) then  -- a type that a user created
         insert into pgcache.cache_store as t (
             type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
@@ -67,12 +67,12 @@ begin
         set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval(('pgcache.writes_' || t.type)::regclass) into clock;
+        returning pg_catalog.nextval(('pgcache.writes_' || t.type)::regclass) into clock;
     elsif type = 'embedding' and pgcache.embedding_fits(value) then
         return pgcache.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite);
     elsif type = 'audio' and pgcache.audio_fits(value) then
         return pgcache.put_audio(
-            key, decode(value ->> 'audio_data', 'base64'), value ->> 'format', (value ->> 'duration_ms')::integer,
+            key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format', (value ->> 'duration_ms')::integer,
             (value ->> 'sample_rate')::integer, (value ->> 'channels')::integer, value ->> 'voice', ttl, overwrite
         );
     elsif type = 'vector_search' then
@@ -88,7 +88,7 @@ begin
         set results = excluded.results, user_id = excluded.user_id, created_at = excluded.created_at,
             expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_vector_search') into clock;
+        returning pg_catalog.nextval('pgcache.writes_vector_search') into clock;
     elsif type = 'ai_worker' then
         insert into pgcache.ai_worker_cache as t (
             tenant, cache_key, prompt_text, model, schema_version, generated_sql, validated, tokens_used,
@@ -107,7 +107,7 @@ begin
             tokens_used = excluded.tokens_used, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_ai_worker') into clock;
+        returning pg_catalog.nextval('pgcache.writes_ai_worker') into clock;
     elsif type = 'face' then
         insert into pgcache.face_embeddings_cache as t (
             tenant, cache_key, embeddings, created_at, expires_at, last_accessed_at, hit_weight
@@ -120,7 +120,7 @@ begin
         set embeddings = excluded.embeddings, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_face') into clock;
+        returning pg_catalog.nextval('pgcache.writes_face') into clock;
     elsif type = 'phash' then
         insert into pgcache.perceptual_hash_cache as t (
             tenant, cache_key, phash, created_at, expires_at, last_accessed_at, hit_weight
@@ -133,7 +133,7 @@ begin
         set phash = excluded.phash, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_phash') into clock;
+        returning pg_catalog.nextval('pgcache.writes_phash') into clock;
     elsif type = 'crawl' then
         insert into pgcache.crawl_cache as t (
             tenant, cache_key, url, image_hash, raw_key, thumbnail_key, created_at, expires_at, last_accessed_at,
@@ -149,14 +149,14 @@ begin
             thumbnail_key = excluded.thumbnail_key, created_at = excluded.created_at,
             expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
-        returning nextval('pgcache.writes_crawl') into clock;
+        returning pg_catalog.nextval('pgcache.writes_crawl') into clock;
     end if;
-    if clock > 1 and pg_column_size(value) <= 2048 then
+    if clock > 1 and pg_catalog.pg_column_size(value) <= 2048 then
         return true;
     elsif clock is null then
         return pgcache.explain_refusal(type, key, value, ttl);
     end if;
-    perform pgcache.look_after(type, (clock = 1)::integer, pg_column_size(value));
+    perform pgcache.look_after(type, (clock = 1)::integer, pg_catalog.pg_column_size(value));
     return true;
 end
 $$;
@@ -169,7 +169,7 @@ create or replace function pgcache.may_write(type text, key text, ttl interval) 
 language sql volatile parallel unsafe
 as $$
     select pgcache.type_hit_weight(type) is not null
-        and key <> '' and octet_length(key) <= 1024
+        and key <> '' and pg_catalog.octet_length(key) <= 1024
         and (ttl is null or ttl > interval '0' and ttl < interval '10000 years')
         and (not pgcache.type_may_be_full(type) or pgcache.has_room(type, key))
 $$;
@@ -211,7 +211,7 @@ begin
         return moment + coalesce(ttl, default_ttl);
     end if;
     raise exception using errcode = 'PC003',
-        message = format('a TTL of %L is not possible', ttl),
+        message = pg_catalog.format('a TTL of %L is not possible', ttl),
         hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds); NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
 end
 $$;

@@ -79,7 +79,7 @@ end
 $$;
 
 comment on function pgcache.cache_set_price(text, numeric) is
-'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved.';
+'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors: PC010.';
 
 create or replace function pgcache.model_price(model text) returns numeric
 language sql stable parallel safe

@@ -5,6 +5,7 @@ create table pgcache.ai_secrets (
     name text primary key check (name in ('api_key')),
     value text not null
 );
+comment on table pgcache.ai_secrets is 'Secrets of the AI functions, which only the owner may read.';
 alter table pgcache.ai_secrets enable row level security;
 alter table pgcache.ai_secrets alter column value set statistics 0; -- or ANALYZE would copy it to pg_statistic
 

@@ -8,8 +8,7 @@ as $$
 #variable_conflict use_column
 declare
     patience constant interval := cache_setting('overdue_after')::interval;
-    cron_here constant boolean := to_regclass('cron.job') is not null
-        and has_table_privilege('cron.job', 'SELECT') and has_table_privilege('cron.job_run_details', 'SELECT');
+    cron_here constant boolean := cron_has('job', 'SELECT') and cron_has('job_run_details', 'SELECT');
 begin
     for job_name in select j.job_name from scheduled_jobs() j loop
         select r.started_at, r.finished_at - r.started_at, r.outcome, r.removed, r.detail

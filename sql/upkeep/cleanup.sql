@@ -86,7 +86,10 @@ begin
     update pgcache.upkeep_runs r
     set outcome = 'failed', detail = 'interrupted', finished_at = pg_catalog.clock_timestamp()
     where r.outcome = 'running' and not exists (
-        select from pg_catalog.pg_stat_activity a where a.pid = r.backend_pid and a.pid <> pg_catalog.pg_backend_pid()
+        select from pg_catalog.pg_stat_activity a
+        where a.pid = r.backend_pid and a.pid <> pg_catalog.pg_backend_pid()
+            -- Still in that call, as far as we may see it.
+            and (a.query_start is null or a.state = 'active' and a.query_start <= r.started_at)
     );
     insert into pgcache.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
     returning run_id into run;

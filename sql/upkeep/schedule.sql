@@ -29,12 +29,29 @@ $$;
 
 comment on function pgcache.check_cron() is 'Errors: PC012 if this database has no pg_cron.';
 
+-- By the catalog: to name a table in a schema that one may not use is an error.
+create or replace function pgcache.cron_has(table_name text, privilege text) returns boolean
+language sql stable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select exists (
+        select from pg_class c inner join pg_namespace n on n.oid = c.relnamespace
+        where n.nspname = 'cron' and c.relname = table_name
+            and has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, privilege)
+    )
+$$;
+
+comment on function pgcache.cron_has(text, text) is 'Whether pg_cron''s table is in this database and the caller has the privilege on it.';
+
 create or replace function pgcache.cache_schedule(schedule text default '0 * * * *') returns setof bigint
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_cron();
+    if schedule is null then
+        raise exception using errcode = 'invalid_parameter_value';
+    end if;
     return query execute 'select cron.schedule(j.job_name, j.schedule, j.command) from pgcache.scheduled_jobs($1) j' using schedule;
 exception when invalid_parameter_value or syntax_error then
     raise exception using errcode = 'PC010',
@@ -70,7 +87,7 @@ as $$
 begin
     delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
     delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
-    if to_regclass('cron.job_run_details') is not null and has_table_privilege('cron.job_run_details', 'DELETE') then
+    if cron_has('job_run_details', 'DELETE') then
         execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
             ' and d.command in (select j.command from pgcache.scheduled_jobs() j)'
         using cache_now() - cache_setting('keep_runs')::interval;

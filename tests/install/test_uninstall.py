@@ -8,6 +8,7 @@ import pytest
 from pgcache_py.errors import NotInstalledError, PgcacheError
 from pgcache_py.install import install
 from pgcache_py.uninstall import uninstall
+from tests.servers import Server
 
 from .conftest import fetch
 
@@ -21,9 +22,12 @@ EVERYTHING = """
 """
 
 
-def test_uninstall_removes_everything(empty_dsn: str) -> None:
+def test_uninstall_removes_everything(server: Server, empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as connection:
+        # Extensions stay: others may use them.
         connection.execute("CREATE EXTENSION vector")
+        if server.offers("plpython3u"):
+            connection.execute("CREATE EXTENSION plpython3u")
     before = fetch(empty_dsn, EVERYTHING)
     install(empty_dsn)
     fetch(empty_dsn, "SELECT cache_set('store', 'k', '1')")

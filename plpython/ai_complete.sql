@@ -1,0 +1,54 @@
+-- Plain completions, read-through over the cache type llm.
+
+create or replace function pgcache.llm_complete(
+    prompt text, model text default null, context text default '', ttl interval default null
+) returns jsonb
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    chosen constant text := coalesce(model, ai_setting('model'));
+    key constant text := llm_key(prompt, chosen, context);
+    question bigint;
+    claim text;
+    until timestamptz;
+    value jsonb;
+    reply jsonb;
+begin
+    perform ai_check_text('prompt', prompt);
+    perform expiry(cache_now(), ttl, null);
+    loop
+        if cache_exists('llm', key) then
+            value := cache_get('llm', key);
+            if value is not null then
+                return value || '{"cache_hit": true}';
+            end if;
+        end if;
+        exit when claim in ('mine', 'alone', 'late');
+        if claim is null then
+            perform ai_check_spending();
+            question := ai_question('llm', key);
+            until := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
+        end if;
+        claim := ai_claim(question, ai_locks_held());
+        if claim = 'busy' and not ai_await(question, until) then
+            claim := 'late';
+        end if;
+    end loop;
+    perform count_miss('llm', key);
+    reply := ai_ask('chat', jsonb_build_object('model', chosen, 'messages',
+        case when coalesce(context, '') = '' then '[]'
+            else jsonb_build_array(jsonb_build_object('role', 'system', 'content', context)) end
+        || jsonb_build_array(jsonb_build_object('role', 'user', 'content', prompt))));
+    value := jsonb_build_object('response', reply -> 'content', 'model', chosen, 'provider', reply -> 'provider',
+        'tokens_used', reply -> 'tokens');
+    if claim <> 'late' and coalesce(reply ->> 'finish', 'stop') not in ('length', 'content_filter') then
+        perform ai_store('llm', key, value, ttl);
+    end if;
+    return value || jsonb_build_object('cache_hit', false, 'finish_reason', reply -> 'finish');
+end
+$$;
+
+comment on function pgcache.llm_complete(text, text, text, interval) is
+'A model''s answer to a prompt, from the cache, else from the model and then cached for ttl (default: the type''s, 1 hour): {"response", "model", "provider", "tokens_used", "cache_hit"}, from the model also "finish_reason": cut (length) and filtered (content_filter) answers are not cached. model: default the setting. context: sent as the system prompt. Errors: PC003, PC020 to PC025, 42501 without ai_grant, 25006, 57014.';

@@ -1,0 +1,247 @@
+-- Seed 003's AI worker as functions: a prompt becomes SQL, which PostgreSQL has checked and nobody has executed.
+
+create or replace function pgcache.ai_validate(completion text, mode text, search_path text, row_limit integer) returns jsonb
+language plpython3u volatile parallel unsafe
+set search_path to pg_catalog, pg_temp
+set lock_timeout to '5s'
+as $python$
+@include ai_sql.py@
+import json
+return json.dumps(validate(plpy, completion, mode, search_path, row_limit))
+$python$;
+
+comment on function pgcache.ai_validate(text, text, text, integer) is
+'Takes the SQL out of a completion and lets PostgreSQL parse and plan it, with the caller''s rights and the search_path given, without executing it: {"sql", "validated"} and, if it is not valid, "reason". Adds LIMIT row_limit to a query without one, unless that is 0. mode: sql_only, sql_write.';
+
+create or replace function pgcache.ai_explain(statement text, search_path text, plan boolean) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    explained refcursor;
+begin
+    perform set_config('search_path', search_path, true);
+    perform set_config('transaction_read_only', 'on', true);
+    -- Not EXECUTE, which would execute a second statement.
+    open explained for execute e'explain (costs off)\n' || statement;
+    if plan then
+        move explained;
+    end if;
+    raise exception using errcode = 'PC099', message = 'never seen: rolls back all of this';
+exception when sqlstate 'PC099' then
+    null;
+end
+$$;
+
+comment on function pgcache.ai_explain(text, text, boolean) is
+'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than one statement; PostgreSQL''s own for what is wrong with it.';
+
+create or replace function pgcache.ai_worker_hit(key text) returns jsonb
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    found_value constant jsonb := cache_get('ai_worker', key);
+begin
+    if found_value is null then
+        return null;
+    end if;
+    -- A statement of its own, which sees the hit that was just logged.
+    return (
+        select jsonb_build_object('sql', found_value -> 'generated_sql', 'validated', found_value -> 'validated',
+            'tokens_used', found_value -> 'tokens_used', 'schema_version', found_value -> 'schema_version',
+            'cache_hit', true, 'hit_count', e.hit_count)
+        from cache_entry('ai_worker', key) e
+    );
+end
+$$;
+
+comment on function pgcache.ai_worker_hit(text) is 'The AI worker''s answer from the cache; NULL on a miss.';
+
+-- Not pinned: the caller's search_path decides which tables the prompt is about.
+create or replace function pgcache.ai_worker_generate(
+    prompt text, schema_version text default null, model text default null, mode text default 'sql_only'
+) returns jsonb
+language plpgsql volatile parallel unsafe
+as $$
+declare
+    description text;
+    version text := coalesce(schema_version, pgcache.ai_setting('schema_version'));
+begin
+    if version = 'auto' then
+        select d.description, d.fingerprint into description, version from pgcache.ai_describe_schema() d;
+    end if;
+    return pgcache.ai_worker_answer(
+        prompt, version, coalesce(model, pgcache.ai_setting('model')), mode, description,
+        pg_catalog.current_setting('search_path')
+    );
+end
+$$;
+
+comment on function pgcache.ai_worker_generate(text, text, text, text) is
+'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and cached: {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not valid (and so not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller may read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also INSERT, UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
+
+create or replace function pgcache.ai_worker_answer(
+    prompt text, schema_version text, model text, mode text, description text, search_path text
+) returns jsonb
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    key text;
+    question bigint;
+    claim text;
+    until timestamptz;
+    found jsonb;
+    reply jsonb;
+    verdict jsonb;
+begin
+    if mode is null or mode not in ('sql_only', 'sql_write') then
+        raise exception using errcode = 'PC025',
+            message = format('%L is not a mode', mode),
+            hint = 'sql_only: one statement that reads (default); sql_write: also INSERT, UPDATE, DELETE and MERGE.';
+    end if;
+    perform ai_check_text('prompt', prompt);
+    if mode <> 'sql_only' then
+        key := cache_key(prompt, model, schema_version, mode);
+    elsif not cache_exists('ai_worker', ai_worker_key(prompt, model, schema_version)) and exists (
+        select from ai_worker_cache t
+        where t.tenant = current_tenant() and t.cache_key = ai_worker_legacy_key(prompt, model, schema_version)
+            and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version
+            and (t.expires_at is null or t.expires_at > cache_now())
+    ) then
+        key := ai_worker_legacy_key(prompt, model, schema_version);
+    else
+        key := ai_worker_key(prompt, model, schema_version);
+    end if;
+    loop
+        if cache_exists('ai_worker', key) then
+            found := ai_worker_hit(key);
+            if found is not null then
+                return found;
+            end if;
+        end if;
+        exit when claim in ('mine', 'alone', 'late');
+        if claim is null then
+            perform ai_check_spending();
+            perform ai_check_temp();
+            question := ai_question('ai_worker', key);
+            until := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
+        end if;
+        claim := ai_claim(question, ai_locks_held());
+        if claim = 'busy' and not ai_await(question, until) then
+            claim := 'late';
+        end if;
+    end loop;
+    perform count_miss('ai_worker', key);
+    if description is null then
+        perform set_config('search_path', search_path, true);
+        description := (pgcache.ai_describe_schema()).description;
+        perform pg_catalog.set_config('search_path', 'pgcache, pg_catalog, pg_temp', true);
+    end if;
+    reply := ai_ask('chat', jsonb_build_object('model', model, 'messages', jsonb_build_array(
+        jsonb_build_object('role', 'system', 'content', ai_worker_instructions(mode, description)),
+        jsonb_build_object('role', 'user', 'content', prompt)
+    )));
+    verdict := ai_validate(reply ->> 'content', mode, search_path, ai_setting('row_limit')::integer);
+    if claim <> 'late' and (verdict -> 'validated')::boolean then
+        perform ai_store('ai_worker', key, jsonb_build_object(
+            'prompt_text', prompt, 'model', model, 'schema_version', schema_version,
+            'generated_sql', verdict -> 'sql', 'validated', true, 'tokens_used', reply -> 'tokens'
+        ), null);
+    end if;
+    return verdict || jsonb_build_object(
+        'tokens_used', reply -> 'tokens', 'schema_version', schema_version, 'cache_hit', false
+    );
+end
+$$;
+
+comment on function pgcache.ai_worker_answer(text, text, text, text, text, text) is
+'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed; search_path: for which the SQL is meant.';
+
+create or replace function pgcache.ai_worker_instructions(mode text, description text) returns text
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select format(
+        e'You translate a request into SQL for PostgreSQL %s. Answer with the SQL alone: one %s statement, no explanation. '
+        'Use only the tables and columns below, with their names as they are written there.\n%s\n%s',
+        current_setting('server_version_num')::integer / 10000,
+        case mode when 'sql_only' then 'SELECT' else 'SELECT, INSERT, UPDATE, DELETE or MERGE' end,
+        ai_setting('instructions'), description)
+$$;
+
+comment on function pgcache.ai_worker_instructions(text, text) is 'What the model is told before the prompt.';
+
+create or replace function pgcache.ai_check_text(what text, content text) returns void
+language plpgsql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+    if content is null or btrim(content, e' \t\r\n') = '' then
+        raise exception using errcode = 'PC025',
+            message = format('the %s is %s', what, case when content is null then 'NULL' else 'empty' end),
+            hint = format('Pass the %s as a text that is not empty.', what);
+    end if;
+end
+$$;
+
+comment on function pgcache.ai_check_text(text, text) is 'Errors: PC025 for NULL and for nothing but white space.';
+
+create or replace function pgcache.ai_check_temp() returns void
+language plpgsql stable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+    if not has_database_privilege(current_database(), 'temporary') then
+        raise exception using errcode = '42501',
+            message = format('the role %I may not create temporary objects, which checking generated SQL needs', current_user),
+            hint = format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user);
+    end if;
+end
+$$;
+
+comment on function pgcache.ai_check_temp() is 'Errors: 42501 for roles without the privilege TEMPORARY on this database.';
+
+create or replace function pgcache.adopt_ai_worker_cache(source regclass) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    missing text;
+    adopted bigint;
+begin
+    select string_agg(c, ', ') into missing
+    from unnest('{cache_key,prompt_text,model,schema_version,generated_sql,validated,tokens_used,created_at,expires_at,last_accessed_at,hit_count}'::text[]) c
+    where not exists (
+        select from pg_attribute a where a.attrelid = source and a.attname = c and a.attnum > 0 and not a.attisdropped
+    );
+    if source is null or missing is not null or source = 'ai_worker_cache'::regclass then
+        raise exception using errcode = 'PC004',
+            message = case when source is null then 'the table is NULL' when missing is null then 'this is pgcache''s own table'
+                else format('the table %s is no cache of the C++ AI worker: it has no %s', source, missing) end,
+            hint = 'Name the worker''s table: SELECT adopt_ai_worker_cache(''public.ai_worker_cache'')';
+    end if;
+    perform check_writable();
+    -- The worker's times have no zone: they are in the session's TimeZone, as its own now() was.
+    execute format($sql$
+        insert into pgcache.ai_worker_cache as t (
+            tenant, cache_key, prompt_text, model, schema_version, generated_sql, validated, tokens_used,
+            created_at, expires_at, last_accessed_at, hit_count, hit_weight
+        )
+        select pgcache.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version, s.generated_sql,
+            s.validated, s.tokens_used, s.created_at, s.expires_at, s.last_accessed_at, s.hit_count,
+            pgcache.hit_weight_at(r.hit_tracking, s.hit_count)
+        from %s s cross join pgcache.cache_types r
+        where r.type = 'ai_worker' and s.validated and s.expires_at::timestamptz > pgcache.cache_now()
+        on conflict on constraint ai_worker_cache_pkey do nothing
+        $sql$, source);
+    get diagnostics adopted = row_count;
+    return adopted;
+end
+$$;
+
+comment on function pgcache.adopt_ai_worker_cache(regclass) is
+'Copies what is valid and has not expired from a table of the C++ AI worker, for the current tenant; keys, expiry and hit counts stay as they are, entries that are here already too. Returns how many it copied. Errors: PC004 not such a table, 25006.';

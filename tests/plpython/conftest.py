@@ -1,0 +1,64 @@
+"""What the tests of the AI functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from tests.plpython.standin import KEY, Standin
+from tests.plpython.tools import call, host_of
+
+PLPYTHON = Path(__file__).parents[2] / "plpython"
+NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def bodies() -> SimpleNamespace:
+    """The names that the Python bodies define, together as in a function of the database."""
+    names: dict[str, Any] = {}
+    for file in ("ai_http.py", "ai_openai.py", "ai_sql.py"):
+        exec(compile((PLPYTHON / file).read_text(), file, "exec"), names)  # the bodies share one scope there, too
+    return SimpleNamespace(**names)
+
+
+@pytest.fixture
+def standin_server() -> Iterator[Standin]:
+    """A stand-in endpoint that no database uses."""
+    with Standin() as server:
+        yield server
+
+
+@pytest.fixture
+def endpoint(db: psycopg.Connection) -> Iterator[Standin]:
+    """A stand-in endpoint, and the database configured for it."""
+    with Standin(host_of(db)) as server:
+        db.execute("SELECT pgcache.ai_configure(base_url => %s, api_key => %s)", [server.url, KEY])
+        db.execute("CREATE TABLE public.users (id integer PRIMARY KEY, name text)")
+        db.execute("INSERT INTO public.users VALUES (1, 'Ada'), (2, 'Grace')")
+        yield server
+
+
+@pytest.fixture
+def ask(db: psycopg.Connection, endpoint: Standin) -> Callable[..., Any]:
+    """Call a function of pgcache by name in the test's own session: ask('ai_worker_generate', 'prompt', mode='...')."""
+    return lambda name, *positional, **named: call(db, name, *positional, **named)
+
+
+@pytest.fixture
+def new_role(admin: psycopg.Connection, dsn: str) -> Callable[[], str]:
+    """Makes a role without any privilege; returns its conninfo for the test's database."""
+
+    def make() -> str:
+        name = f"ai_user_{next(NUMBERS)}"
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(name)))
+        return make_conninfo(dsn, user=name, password="secret")
+
+    return make

@@ -1,0 +1,209 @@
+"""Who may read the key (the owner), who may spend money (who was granted it), and where the key never shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgcache_py.install import install
+from tests.plpython.standin import KEY, Reply, Standin
+from tests.plpython.tools import Background, call, host_of, session, user_of, wait_for
+from tests.servers import Server
+
+pytestmark = pytest.mark.needs("plpython3u")
+
+Ask = Callable[..., Any]
+PROJECT = Path(__file__).parents[2]
+ACCESS = ("read", "write", "admin")
+
+
+@pytest.mark.parametrize("access", ACCESS)
+def test_nobody_else_reads_the_key(
+    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[], str], access: str
+) -> None:
+    role = new_role()
+    call(db, "cache_grant", user_of(role), access)
+    call(db, "ai_grant", user_of(role))
+    db.execute("ANALYZE")
+    with session(role) as theirs:
+        for query in (
+            "SELECT * FROM pgcache.ai_secrets",
+            "SELECT * FROM pg_stats WHERE tablename = 'ai_secrets' AND attname = 'value'",
+            "SELECT * FROM pgcache.ai_settings()",
+            "SELECT * FROM pgcache.cache_settings",
+            "SELECT * FROM pgcache.cache_stats",
+            "SELECT * FROM pgcache.cache_health()",
+        ):
+            try:
+                rows = theirs.execute(query.encode()).fetchall()
+            except psycopg.errors.InsufficientPrivilege:
+                continue
+            assert KEY not in str(rows)
+        for statement in (
+            "UPDATE pgcache.ai_secrets SET value = 'x'",
+            "SELECT pgcache.ai_configure(api_key => 'x')",
+            "SELECT pgcache.ai_configure(base_url => 'http://evil.example/v1')",
+            "SELECT pgcache.cache_configure_setting('ai_base_url', 'http://evil.example/v1')",
+            "SELECT pgcache.ai_grant('postgres')",
+        ):
+            with pytest.raises(psycopg.Error) as raised:
+                theirs.execute(statement.encode())
+            assert raised.value.sqlstate in ("42501", "PC010")
+    assert db.execute("SELECT value FROM pgcache.ai_secrets").fetchone() == (KEY,)
+    stats = db.execute("SELECT * FROM pg_statistic WHERE starelid = 'pgcache.ai_secrets'::regclass").fetchall()
+    assert KEY not in str(stats)
+
+
+@pytest.mark.parametrize("access", ACCESS[:2])
+@pytest.mark.parametrize("function", ["ai_worker_generate", "llm_complete", "embed"])
+def test_spending_money_is_a_grant_of_its_own(
+    db: psycopg.Connection, ask: Ask, endpoint: Standin, new_role: Callable[[], str], access: str, function: str
+) -> None:
+    endpoint.sql("known", "SELECT 1")
+    role = new_role()
+    call(db, "cache_grant", user_of(role), access)
+    options = {"schema_version": "v1"} if function == "ai_worker_generate" else {}
+    ask(function, "known", **options)
+    with session(role) as theirs:
+        assert call(theirs, function, "known", **options), "what is cached costs nothing"
+        for attempt in (
+            lambda: call(theirs, function, "new", **options),
+            lambda: theirs.execute("SELECT pgcache.ai_fetch('chat', '{}')"),
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+                attempt()
+        assert len(endpoint.log) == 1
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+            call(theirs, function, "new", **options)
+        assert f"ai_grant('{user_of(role)}')" in str(raised.value.diag.message_hint)
+        call(db, "ai_grant", user_of(role))
+        assert call(theirs, function, "new", **options)
+        assert len(endpoint.log) == 2
+        call(db, "ai_revoke", user_of(role))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            call(theirs, function, "newer", **options)
+
+
+def test_a_role_without_anything_is_given_all_it_needs(
+    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[], str]
+) -> None:
+    role = new_role()
+    call(db, "ai_grant", user_of(role))
+    with session(role) as theirs:
+        for hit in (False, True):
+            assert call(theirs, "llm_complete", "hello")["cache_hit"] is hit
+    with pytest.raises(psycopg.Error) as raised:
+        call(db, "ai_grant", "nobody_of_that_name")
+    assert raised.value.sqlstate == "PC010"
+
+
+def test_the_key_is_not_in_logs_errors_or_activity(
+    server: Server, dsn: str, db: psycopg.Connection, ask: Ask, endpoint: Standin
+) -> None:
+    endpoint.delay = 1
+    with session(dsn) as other:
+        for setting in ("log_statement = 'all'", "log_min_duration_statement = 0", "log_error_verbosity = verbose",
+                        "client_min_messages = debug1", "log_min_messages = debug2"):  # fmt: skip
+            other.execute(f"SET {setting}".encode())
+        caller = Background(lambda: call(other, "llm_complete", "hello"))
+        wait_for(lambda: endpoint.log)
+        assert KEY not in str(db.execute("SELECT * FROM pg_stat_activity").fetchall())
+        caller.result()
+        ask("ai_configure", retries=0)
+        for step in (
+            Reply(status=401, body={"error": {"message": f"bad key {KEY}"}}),
+            Reply(how="reset"),
+            Reply(how="raw", body=KEY.encode()),
+        ):
+            endpoint.script = [step]
+            with pytest.raises(psycopg.Error) as raised:
+                call(other, "llm_complete", "other")
+            shown = raised.value.diag
+            assert KEY not in f"{raised.value} {shown.message_detail} {shown.message_hint} {shown.context}"
+    cluster = getattr(server, "cluster", None)
+    if cluster:
+        written = Path(cluster.home / "log").read_text(errors="replace")
+        assert "llm_complete" in written
+        # The fixture sets it in a statement that is not logged.
+        assert KEY not in written
+
+
+@pytest.mark.parametrize("key", ["sk with space", "sk\nX-Header: 1", "ключ", "sk\t"])
+def test_keys_that_no_key_looks_like(ask: Ask, key: str) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        ask("ai_configure", api_key=key)
+    assert raised.value.sqlstate == "PC010"
+    assert key not in str(raised.value)
+
+
+def test_a_role_without_temporary_objects(
+    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[], str]
+) -> None:
+    role = new_role()
+    call(db, "ai_grant", user_of(role))
+    db.execute(f'REVOKE TEMPORARY ON DATABASE "{db.info.dbname}" FROM PUBLIC'.encode())
+    with session(role) as theirs, pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
+        call(theirs, "ai_worker_generate", "hello")
+    assert "GRANT TEMPORARY ON DATABASE" in str(raised.value.diag.message_hint)
+    assert not endpoint.log
+
+
+def test_the_owner_need_not_be_a_superuser(
+    admin: psycopg.Connection, empty_dsn: str, new_role: Callable[[], str]
+) -> None:
+    """The functions belong to the schema's owner, whoever installed them, and act with the owner's rights."""
+    with session(empty_dsn) as db, Standin(host_of(db)) as endpoint:
+        owner = user_of(new_role())
+        db.execute(f"CREATE SCHEMA pgcache AUTHORIZATION {owner}")
+        for _ in range(2):
+            install(empty_dsn)  # as a superuser
+        owners = db.execute("SELECT DISTINCT proowner::regrole::text FROM pg_proc"
+                            " WHERE pronamespace = 'pgcache'::regnamespace").fetchall()  # fmt: skip
+        assert owners == [(owner,)]
+        with session(make_conninfo(empty_dsn, user=owner, password="secret")) as theirs:
+            call(theirs, "ai_configure", base_url=endpoint.url, api_key="another-key")
+            assert call(theirs, "llm_complete", "hello")["response"] == "you said: hello"
+        assert endpoint.log[0].key == "Bearer another-key"
+
+
+def test_what_was_granted_outlasts_an_upgrade_and_admins_do_not_get_it(
+    dsn: str, db: psycopg.Connection, endpoint: Standin, new_role: Callable[[], str]
+) -> None:
+    spender, administrator = user_of(new_role()), user_of(new_role())
+    call(db, "ai_grant", spender)
+    call(db, "cache_grant", administrator, "admin")
+    for again in range(2):
+        rows = db.execute("SELECT has_function_privilege(r, 'pgcache.ai_fetch(text, jsonb)', 'execute')"
+                          " FROM unnest(%s::name[]) r", [[spender, administrator]]).fetchall()  # fmt: skip
+        assert rows == [(True,), (False,)]
+        if not again:
+            db.execute("UPDATE pgcache.installed SET digest = 'old'")
+            install(dsn)
+
+
+def test_the_key_from_standard_input(server: Server, dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    db.execute(f"ALTER DATABASE \"{db.info.dbname}\" SET log_statement = 'all'".encode())
+
+    def command(*options: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pgcache_py", "ai-key", "--dsn", dsn, *options],
+            cwd=PROJECT, input=text, text=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+
+    assert command(text="sk-from-stdin-42\n").stdout == "stored\n"
+    call(db, "llm_complete", "hello")
+    assert endpoint.log[0].key == "Bearer sk-from-stdin-42"
+    assert command(text="sk-bad one\n").returncode == 1
+    assert command(text="\n").returncode == 1
+    cluster = getattr(server, "cluster", None)
+    if cluster:
+        assert "sk-" not in Path(cluster.home / "log").read_text(errors="replace").replace(KEY, "")
+    assert command("--remove").stdout == "removed\n"
+    assert db.execute("SELECT count(*) FROM pgcache.ai_secrets").fetchone() == (0,)

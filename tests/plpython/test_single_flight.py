@@ -1,0 +1,161 @@
+"""One question, one call: many who ask at once, callers that die, transactions that stay open."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.plpython.standin import Reply, Standin
+from tests.plpython.tools import Background, advisory_locks, call, session, wait_for
+
+pytestmark = pytest.mark.needs("plpython3u")
+
+Ask = Callable[..., Any]
+SQL = "SELECT * FROM users"
+
+
+def asking(dsn: str, *arguments: Any, **named: Any) -> Background:
+    """A session of its own that calls a function and ends."""
+
+    def run() -> Any:
+        with session(dsn) as connection:
+            return call(connection, *arguments, **named)
+
+    return Background(run)
+
+
+@pytest.mark.parametrize("function", ["ai_worker_generate", "llm_complete", "embed"])
+def test_fifty_callers_one_call(dsn: str, db: psycopg.Connection, endpoint: Standin, function: str) -> None:
+    endpoint.sql("users", SQL)
+    endpoint.delay = 0.5
+    barrier = threading.Barrier(50)
+
+    def run() -> Any:
+        with session(dsn) as connection:
+            barrier.wait(60)
+            started = time.monotonic()
+            answer = call(connection, function, "users")
+            return answer, time.monotonic() - started
+
+    outcomes = [caller.result() for caller in [Background(run) for _ in range(50)]]
+    assert len(endpoint.log) == 1
+    if function != "embed":
+        assert sorted(answer["cache_hit"] for answer, _ in outcomes) == [False] + [True] * 49
+    assert len({str(answer.get("sql") if isinstance(answer, dict) else answer) for answer, _ in outcomes}) <= 2
+    # 50 sessions on a few cores take a while by themselves; one after another they would take 25 s.
+    assert max(seconds for _, seconds in outcomes) < 10
+    assert advisory_locks(db) == 0
+
+
+@pytest.mark.parametrize("how", ["terminate", "cancel", "fails"])
+def test_the_place_of_a_caller_that_is_gone_is_taken_at_once(
+    dsn: str, db: psycopg.Connection, endpoint: Standin, how: str
+) -> None:
+    db.execute("SELECT pgcache.ai_configure(retries => 0)")
+    endpoint.script = [Reply(status=500, delay=0.5) if how == "fails" else Reply(delay=20)]
+    first = asking(dsn, "llm_complete", "hello")
+    wait_for(lambda: endpoint.log)
+    second = asking(dsn, "llm_complete", "hello")
+    wait_for(lambda: waiting(db))
+    if how != "fails":
+        db.execute(f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE query LIKE '%llm_complete%'"
+                   " AND pid <> pg_backend_pid() AND wait_event IS DISTINCT FROM 'advisory'"
+                   " AND datname = current_database()".encode())  # fmt: skip
+    started = time.monotonic()
+    with pytest.raises(psycopg.Error):
+        first.result()
+    assert not second.result()["cache_hit"]
+    assert time.monotonic() - started < 2
+    assert len(endpoint.log) == 2
+    assert advisory_locks(db) == 0
+
+
+def waiting(db: psycopg.Connection) -> int:
+    """How many sessions wait for another's answer."""
+    row = db.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+                     " AND datname = current_database()").fetchone()  # fmt: skip
+    assert row
+    return int(row[0])
+
+
+def test_waiting_for_a_transaction_that_stays_open_ends_with_the_lease(
+    dsn: str, db: psycopg.Connection, ask: Ask, endpoint: Standin
+) -> None:
+    ask("ai_configure", lease=0.5)
+    with session(dsn) as other:
+        with other.transaction():
+            call(other, "llm_complete", "hello")
+            started = time.monotonic()
+            answer = ask("llm_complete", "hello")
+            assert 0.5 < time.monotonic() - started < 2
+            assert not answer["cache_hit"]
+            assert len(endpoint.log) == 2
+            assert advisory_locks(db) in (1, 2), "the other's; upkeep may hold one of its own"
+        assert ask("llm_complete", "hello")["cache_hit"]
+    assert advisory_locks(db) == 0
+
+
+def test_a_rollback_gives_the_question_to_those_who_wait(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    with session(dsn) as other:
+        with other.transaction(force_rollback=True):
+            call(other, "llm_complete", "hello")
+            waiters = [asking(dsn, "llm_complete", "hello") for _ in range(5)]
+            wait_for(lambda: waiting(db) == 5)
+        answers = [waiter.result() for waiter in waiters]
+    assert sorted(answer["cache_hit"] for answer in answers) == [False] + [True] * 4
+    assert len(endpoint.log) == 2
+
+
+def test_those_who_waited_keep_no_lock(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    endpoint.delay = 0.3
+    first = asking(dsn, "llm_complete", "hello")
+    wait_for(lambda: endpoint.log)
+    with session(dsn) as other, other.transaction():
+        assert call(other, "llm_complete", "hello")["cache_hit"]
+        assert advisory_locks(db) == 0
+        first.result()
+
+
+def test_two_transactions_that_wait_for_each_other(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    """PostgreSQL finds the deadlock; whom it chooses asks for itself, and nobody fails."""
+    db.execute("SELECT pgcache.ai_configure(lease => 2)")
+    with session(dsn) as one, session(dsn) as other:
+        one.execute("BEGIN")
+        other.execute("BEGIN")
+        call(one, "llm_complete", "a")
+        call(other, "llm_complete", "b")
+        crossing = Background(lambda: call(one, "llm_complete", "b"))
+        wait_for(lambda: waiting(db))
+        assert call(other, "llm_complete", "a")["response"] == "you said: a"
+        other.execute("COMMIT")
+        assert crossing.result()["response"] == "you said: b"
+        one.execute("COMMIT")
+    assert 3 <= len(endpoint.log) <= 4
+
+
+def test_batches_of_texts_that_overlap(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    endpoint.delay = 0.2
+    batches = [[f"text {n % 40}" for n in range(start, start + 20)] for start in range(0, 40, 5)]
+    batches += [batch[::-1] for batch in batches]
+
+    def run(texts: list[str]) -> Any:
+        with session(dsn) as connection:
+            return connection.execute("SELECT * FROM pgcache.embed_many(%s)", [texts]).fetchall()
+
+    callers = [Background(lambda texts=texts: run(texts)) for texts in batches]
+    for texts, caller in zip(batches, callers, strict=True):
+        assert [text for text, vector in caller.result() if vector] == texts
+    assert sorted(endpoint.texts()) == sorted(f"text {n}" for n in range(40))
+
+
+def test_different_questions_do_not_wait_for_each_other(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    endpoint.delay = 1
+    callers = [asking(dsn, "llm_complete", f"prompt {n}") for n in range(8)]
+    for caller in callers:
+        caller.result()
+    assert endpoint.most_at_once == 8
