@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the local server needs: PostgreSQL with every extension, pgvector, Redis.
 #
-#   provision.sh STATE_DIR
+#   provision.sh STATE_DIR [PACKAGE...]
 #
+# and the packages named, such as memcached for the benchmarks.
 # Quick when nothing is missing. Without root it only prints what to install, and exits 1. What it installs is left
 # switched off: the tests start servers of their own, and a cluster or a Redis that was there before is not touched.
 set -euo pipefail
 
-state=${1:?usage: provision.sh STATE_DIR}
+state=${1:?usage: provision.sh STATE_DIR [PACKAGE...]}
+also=("${@:2}")
 apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
 export DEBIAN_FRONTEND=noninteractive
 
@@ -28,7 +30,7 @@ choose_major() {
 list_missing() {
     missing=()
     for package in "postgresql-$major" "postgresql-plpython3-$major" "postgresql-server-dev-$major" \
-        "postgresql-$major"-{cron,plpgsql-check,pgtap,plproxy} redis-server; do
+        "postgresql-$major"-{cron,plpgsql-check,pgtap,plproxy} redis-server "${also[@]}"; do
         installed "$package" || missing+=("$package")
     done
     if ! vector_is_there && packaged "postgresql-$major-pgvector"; then missing+=("postgresql-$major-pgvector"); fi
@@ -43,9 +45,9 @@ clusters() {
 
 install_packages() {
     say "installing ${missing[*]}"
-    local before redis_before='' policy=/usr/sbin/policy-rc.d
+    local before service new_services=() policy=/usr/sbin/policy-rc.d
     before=$(clusters)
-    if installed redis-server; then redis_before=yes; fi
+    for service in redis-server memcached; do installed $service || new_services+=("$service"); done
     # Debian starts a service as it installs it, unless this file says no.
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' >$policy
@@ -54,13 +56,13 @@ install_packages() {
     fi
     "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >"$state/apt.log" 2>&1 ||
         { tail -n 20 "$state/apt.log" >&2; fail "apt-get install failed"; }
-    # The empty cluster that the package has just made would start at the next boot, and so would Redis.
+    # The empty cluster that the package has just made would start at the next boot, and so would the services.
     clusters | { grep -vxF -- "$before" || true; } | while read -r version name; do
         pg_dropcluster --stop "$version" "$name"
     done
-    if [ -z "$redis_before" ] && command -v systemctl >/dev/null; then
-        systemctl disable redis-server >/dev/null 2>&1 || true
-    fi
+    for service in "${new_services[@]}"; do
+        if command -v systemctl >/dev/null; then systemctl disable "$service" >/dev/null 2>&1 || true; fi
+    done
 }
 
 # Debian 12 has no pgvector for PostgreSQL 15. Debian 13's source package builds there, taken from the mirror that apt
