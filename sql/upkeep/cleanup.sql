@@ -14,7 +14,7 @@ begin
         perform check_type(type);
     end if;
     for registered in select t.type, t.relation from cache_types t where type in (t.type) or type is null loop
-        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null, false)).expired;
+        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null)).expired;
     end loop;
     return removed;
 end
@@ -102,7 +102,7 @@ begin
         first_block := 0;
         while first_block < pgcache.heap_blocks(registered.relation) loop
             removed_total := removed_total
-                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0, null, false)).expired;
+                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0, null)).expired;
             first_block := first_block + 1024;
             commit;
         end loop;

@@ -1,6 +1,6 @@
 -- Limits and expiry without an index: a hand walks the heap of each type in windows of blocks, deletes what has expired
--- and, as far as the type is over its limit, what was not read since the hand last passed (CLOCK, with the entry's last
--- access as its mark). Nothing here waits for a lock.
+-- and, as far as the type is over its limit, the worst entries of each window: of four it visits one goes. Nothing here
+-- waits for a lock.
 
 create or replace function pgcache.heap_blocks(relation regclass) returns bigint
 language sql volatile parallel safe
@@ -40,20 +40,14 @@ comment on function pgcache.measure(text) is
 
 create or replace function pgcache.sweep(
     type text, first_block bigint, block_count bigint, need_entries bigint, need_bytes bigint, read_since timestamptz,
-    forced boolean, out expired bigint, out evicted bigint, out freed bigint
+    out expired bigint, out evicted bigint, out freed bigint
 )
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 declare
     registered constant cache_types := check_type(type);
-    -- What has the lowest score goes first; a score of 1e10 or more was read since the hand last passed, and stays.
-    score constant text := case registered.eviction
-        when 'fifo' then 'extract(epoch from t.created_at)'
-        when 'cost' then cost_score(registered.payload)
-        else 'extract(epoch from t.last_accessed_at)'
-            ' + case when t.last_accessed_at > greatest($5, t.created_at) then 1e10 else 0 end'
-    end;
+    score constant text := eviction_score(registered.eviction, registered.payload);
 begin
     if need_entries <= 0 and need_bytes <= 0 then
         execute format($sql$
@@ -75,13 +69,15 @@ begin
                 (%2$s)::bigint as bytes, (%3$s)::float8 as score
             from %1$s t where t.ctid >= $2 and t.ctid < $3
         ), ranked as (
-            select v.row_id, row_number() over ranking as place, sum(v.bytes) over ranking - v.bytes as bytes_before
-            from visited v where not v.expired and (v.score < 1e10 or $4)
+            select v.row_id, row_number() over ranking as place, count(*) over () as live,
+                sum(v.bytes) over ranking - v.bytes as bytes_before
+            from visited v where not v.expired
             window ranking as (order by v.score rows unbounded preceding)
         ), victims as materialized (
             select v.row_id from visited v where v.expired
             union all
-            select r.row_id from ranked r where r.place <= $6 or r.bytes_before < $7
+            select r.row_id from ranked r
+            where (r.place <= $5 or r.bytes_before < $6) and r.place <= greatest(1, r.live / 2)
         ), locked as materialized (
             select t.ctid as row_id from %1$s t
             where t.ctid = any(array(select v.row_id from victims v))
@@ -96,29 +92,32 @@ begin
         $sql$, registered.relation, entry_size(registered.payload), score)
     into expired, evicted, freed
     using cache_now(), format('(%s,0)', first_block)::tid, format('(%s,0)', first_block + block_count)::tid,
-        forced, read_since, need_entries, need_bytes;
+        read_since, need_entries, need_bytes;
     perform count_events('expired', type, expired), count_events('evicted', type, evicted);
 end
 $$;
 
-comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint, timestamptz, boolean) is
-'Deletes from a window of a type''s heap what has expired, and by the type''s policy until need_entries and need_bytes are met; of policy lru only what was not read after read_since, unless forced. Rows that are locked are skipped.';
+comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint, timestamptz) is
+'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most half of the others, worst first. read_since: when the hand last passed, by which idle times are judged. Rows that are locked are skipped.';
 
--- GreedyDual-Size-Frequency, with the idle time for its clock: what a byte saves an hour, had it to be computed again.
-create or replace function pgcache.cost_score(payload jsonb) returns text
+-- Reuse, discounted by the time without it in laps of the hand; for cost times what a reuse saves per byte
+-- (GreedyDual-Size-Frequency with the idle time for its clock).
+create or replace function pgcache.eviction_score(eviction text, payload jsonb) returns text
 language sql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select format(
-        '%s * (1 + t.hit_count) / (%s) / (1 + extract(epoch from greatest($1 - t.last_accessed_at, ''0''))'
-        ' / greatest(extract(epoch from $1 - coalesce($5, $1 - ''1 hour''::interval)), 1e-3))',
-        case when payload ? 'tokens_used' then 'coalesce(t.tokens_used, 1)::float8 * greatest(model_price(t.model), 1e-6)::float8'
-            else '1.0::float8' end,
-        entry_size(payload))
+    select case eviction
+        when 'fifo' then 'extract(epoch from t.created_at)'
+        else '(1 + t.hit_count)::float8 / (1 + extract(epoch from greatest($1 - t.last_accessed_at, ''0''))'
+            ' / greatest(extract(epoch from $1 - coalesce($4, $1 - ''1 hour''::interval)), 1e-3))'
+            || case when eviction <> 'cost' then '' else format(' / (%s)%s', entry_size(payload),
+                case when payload ? 'tokens_used'
+                    then ' * coalesce(t.tokens_used, 1) * greatest(model_price(t.model), 1e-6)::float8' else '' end) end
+    end
 $$;
 
-comment on function pgcache.cost_score(jsonb) is
-'The SQL expression of an entry''s worth for eviction by cost: tokens x price x reuse / bytes, less the longer it was not read.';
+comment on function pgcache.eviction_score(text, jsonb) is
+'The SQL expression of what an entry is worth keeping by a policy: lru (reuse, less the longer it was not read), cost (that, times tokens x price / bytes), fifo (its age). The lowest goes first.';
 
 create or replace function pgcache.count_events(counter text, type text, events bigint) returns void
 language sql volatile
@@ -182,6 +181,10 @@ declare
     entries bigint;
     bytes bigint;
     rate float8;
+    -- Where the size is an estimate, its error stays below the limit.
+    aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
+    max_entries constant bigint := registered.max_entries * aim;
+    max_bytes constant bigint := registered.max_bytes * aim;
 begin
     perform fold_hits();
     if measure_due then
@@ -192,12 +195,12 @@ begin
         bytes := counter(type, 'bytes');
         -- Full, each write evicts one entry, so that the next measurement finds nothing to make up for.
         rate := least(2, greatest(0,
-            (entries - registered.max_entries) / (registered.measure_every * registered.sweep_every)::float8 + 1,
-            (bytes - registered.max_bytes) / (registered.volume_unit * 16) + 1));
+            (entries - max_entries) / (registered.measure_every * registered.sweep_every)::float8 + 1,
+            (bytes - max_bytes) / (registered.volume_unit * 16) + 1));
         entries := greatest(
             ceil(writes * rate)::bigint,
-            case when measure_due then entries + least(writes, registered.sweep_every) - registered.max_entries end);
-        bytes := case when measure_due then bytes - registered.max_bytes end;
+            case when measure_due then entries + least(writes, registered.sweep_every) - max_entries end);
+        bytes := case when measure_due then bytes - max_bytes end;
     end if;
     perform evict(type, coalesce(entries, 0), coalesce(bytes, 0), writes);
 exception when serialization_failure or deadlock_detected or lock_not_available then
@@ -218,7 +221,6 @@ declare
     blocks constant bigint := heap_blocks(registered.relation);
     chunks constant bigint := (blocks + 7) / 8;
     entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(blocks, 1));
-    visited bigint := 0;
     removed bigint := 0;
     wanted bigint;
     hand bigint;
@@ -234,10 +236,8 @@ begin
         read_since := (
             select p.passed_at from hand_passes p
             where p.type = type and p.position <= hand - chunks order by p.position desc limit 1);
-        swept := sweep(type, hand % chunks * 8, wanted * 8, need_entries, need_bytes, read_since,
-            forced => visited >= chunks or attempt > 8);
+        swept := sweep(type, hand % chunks * 8, wanted * 8, need_entries, need_bytes, read_since);
         insert into hand_passes values (type, hand, cache_now());
-        visited := visited + wanted;
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;
         need_bytes := need_bytes - swept.freed;
