@@ -21,24 +21,15 @@ $$;
 
 comment on function pgcache.vector_search_fits(jsonb) is 'Whether a JSON value can be a vector_search entry.';
 
--- A user's keys share a beginning, so that cache_invalidate_user finds them through the primary key.
-create or replace function pgcache.vector_search_user_prefix(user_id text) returns text
-language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
-as $$ select left(cache_key(coalesce(user_id, '')), 16) || ':' $$;
-
-comment on function pgcache.vector_search_user_prefix(text) is 'How all vector_search keys of a user begin: 16 hex digits and a colon.';
-
 create or replace function pgcache.vector_search_key(query vector, filters jsonb, top_k integer, user_id text) returns text
 language sql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select vector_search_user_prefix(user_id)
-        || cache_key(user_id, query::real[]::text, canonical_json(coalesce(filters, '{}')), top_k::text)
+    select cache_key(coalesce(user_id, ''), query::real[]::text, canonical_json(coalesce(filters, '{}')), top_k::text)
 $$;
 
 comment on function pgcache.vector_search_key(vector, jsonb, integer, text) is
-'The key of a search: the user''s prefix, then cache_key of user, query vector, canonical filters and top_k.';
+'The key of a search: cache_key of user, query vector, canonical filters and top_k.';
 
 create or replace function pgcache.cache_get_vector_search(
     query vector, filters jsonb default '{}', top_k integer default 10, user_id text default ''
@@ -66,8 +57,7 @@ create or replace function pgcache.cache_invalidate_user(user_id text) returns b
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('vector_search', format('t.tenant = current_tenant() and t.cache_key like %L and t.user_id = $1[1]',
-        vector_search_user_prefix(user_id) || '%'), array[coalesce(user_id, '')])
+    select delete_where('vector_search', 't.tenant = current_tenant() and t.user_id = $1[1]', array[coalesce(user_id, '')])
 $$;
 
 comment on function pgcache.cache_invalidate_user(text) is

@@ -138,7 +138,7 @@ begin
         -- Sorted, so that batches that overlap do not deadlock; of a key that is given twice the last value counts.
         insert into cache_store as t (type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight)
         select type, current_tenant(), e.key, e.value, moment, expires, moment,
-            case when registered.hit_tracking = 'off' then 0 else 1 end
+            hit_weight_at(registered.hit_tracking, 0)
         from (
             select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
             order by u.key collate "C", u.place desc
@@ -175,6 +175,7 @@ as $$
 declare
     stored bigint := 0;
     same_ttl record;
+    ttl interval;
 begin
     if entries is null or jsonb_typeof(entries) <> 'array' or exists (
         select from jsonb_array_elements(entries) e where jsonb_typeof(e) <> 'object' or not e ?& array['key', 'value']
@@ -187,7 +188,14 @@ begin
         select e ->> 'ttl' as ttl, array_agg(e ->> 'key') as keys, array_agg(e -> 'value') as values
         from jsonb_array_elements(entries) e group by 1
     loop
-        stored := stored + cache_set_many(type, same_ttl.keys, same_ttl.values, same_ttl.ttl::interval);
+        begin
+            ttl := same_ttl.ttl::interval;
+        exception when data_exception then
+            raise exception using errcode = 'PC003',
+                message = format('%L is not a TTL', same_ttl.ttl),
+                hint = 'A TTL is an interval such as "5 minutes", or "3600" for seconds.';
+        end;
+        stored := stored + cache_set_many(type, same_ttl.keys, same_ttl.values, ttl);
     end loop;
     return stored;
 end

@@ -97,7 +97,8 @@ as $$
     select case
         when weight is null then null
         when pg_catalog.current_setting('transaction_read_only') = 'on' then 0
-        when pg_catalog.nextval(counter) > 0 and weight > 0 and pg_catalog.random() * weight < 1
+        when pg_catalog.nextval(counter) > 0 and weight < 0 then 1  -- hit_tracking exact
+        when weight > 0 and pg_catalog.random() * weight < 1
             and pg_catalog.random() * pgcache.hit_log_crowding() < 1
             then weight * pgcache.hit_log_crowding()
         else 0

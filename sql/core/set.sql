@@ -267,7 +267,7 @@ begin
             type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
         )
         values (
-            type, current_tenant(), key, to_jsonb(by), moment, expires, moment, (registered.hit_tracking <> 'off')::integer
+            type, current_tenant(), key, to_jsonb(by), moment, expires, moment, hit_weight_at(registered.hit_tracking, 0)
         )
         on conflict on constraint cache_store_pkey do update
         set data = case when t.expires_at <= moment then excluded.data else to_jsonb(t.data::text::bigint + by) end,

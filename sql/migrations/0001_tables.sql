@@ -222,7 +222,7 @@ create unlogged table pgcache.hit_log (
     hit_at timestamptz not null,
     model text,
     tokens integer
-);
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 comment on table pgcache.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 

@@ -1,23 +1,5 @@
 -- The hit log is folded into the entries: hit_count, last_accessed_at, and how rarely further hits are logged.
 
-create or replace function pgcache.hit_weight_at(hit_tracking text, hit_count bigint) returns smallint
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
-as $$
-    select (case hit_tracking
-        when 'off' then 0
-        when 'exact' then 1
-        else case
-            when hit_count < 16 then 1
-            when hit_count < 100 then hit_count / 5
-            when hit_count < 10000 then 20
-            else least(hit_count / 500, 32000) end
-    end)::smallint
-$$;
-
-comment on function pgcache.hit_weight_at(text, bigint) is
-'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: 1. off: 0 (do not log).';
-
 create or replace function pgcache.fold_hits(max_lines integer default 10000) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp

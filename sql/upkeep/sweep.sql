@@ -66,7 +66,8 @@ begin
     execute format($sql$
         with visited as materialized (
             select t.ctid as row_id, coalesce(t.expires_at <= $1, false) as expired,
-                (%2$s)::bigint as bytes, (%3$s)::float8 as score
+                (%2$s)::bigint as bytes,
+                (%3$s) + (t.created_at >= $1)::integer * 1e10 as score  -- what was just written goes last
             from %1$s t where t.ctid >= $2 and t.ctid < $3
         ), ranked as (
             select v.row_id, row_number() over ranking as place, count(*) over () as live,
@@ -107,7 +108,7 @@ language sql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
     select case eviction
-        when 'fifo' then 'extract(epoch from t.created_at)'
+        when 'fifo' then 'extract(epoch from t.created_at)::float8'
         else '(1 + t.hit_count)::float8 / (1 + extract(epoch from greatest($1 - t.last_accessed_at, ''0''))'
             ' / greatest(extract(epoch from $1 - coalesce($4, $1 - ''1 hour''::interval)), 1e-3))'
             || case when eviction <> 'cost' then '' else format(' / (%s)%s', entry_size(payload),
@@ -185,8 +186,12 @@ declare
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
     max_entries constant bigint := registered.max_entries * aim;
     max_bytes constant bigint := registered.max_bytes * aim;
+    removed bigint;
 begin
-    perform fold_hits();
+    -- Folding locks entries that others may want until the end of the transaction: not in one that is open for a while.
+    if statement_timestamp() - transaction_timestamp() < interval '10 milliseconds' then
+        perform fold_hits();
+    end if;
     if measure_due then
         perform measure(type);
     end if;
@@ -197,12 +202,17 @@ begin
         rate := least(2, greatest(0,
             (entries - max_entries) / (registered.measure_every * registered.sweep_every)::float8 + 1,
             (bytes - max_bytes) / (registered.volume_unit * 16) + 1));
-        entries := greatest(
-            ceil(writes * rate)::bigint,
-            case when measure_due then entries + least(writes, registered.sweep_every) - max_entries end);
-        bytes := case when measure_due then bytes - max_bytes end;
+        if measure_due then  -- with room for the writes until the next sweep
+            removed := evict(type, coalesce(entries + least(writes, registered.sweep_every) - 1 - max_entries, 0),
+                coalesce(bytes - max_bytes, 0), writes);
+            perform setval(format('pgcache.%I', 'entries_' || type)::regclass, greatest(0, entries - removed)),
+                setval(format('pgcache.%I', 'bytes_' || type)::regclass, greatest(0, bytes - bytes * removed / greatest(1, entries)));
+        else
+            perform evict(type, ceil(writes * rate)::bigint, 0, writes);
+        end if;
+    else
+        perform evict(type, 0, 0, writes);
     end if;
-    perform evict(type, coalesce(entries, 0), coalesce(bytes, 0), writes);
 exception when serialization_failure or deadlock_detected or lock_not_available then
     null;  -- in REPEATABLE READ what others have changed is out of reach: a later write makes the room
 end

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -107,7 +108,8 @@ class Cluster:
         postmaster = psutil.Process(int(self._postmaster_pid()[0]))
         processes = [postmaster, *postmaster.children()]
         for process in processes:
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # a session may have just ended
+                process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes)
 
     def running(self) -> bool:

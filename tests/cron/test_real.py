@@ -1,0 +1,101 @@
+"""A real pg_cron runs a real job. It starts jobs on the minute, so this takes up to one: one test a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from pgcache_py.install import install
+from pgcache_py.uninstall import uninstall
+from tests.servers import Cluster, Server
+from tests.servers.cluster import CRON_SETTINGS
+from tests.sql.tools import Session, refused, wait_until
+
+pytestmark = pytest.mark.needs("pg_cron")
+
+
+def test_jobs_run_in_another_database_than_pg_crons(server: Server, empty_dsn: str, admin: psycopg.Connection) -> None:
+    install(empty_dsn)
+    name = conninfo_to_dict(empty_dsn)["dbname"]
+    ask, cron = Session(empty_dsn), Session(server.dsn())
+    try:
+        # Work for them, and old records to prune: of ours, and of another's.
+        ask(
+            "SELECT cache_set('store', 'k', '1', '1 second'), cache_set_ai_worker('p', 'm',"
+            " 'v', 's', ttl => '1 second')"
+        )
+        ask("UPDATE cache_store SET expires_at = now() - interval '1 minute'")
+        ask("UPDATE ai_worker_cache SET expires_at = now() - interval '1 minute'")
+        for database in (name, "other"):
+            cron(
+                "INSERT INTO cron.job_run_details (jobid, runid, database, username, command, status, end_time)"
+                " VALUES (-1, nextval('cron.runid_seq'), %s, current_user, 'CALL pgcache.cache_upkeep()', 'succeeded',"
+" now() - interval '8 days')",
+                database,
+            )  # fmt: skip
+        jobs = cron.rows("SELECT jobid, jobname, database FROM cron.job WHERE jobname LIKE %s ORDER BY 2", f"%({name})")
+        assert [(job, database) for _, job, database in jobs] == [
+            (f"ai_worker_cleanup_cache ({name})", name),
+            (f"pgcache_prune_runs ({name})", "postgres"),
+            (f"pgcache_upkeep ({name})", name),
+        ]
+        for jobid, *_ in jobs:
+            cron("SELECT cron.alter_job(%s, schedule => '* * * * *')", jobid)
+
+        def ran() -> bool:
+            done = "SELECT count(DISTINCT jobid) FROM cron.job_run_details WHERE jobid = ANY(%s) AND status = ANY(%s)"
+            return bool(cron(done, [jobid for jobid, *_ in jobs], ["succeeded", "failed"]) == 3)
+
+        wait_until(ran, 90)
+        records = cron.rows(
+            "SELECT d.status, d.return_message FROM cron.job_run_details d"
+" WHERE jobid = ANY(%s)", [jobid for jobid, *_ in jobs]
+        )  # fmt: skip
+        assert {status for status, _ in records} <= {"succeeded", "running", "starting"}, records
+
+        assert ask("SELECT sum(entries) FROM cache_stats") == 0
+        assert ask("SELECT sum(cleaned) FROM cache_stats") == 2
+        job = ask.row(
+            "SELECT outcome, overdue, last_run > now() - interval '2 minutes' AS just_now, schedule FROM cache_jobs"
+            " WHERE job_name = 'pgcache_upkeep'"
+        )
+        assert job == {"outcome": "succeeded", "overdue": False, "just_now": True, "schedule": None}
+        assert ask("SELECT count(*) FROM cache_stats_history") == ask("SELECT count(*) FROM cache_types")
+        old = "SELECT array_agg(database) FROM cron.job_run_details WHERE jobid = -1 AND database IN (%s, 'other')"
+        assert cron(old, name) == ["other"]
+    finally:
+        ask.close()
+        uninstall(empty_dsn)
+        cron("DELETE FROM cron.job_run_details WHERE jobid = -1")
+        cron.close()
+    assert admin.execute("SELECT count(*) FROM cron.job WHERE database = %s", [name]).fetchone() == (0,)
+
+
+@pytest.mark.needs("cluster")
+def test_in_pg_crons_own_database_seed_003_schedules_as_it_is_written(
+    throwaway_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = throwaway_cluster(**CRON_SETTINGS)
+    install(cluster.dsn())
+    ask = Session(cluster.dsn())
+    hourly = ask.rows("SELECT jobname, schedule FROM cron.job ORDER BY 1")
+    assert hourly == [("ai_worker_cleanup_cache", "0 * * * *"), ("pgcache_upkeep", "0 * * * *")]
+    ask("CREATE EXTENSION IF NOT EXISTS pg_cron;")
+    assert ask("""\
+SELECT cron.schedule(
+    'cleanup-ai-cache',
+    '0 * * * *',  -- Every hour
+    'SELECT ai_worker_cleanup_cache()'
+);""")
+    assert len(ask.rows("SELECT * FROM cron.job;")) == 3
+    assert ask("SELECT cache_unschedule()") == 2
+    assert len(ask.column("SELECT cache_schedule('*/5 * * * *')")) == 2
+    with refused("PC010", "Five fields"):
+        ask("SELECT cache_schedule('every hour')")
+    with refused("PC010", "Five fields"):
+        ask("SELECT cache_schedule(NULL)")
+    assert ask("SELECT schedule FROM cache_jobs WHERE job_name = 'pgcache_upkeep'") == "*/5 * * * *"
+    ask.close()

@@ -1,0 +1,410 @@
+"""Every bad input has its SQLSTATE, and a HINT that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.sql.conftest import NewRole
+from tests.sql.test_get_and_set import VALUES
+from tests.sql.tools import Session, refused
+
+# Calls with a type, a key, ttl, ... to be replaced by what is wrong.
+TAKE_A_TYPE = [
+    "cache_get({type}, 'k')",
+    "cache_set({type}, 'k', '1')",
+    "cache_add({type}, 'k', '1')",
+    "cache_incr({type}, 'k')",
+    "cache_get_many({type}, '{{k}}')",
+    "cache_set_many({type}, '{{k}}', '{{1}}')",
+    'cache_warm({type}, \'[{{"key": "k", "value": 1}}]\')',
+    "cache_exists({type}, 'k')",
+    "cache_ttl({type}, 'k')",
+    "cache_touch({type}, 'k')",
+    "cache_persist({type}, 'k')",
+    "cache_entry({type}, 'k')",
+    "cache_keys({type})",
+    "cache_delete({type}, 'k')",
+    "cache_delete_many({type}, '{{k}}')",
+    "cache_delete_pattern({type}, 'k%%')",
+    "cache_clear({type})",
+    "cache_trim({type}, 10)",
+    "cache_configure({type}, ttl => '1 hour')",
+    "cache_drop_type({type})",
+]
+TAKE_A_KEY = [
+    "cache_get('store', {key})",
+    "cache_get('llm', {key})",
+    "cache_get('mine', {key})",
+    "cache_set('store', {key}, '1')",
+    "cache_set('mine', {key}, '1')",
+    "cache_set('embedding', {key}, '{{\"embedding\": [1]}}')",
+    'cache_set(\'audio\', {key}, \'{{"audio_data": "", "format": "mp3"}}\')',
+    "cache_add('store', {key}, '1')",
+    "cache_incr('store', {key})",
+    "cache_get_many('store', ARRAY['k', {key}])",
+    "cache_set_many('store', ARRAY['k', {key}], '{{1,2}}')",
+    "cache_exists('store', {key})",
+    "cache_ttl('store', {key})",
+    "cache_touch('store', {key})",
+    "cache_persist('store', {key})",
+    "cache_entry('store', {key})",
+    "cache_delete('store', {key})",
+    "cache_delete_many('store', ARRAY['k', {key}])",
+]
+TAKE_A_TTL = [
+    "cache_set('store', 'k', '1', {ttl})",
+    "cache_set('llm', 'k', '{{\"response\": \"r\"}}', {ttl})",
+    "cache_add('store', 'k', '1', {ttl})",
+    "cache_incr('store', 'n', 1, {ttl})",
+    "cache_set_many('store', '{{k}}', '{{1}}', {ttl})",
+    "cache_touch('store', 'there', {ttl})",
+    "cache_create_type('other', ttl => {ttl})",
+    "cache_configure('store', ttl => {ttl})",
+    "cache_set_llm('p', 'm', 'r', ttl => {ttl})",
+    "cache_set_embedding('t', 'm', '[1]', {ttl})",
+    "cache_set_embeddings('{{t}}', 'm', '{{[1]}}', {ttl})",
+    "cache_set_vector_search('[1]', '[]', ttl => {ttl})",
+    "cache_set_audio('t', 'v', 'x', 'mp3', ttl => {ttl})",
+    "cache_set_ai_worker('p', 'm', 'v', 's', ttl => {ttl})",
+    "cache_set_face('x', 't', '[]', {ttl})",
+    "cache_set_phash('x', 't', 'p', {ttl})",
+    "crawl_store('u', 'x', 'r', 't', 'tenant', {ttl})",
+]
+
+
+@pytest.mark.parametrize("call", TAKE_A_TYPE, ids=lambda call: call.partition("(")[0])
+def test_unknown_type(shared: Session, call: str) -> None:
+    for unknown in ("'lmm'", "NULL", "''", "'Store'", "'x y'", "'types'", "repeat('x', 200)", "'ä''\"'"):
+        with refused("PC001", "ai_worker, audio, crawl, embedding, face, llm, mine, phash, store, vector_search"):
+            shared(f"SELECT {call}".format(type=unknown).replace("%%", "%"))
+
+
+def test_unknown_type_in_cleanup(shared: Session) -> None:
+    for call in ("cache_clear_expired('lmm')", "cache_cleanup('lmm')"):
+        with refused("PC001", "cache_create_type"):
+            shared(f"SELECT {call}")
+
+
+@pytest.mark.parametrize("call", TAKE_A_KEY)
+def test_key(shared: Session, call: str) -> None:
+    for key in ("NULL", "''", "repeat('x', 1025)", "repeat('ä', 513)"):
+        with refused("PC002", "cache_key("):
+            shared(f"SELECT {call}".format(key=key))
+    assert shared("SELECT sum(entries) FROM cache_stats") == 0
+
+
+def test_arrays_of_keys_that_are_null(shared: Session) -> None:
+    for call in ("cache_get_many('store', NULL)", "cache_delete_many('store', NULL)"):
+        with refused("PC002", "array"):
+            shared(f"SELECT {call}")
+    for call in ("cache_set_many('store', NULL, '{}')", "cache_set_many('store', '{}', NULL)"):
+        with refused("PC004", "same length"):
+            shared(f"SELECT {call}")
+
+
+@pytest.mark.parametrize("call", TAKE_A_TTL)
+def test_ttl(shared: Session, call: str) -> None:
+    for ttl in ("'0'", "'-1 second'", "'-00:00:00.000001'", "'1 month -31 days'", "'10000 years'", "'178000000 years'"):
+        with refused("PC003", "positive interval"):
+            shared(f"SELECT {call}".format(ttl=ttl))
+    if shared.connection.info.server_version >= 170000:
+        for ttl in ("'infinity'", "'-infinity'"):
+            with refused("PC003", "positive interval"):
+                shared(f"SELECT {call}".format(ttl=ttl))
+
+
+# What does not fit a type, and what the message says about it.
+MISFITS = [
+    ("llm", '"text"', "it is a JSON string, not an object"),
+    ("llm", "null", "it is a JSON null, not an object"),
+    ("llm", "[]", "it is a JSON array, not an object"),
+    ("llm", "{}", "response is missing"),
+    ("llm", '{"response": null}', "response is missing"),
+    ("llm", '{"response": 1}', "response should be of kind string"),
+    ("llm", '{"response": "r", "tokens_used": "7"}', "tokens_used should be of kind integer"),
+    ("llm", '{"response": "r", "tokens_used": 7.5}', "tokens_used should be of kind integer"),
+    ("llm", '{"response": "r", "tokens_used": 3000000000}', "tokens_used should be of kind integer"),
+    ("llm", '{"response": "r", "tokens_used": true}', "tokens_used should be of kind integer"),
+    ("llm", '{"response": "r", "model": {}}', "model should be of kind string"),
+    ("llm", '{"response": "r", "modle": "m"}', "unknown field modle"),
+    ("embedding", '{"embedding": "[1,2]"}', "embedding should be of kind array"),
+    ("embedding", "{}", "embedding is missing"),
+    ("embedding", '{"embedding": []}', "not a vector"),
+    ("embedding", '{"embedding": [1, "2"]}', "cannot be stored"),
+    ("embedding", '{"embedding": [1, null]}', "cannot be stored"),
+    ("embedding", '{"embedding": [[1]]}', "not a vector"),
+    ("embedding", '{"embedding": [1e300]}', "not a vector"),
+    ("vector_search", "{}", "results is missing"),
+    ("vector_search", '{"results": null}', "results is missing"),
+    ("vector_search", '{"results": [], "user_id": 7}', "user_id should be of kind string"),
+    ("audio", '{"audio_data": "AAA", "format": "mp3"}', "cannot be stored"),
+    ("audio", '{"audio_data": "AA==\\n", "format": "mp3"}', "cannot be stored"),
+    ("audio", '{"audio_data": "!!!!", "format": "mp3"}', "cannot be stored"),
+    ("audio", '{"audio_data": ""}', "format is missing"),
+    ("audio", '{"audio_data": "", "format": "mp3", "duration_ms": 1.5}', "duration_ms should be of kind integer"),
+    ("ai_worker", '{"prompt_text": "p", "model": "m", "schema_version": "v"}', "generated_sql is missing"),
+    (
+        "ai_worker",
+        '{"prompt_text": "p", "model": "m", "schema_version": "v", "generated_sql": "s", "validated": "yes"}',
+        "validated should be of kind boolean",
+    ),
+    ("face", '{"embeddings": {}}', "embeddings should be of kind array"),
+    ("phash", '{"phash": 5}', "phash should be of kind string"),
+    ("crawl", '{"url": "u", "image_hash": "h"}', "raw_key is missing"),
+    ("crawl", '{"url": "u", "image_hash": "h", "raw_key": "r", "thumbnail_key": 1}', "thumbnail_key should be of kind"),
+]
+
+
+@pytest.mark.parametrize(("type", "value", "problem"), MISFITS, ids=lambda part: str(part)[:50])
+def test_a_value_that_does_not_fit(shared: Session, type: str, value: str, problem: str) -> None:
+    for call in ("cache_set(%s, 'k', %s)", "cache_add(%s, 'k', %s)", "cache_set_many(%s, '{k}', ARRAY[%s::jsonb])"):
+        with pytest.raises(psycopg.Error) as caught:
+            shared(f"SELECT {call}", type, value)
+        assert caught.value.sqlstate == "PC004"
+        assert problem in (caught.value.diag.message_primary or "")
+        assert caught.value.diag.message_hint
+    assert shared("SELECT sum(entries) FROM cache_stats") == 0
+
+
+def test_the_hint_of_a_misfit_is_the_types_shape(shared: Session) -> None:
+    with refused("PC004", "response (string, required)"):
+        shared("SELECT cache_set('llm', 'k', '{}')")
+    with refused("PC004", "tokens_used (integer)"):
+        shared("SELECT cache_set('llm', 'k', '{}')")
+
+
+@pytest.mark.parametrize("type", [*VALUES, "mine"])
+def test_a_value_that_is_null(shared: Session, type: str) -> None:
+    for call in (
+        "cache_set(%s, 'k', NULL)",
+        "cache_add(%s, 'k', NULL)",
+        "cache_set_many(%s, '{k}', ARRAY[NULL]::jsonb[])",
+    ):
+        with refused("PC004", "cache_delete"):
+            shared(f"SELECT {call}", type)
+
+
+def test_dimensions(ask: Session) -> None:
+    ask("SELECT cache_configure('embedding', dimensions => 3)")
+    calls = [
+        "cache_set_embedding('t', 'm', '[1,2]')",
+        "cache_set_embeddings('{t}', 'm', '{\"[1,2,3,4]\"}')",
+        "cache_set('embedding', 'k', '{\"embedding\": [1]}')",
+        "cache_add('embedding', 'k', '{\"embedding\": [1]}')",
+        "cache_set_many('embedding', '{k}', ARRAY['{\"embedding\": [1]}'::jsonb])",
+    ]
+    for call in calls:
+        with refused("PC005", "reset => '{dimensions}'"):
+            ask(f"SELECT {call}")
+    assert ask("SELECT cache_set_embedding('t', 'm', '[1,2,3]')")
+    ask("SELECT cache_configure('embedding', reset => '{dimensions}')")
+    assert ask("SELECT cache_set_embedding('t', 'm', '[1,2]')")
+
+
+def test_not_a_vector(shared: Session) -> None:
+    for text in ("", "[]", "[1,]", "1,2", "[NaN]", "[1e99]", "[" + "1," * 16000 + "1]"):
+        with refused("PC004", "[0.1,0.2,0.3]"):
+            shared("SELECT cache_set_embeddings('{t}', 'm', ARRAY[%s])", text)
+    with refused("PC004"):
+        shared("SELECT cache_set_embedding('t', 'm', NULL)")
+    with refused("PC004", "same length"):
+        shared("SELECT cache_set_embeddings('{a,b}', 'm', '{[1]}')")
+
+
+def test_typed_sets_without_their_value(shared: Session) -> None:
+    for call in (
+        "cache_set_llm('p', 'm', NULL)",
+        "cache_set_vector_search('[1]', NULL)",
+        "cache_set_audio('t', 'v', NULL, 'mp3')",
+        "cache_set_audio('t', 'v', 'x', NULL)",
+        "cache_set_ai_worker('p', 'm', 'v', NULL)",
+        "cache_set_face('x', 't', NULL)",
+        "cache_set_face('x', 't', '{}')",
+        "cache_set_phash('x', 't', NULL)",
+        "crawl_store('u', 'x', NULL, 'th', 't')",
+    ):
+        with refused("PC004", "takes a JSON object of"):
+            shared(f"SELECT {call}")
+
+
+@pytest.mark.parametrize("function", ["cache_delete_pattern", "cache_keys"])
+def test_patterns(ask: Session, function: str) -> None:
+    ask("SELECT cache_set('store', 'a', '1')")
+    for pattern in ("", None, "a\\", "\\", "100%\\", "a\\\\\\"):
+        with refused("PC006", "%"):
+            ask(f"SELECT {function}('store', %s)", pattern)
+    ask(f"SELECT {function}('store', %s)", "a\\\\")
+    assert ask("SELECT cache_exists('store', 'a')")
+
+
+def test_types(shared: Session) -> None:
+    for taken in ("llm", "store", "mine"):
+        with refused("PC007", "cache_configure"):
+            shared("SELECT cache_create_type(%s)", taken)
+    for builtin in VALUES:
+        with refused("PC008", "enabled => false"):
+            shared("SELECT cache_drop_type(%s)", builtin)
+    for name in ("", None, "Mine", "1st", "a-b", "a b", "ä", "_a", "a" * 41, "a;drop", 'a"b', "a\n"):
+        with refused("PC010", "1 to 40"):
+            shared("SELECT cache_create_type(%s)", name)
+    assert shared("SELECT count(*) FROM cache_types") == 10
+
+
+@pytest.mark.parametrize(
+    "call", ["cache_create_type('other', {option} => {value})", "cache_configure('store', {option} => {value})"]
+)
+def test_options(shared: Session, call: str) -> None:
+    for option, value, hint in (
+        ("max_entries", "0", "positive number of entries"),
+        ("max_entries", "-5", "positive number of entries"),
+        ("max_bytes", "0", "positive number of bytes"),
+        ("eviction", "'lfu'", "lru, cost, fifo or none"),
+        ("eviction", "''", "lru, cost, fifo or none"),
+        ("hit_tracking", "'some'", "exact, sampled or off"),
+    ):
+        with refused("PC010", hint):
+            shared(f"SELECT {call}".format(option=option, value=value))
+
+
+def test_configure(shared: Session) -> None:
+    with refused("PC010", "dimensions"):
+        shared("SELECT cache_configure('embedding', dimensions => 0)")
+    with refused("PC010", "embedding"):
+        shared("SELECT cache_configure('llm', dimensions => 3)")
+    with refused("PC010", "max_entries"):
+        shared("SELECT cache_configure('llm', reset => '{eviction}')")
+
+
+def test_settings(shared: Session) -> None:
+    with refused("PC010", "ttl_short"):
+        shared("SELECT cache_setting('nope')")
+    with refused("PC010", "ttl_short"):
+        shared("SELECT cache_configure_setting('nope', '1')")
+    with refused("PC010"):
+        shared("SELECT cache_tier('tiny')")
+    for name, value in (
+        ("ttl_short", "soon"), ("ttl_short", "0"), ("ttl_short", None), ("keep_history", "-1 day"),
+        ("overdue_after", ""), ("alert_hit_rate", "high"), ("alert_hit_rate", "-0.1"), ("alert_size", None),
+        ("usd_per_million_tokens", "-1"), ("usd_per_million_tokens", "NaN"),
+    ):  # fmt: skip
+        with refused("PC010"):
+            shared("SELECT cache_configure_setting(%s, %s)", name, value)
+    for model, price in (("m", None), (None, 1), ("m", -1), ("m", "NaN")):
+        with refused("PC010", "cache_set_price("):
+            shared("SELECT cache_set_price(%s, %s::numeric)", model, price)
+
+
+def test_other_arguments(shared: Session) -> None:
+    with refused("PC011", "whole number"):
+        shared("SELECT cache_incr('store', 'n', NULL)")
+    for type in set(VALUES) - {"store"}:
+        with refused("PC004", "store"):
+            shared("SELECT cache_incr(%s, 'n')", type)
+    for days in (None, -1):
+        with refused("PC003", "cleanup_old_cache_entries(7)"):
+            shared("SELECT * FROM cleanup_old_cache_entries(%s)", days)
+    for keep in (None, -1):
+        with refused("PC010", "0 or more"):
+            shared("SELECT cache_trim('store', %s)", keep)
+    for access in ("all", "", None):
+        with refused("PC010", "read"):
+            shared("SELECT cache_grant(current_user, %s)", access)
+    for role in ("nobody at all", "", None):
+        with refused("PC010", "CREATE ROLE"):
+            shared("SELECT cache_grant(%s)", role)
+
+
+@pytest.mark.parametrize("call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "top_entries(-1)"])
+def test_negative_numbers_of_rows(shared: Session, call: str) -> None:
+    with refused("PC010", "0 or more"):
+        shared(f"SELECT {call}")
+
+
+WRITES = [
+    "cache_set('store', 'k', '1')",
+    "cache_set('mine', 'k', '1')",
+    "cache_add('store', 'k', '1')",
+    "cache_incr('store', 'n')",
+    "cache_set_many('store', '{k}', '{1}')",
+    'cache_warm(\'store\', \'[{"key": "k", "value": 1}]\')',
+    "cache_touch('store', 'k')",
+    "cache_persist('store', 'k')",
+    "cache_delete('store', 'k')",
+    "cache_delete_many('store', '{k}')",
+    "cache_delete_pattern('store', 'k%')",
+    "cache_clear('store')",
+    "cache_clear_all()",
+    "cache_clear_expired()",
+    "cache_invalidate_tenant('t')",
+    "cache_invalidate_user('u')",
+    "cache_invalidate_schema('v1')",
+    "cleanup_old_cache_entries(7)",
+    "ai_worker_cleanup_cache()",
+    "cache_cleanup()",
+    "cache_trim('store', 5)",
+    "cache_set_llm('p', 'm', 'r')",
+    "cache_set_embedding('t', 'm', '[1]')",
+    "cache_set_embeddings('{t}', 'm', '{[1]}')",
+    "cache_set_vector_search('[1]', '[]')",
+    "cache_set_audio('t', 'v', 'x', 'mp3')",
+    "cache_set_ai_worker('p', 'm', 'v', 's')",
+    "cache_set_face('x', 't', '[]')",
+    "cache_set_phash('x', 't', 'p')",
+    "crawl_store('u', 'x', 'r', 't', 'tenant')",
+]
+
+
+def test_writes_in_a_read_only_transaction(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine')")
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask("SET default_transaction_read_only = on")
+    for call in WRITES:
+        with refused("25006", "READ WRITE"):
+            ask(f"SELECT {call}")
+    with refused("25006"):
+        ask("CALL cache_upkeep()")
+    for call in ("cache_create_type('other')", "cache_configure('store', ttl => '1 day')", "cache_drop_type('mine')",
+                 "cache_set_price('m', 1)", "cache_configure_setting('ttl_short', '1 minute')"):  # fmt: skip
+        with refused("25006"):
+            ask(f"SELECT {call}")
+    assert ask("SELECT cache_get('store', 'k')") == 1
+
+
+def test_errors_that_are_caught_leave_the_transaction_usable(ask: Session) -> None:
+    with ask.transaction():
+        for call in ("cache_set('llm', 'k', '1')", "cache_get('nope', 'k')", "cache_set('store', 'k', '1', '0')"):
+            ask("SAVEPOINT s")
+            with pytest.raises(psycopg.Error):
+                ask(f"SELECT {call}")
+            ask("ROLLBACK TO s")
+        assert ask("SELECT cache_set('store', 'k', '1')")
+        assert ask("SELECT cache_get('store', 'k')") == 1
+
+
+def test_not_installed(empty_dsn: str) -> None:
+    session = Session(empty_dsn)
+    with refused("3F000"):
+        session("SELECT pgcache.cache_get('store', 'k')")
+    with refused("42883"):
+        session("SELECT cache_get('store', 'k')")
+    session.close()
+
+
+def test_a_server_that_is_too_old(empty_dsn: str) -> None:
+    bootstrap = (Path(__file__).parents[2] / "sql" / "bootstrap.sql").read_text()
+    as_if_old = bootstrap.replace("current_setting('server_version_num')", "'140012'")
+    assert as_if_old != bootstrap
+    session = Session(empty_dsn)
+    with refused("0A000", "PostgreSQL 15 to 18"):
+        session(as_if_old)
+    assert session("SELECT to_regnamespace('pgcache')") is None
+    session.close()
+
+
+def test_no_privilege(role: NewRole) -> None:
+    session = role()
+    with refused("42501"):
+        session("SELECT pgcache.cache_get('store', 'k')")

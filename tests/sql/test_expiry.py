@@ -1,0 +1,171 @@
+"""Expiry, by a clock that the tests set; and what changes or tells an entry's time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sql.test_get_and_set import VALUES
+from tests.sql.tools import Session
+
+
+@pytest.mark.parametrize("type", [*VALUES, "mine"])
+def test_an_entry_lives_until_the_moment_it_expires(shared: Session, type: str) -> None:
+    shared.set_clock("2030-01-01 00:00:00+00")
+    shared("SELECT cache_set(%s, 'k', %s, '10 minutes')", type, VALUES.get(type, ["1"])[0])
+    shared.set_clock("2030-01-01 00:09:59.999999+00")
+    assert shared("SELECT cache_get(%s, 'k') IS NOT NULL", type)
+    assert shared("SELECT cache_exists(%s, 'k')", type)
+    shared.set_clock("2030-01-01 00:10:00+00")
+    assert shared("SELECT cache_get(%s, 'k') IS NULL", type)
+    assert shared("SELECT value IS NULL FROM cache_get_many(%s, '{k}')", type)
+    assert not shared("SELECT cache_exists(%s, 'k')", type)
+    assert shared("SELECT cache_ttl(%s, 'k')", type) is None
+    assert shared("SELECT count(*) FROM cache_keys(%s)", type) == 0
+    assert shared("SELECT cache_touch(%s, 'k', '1 hour')", type) is False
+    assert shared("SELECT cache_persist(%s, 'k')", type) is False
+    assert shared("SELECT cache_delete(%s, 'k')", type) is False
+    assert shared("SELECT entries FROM cache_stats WHERE type = %s", type) == 0
+
+
+def test_the_clock_goes_on_inside_a_transaction(ask: Session) -> None:
+    """now() stands still there: an entry would neither expire in a long transaction nor be younger than its start."""
+    with ask.transaction():
+        ask("SELECT cache_set('store', 'k', '1')")
+        assert ask("SELECT created_at > now() FROM cache_entry('store', 'k')")
+        assert ask("SELECT cache_now() > now()")
+
+
+def test_the_clock_of_one_session_is_its_own(ask: Session) -> None:
+    assert ask("SELECT cache_now() = statement_timestamp()")
+    ask.set_clock("2030-01-01 00:00+00")
+    assert ask("SELECT cache_now() = '2030-01-01 00:00+00'")
+    ask.set_clock("")
+    assert ask("SELECT cache_now() = statement_timestamp()")
+    ask("RESET pgcache.clock")
+    assert ask("SELECT cache_now() = statement_timestamp()")
+
+
+def test_touch(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_set('store', 'k', '1', '1 minute')")
+    ask.advance("30 seconds")
+    assert ask("SELECT cache_touch('store', 'k', '10 minutes')") is True
+    assert ask("SELECT cache_ttl('store', 'k')::text") == "00:10:00"
+    assert ask("SELECT cache_touch('store', 'k')") is True
+    assert ask("SELECT cache_ttl('store', 'k')::text") == "01:00:00"
+    assert ask("SELECT cache_touch('store', 'absent')") is False
+    ask("SELECT cache_configure('store', reset => '{ttl}')")
+    assert ask("SELECT cache_touch('store', 'k')") is True
+    assert ask("SELECT expires_at FROM cache_entry('store', 'k')") is None
+
+
+def test_persist(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_set('store', 'k', '1', '1 minute')")
+    assert ask("SELECT cache_persist('store', 'k')") is True
+    assert ask("SELECT cache_persist('store', 'absent')") is False
+    ask.set_clock("2999-01-01")
+    assert ask("SELECT cache_get('store', 'k')") == 1
+    assert ask("SELECT cache_ttl('store', 'k')") is None
+    assert ask("SELECT cache_exists('store', 'k')")
+    assert ask("SELECT cache_add('store', 'k', '2')") is False
+    assert ask("SELECT cache_clear_expired()") == 0
+    ask("SELECT cache_set('store', 'k', '2', '1 minute')")  # which gives it an expiry again
+    assert ask("SELECT cache_ttl('store', 'k')::text") == "00:01:00"
+
+
+@pytest.mark.parametrize(
+    ("ttl", "expires"),
+    [
+        ("3600", "2030-01-31 01:00"),
+        ("1 hour", "2030-01-31 01:00"),
+        ("0.5 seconds", "2030-01-31 00:00:00.5"),
+        ("00:00:00.000001", "2030-01-31 00:00:00.000001"),
+        ("1 month", "2030-02-28 00:00"),
+        ("7 days", "2030-02-07 00:00"),
+        ("9999 years", "12029-01-31 00:00"),
+        ("P1DT2H", "2030-02-01 02:00"),
+    ],
+)
+def test_ttls(shared: Session, ttl: str, expires: str) -> None:
+    shared("SET timezone = 'UTC'")
+    shared.set_clock("2030-01-31 00:00+00")
+    shared("SELECT cache_set('store', 'k', '1', %s)", ttl)
+    assert shared("SELECT expires_at = %s FROM cache_entry('store', 'k')", expires)
+
+
+def test_a_days_ttl_over_the_change_to_summer_time(ask: Session) -> None:
+    ask("SET timezone = 'Europe/Berlin'")
+    ask.set_clock("2030-03-30 12:00+01")
+    ask("SELECT cache_set('store', 'day', '1', '1 day'), cache_set('store', 'hours', '1', '24 hours')")
+    assert ask("SELECT expires_at = '2030-03-31 12:00+02' FROM cache_entry('store', 'day')")
+    assert ask("SELECT expires_at = '2030-03-31 13:00+02' FROM cache_entry('store', 'hours')")
+
+
+def test_entry_tells_why_a_get_hits_or_misses(ask: Session) -> None:
+    ask.set_clock("2030-01-01 00:00+00")
+    assert ask.rows("SELECT * FROM cache_entry('store', 'k')") == []
+    ask("SELECT cache_set('store', 'k', '\"value\"', '10 minutes')")
+    ask.advance("1 minute")
+    ask("SELECT cache_get('store', 'k') FROM generate_series(1, 3)")
+    ask.advance("1 minute")
+    entry = ask.row("""
+        SELECT tenant, cache_key, created_at = '2030-01-01 00:00+00' AS created,
+            expires_at = '2030-01-01 00:10+00' AS expires, ttl::text, hit_count, bytes, expired
+        FROM cache_entry('store', 'k')
+    """)
+    size = entry.pop("bytes")
+    assert 96 < size < 200
+    assert entry == {
+        "tenant": "", "cache_key": "k", "created": True, "expires": True, "ttl": "00:08:00", "hit_count": 3,
+        "expired": False,
+    }  # fmt: skip
+    ask("CALL cache_upkeep()")
+    entry = ask.row(
+        "SELECT hit_count, last_accessed_at = '2030-01-01 00:01+00' AS accessed FROM cache_entry('store', 'k')"
+    )
+    assert entry == {"hit_count": 3, "accessed": True}
+    ask.advance("8 minutes")
+    assert ask.row("SELECT expired, ttl::text FROM cache_entry('store', 'k')") == {"expired": True, "ttl": "00:00:00"}
+
+
+def test_what_looks_at_entries_counts_neither_hit_nor_miss(ask: Session) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask("SELECT cache_exists('store', 'k'), cache_exists('store', 'absent'), cache_ttl('store', 'k')")
+    ask("SELECT cache_entry('store', 'k'), cache_keys('store'), cache_touch('store', 'k')")
+    assert (ask.stats("store")["hits"], ask.stats("store")["misses"]) == (0, 0)
+
+
+def test_keys(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask(
+        "SELECT cache_set_many('store', ARRAY['user:1:a', 'user:1:b', 'user:2:a', 'user_1', 'ä', 'Z', 'a'],"
+        " array_fill('1'::jsonb, '{7}'))"
+    )
+    ask("SELECT cache_set('store', 'user:1:expired', '1', '1')")
+    ask.advance("1 second")
+    assert ask.column("SELECT cache_keys('store')") == ["Z", "a", "user:1:a", "user:1:b", "user:2:a", "user_1", "ä"]
+    assert ask.column("SELECT cache_keys('store', 'user:1:%')") == ["user:1:a", "user:1:b"]
+    assert ask.column("SELECT cache_keys('store', E'user\\\\_1')") == ["user_1"]
+    assert ask.column("SELECT cache_keys('store', 'user_1%')") == ["user:1:a", "user:1:b", "user_1"]
+    assert ask.column("SELECT cache_keys('store', '%', 2)") == ["Z", "a"]
+    assert len(ask.column("SELECT cache_keys('store', max_keys => NULL)")) == 7
+    ask("SELECT cache_set('llm', 'k', '{\"response\": \"r\"}')")
+    everything = ask.rows("SELECT * FROM get_all_cache_keys()")
+    assert everything[0] == ("llm", "k")
+    assert len(everything) == 8
+    assert len(ask.rows("SELECT * FROM get_all_cache_keys(3)")) == 3
+
+
+def test_tiers(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    tiers = dict(
+        ask.rows(
+            "SELECT t, extract(epoch FROM cache_tier(t))::integer FROM unnest('{short,medium,long,week}'::text[]) t"
+        )
+    )
+    assert tiers == {"short": 300, "medium": 3600, "long": 86400, "week": 604800}
+    ask("SELECT cache_set('store', 'k', '1', cache_tier('short'))")
+    assert ask("SELECT cache_ttl('store', 'k')::text") == "00:05:00"
+    assert ask("SELECT cache_configure_setting('ttl_short', '10 minutes')") == "5 minutes"
+    assert ask("SELECT cache_tier('short')::text") == "00:10:00"

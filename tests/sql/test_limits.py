@@ -1,0 +1,561 @@
+"""max_entries and max_bytes hold, whatever the write pattern, with nobody running upkeep; and what is evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.sql.conftest import NewSession
+from tests.sql.tools import Session, at_once, refused
+
+# How far over a limit a type may be, at any moment.
+TOLERANCE = 1.05
+ENTRIES = 1000
+WRITTEN = 2000
+# A value that does not compress, of about so many bytes.
+VALUE = (
+    "to_jsonb((SELECT string_agg(encode(sha256((i * 1000 + n)::text::bytea), 'hex'), '')"
+    " FROM generate_series(1, {size} / 64) n))"
+)
+
+
+def entries(ask: Session, type: str = "mine") -> int:
+    return int(ask(f"SELECT count(*) FROM cache_type_{type}"))
+
+
+def entry_bytes(ask: Session, type: str = "mine") -> int:
+    return int(ask.stats(type)["bytes"])
+
+
+def singly(ask: Session, keys: str, value: str = "'1'") -> None:
+    """Each key in a transaction of its own. One statement, so that it is quick; and so one moment in time."""
+    ask(f"DO $$ BEGIN FOR i IN {keys} LOOP PERFORM cache_set('mine', 'k' || i, {value}); COMMIT; END LOOP; END $$")
+
+
+def steps(total: int, step: int) -> Iterator[str]:
+    for first in range(0, total, step):
+        yield f"{first} .. {first + step - 1}"
+
+
+# How so many entries are written; after each yield the limit must hold.
+
+
+def single_sets(ask: Session) -> Iterator[None]:
+    for keys in steps(WRITTEN, 20):
+        singly(ask, keys)
+        yield
+
+
+def sets_in_one_statement(ask: Session) -> Iterator[None]:
+    ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, %s) i", WRITTEN)
+    yield
+
+
+def set_many(ask: Session) -> Iterator[None]:
+    for first in range(0, WRITTEN, 100):
+        ask(
+            "SELECT cache_set_many('mine', ARRAY(SELECT 'k' || i FROM generate_series(%s::int, %s::int) i),"
+            " array_fill('1'::jsonb, '{100}'))",
+            first,
+            first + 99,
+        )
+        yield
+
+
+def adds_and_increments(ask: Session) -> Iterator[None]:
+    for keys in steps(WRITTEN // 2, 50):
+        ask(f"""DO $$ BEGIN FOR i IN {keys} LOOP
+            PERFORM cache_add('mine', 'a' || i, '1'); PERFORM cache_incr('mine', 'n' || i); COMMIT;
+        END LOOP; END $$""")
+        yield
+
+
+def one_long_transaction(ask: Session) -> Iterator[None]:
+    with ask.transaction():
+        for first in range(0, WRITTEN, 20):
+            ask(
+                "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i",
+                first,
+                first + 19,
+            )
+            yield
+        ask("COMMIT")
+    yield
+
+
+def repeatable_read(ask: Session) -> Iterator[None]:
+    for first in range(0, WRITTEN, 60):
+        with ask.transaction("ISOLATION LEVEL REPEATABLE READ"):
+            ask(
+                "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i",
+                first,
+                first + 59,
+            )
+            ask("COMMIT")
+        yield
+
+
+def serializable(ask: Session) -> Iterator[None]:
+    for first in range(0, WRITTEN, 60):
+        with ask.transaction("ISOLATION LEVEL SERIALIZABLE"):
+            ask(
+                "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i",
+                first,
+                first + 59,
+            )
+            ask("COMMIT")
+        yield
+
+
+def overwrites_among_new_ones(ask: Session) -> Iterator[None]:
+    for first in range(0, WRITTEN, 50):
+        singly(ask, f"{first} .. {first + 49}")
+        singly(ask, f"{first - 30} .. {first + 49}")
+        yield
+
+
+def with_reads_between(ask: Session) -> Iterator[None]:
+    for keys in steps(WRITTEN, 50):
+        singly(ask, keys)
+        ask(
+            "SELECT count(cache_get('mine', cache_key)) FROM (SELECT cache_key FROM cache_type_mine"
+            " ORDER BY random() LIMIT 200) s"
+        )
+        yield
+
+
+PATTERNS = [
+    single_sets, sets_in_one_statement, set_many, adds_and_increments, one_long_transaction, repeatable_read,
+    serializable, overwrites_among_new_ones, with_reads_between,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.__name__)
+def test_max_entries_holds(ask: Session, pattern: Callable[[Session], Iterator[None]]) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => %s)", ENTRIES)
+    sizes = [entries(ask) for _ in pattern(ask)]
+    assert max(sizes) <= ENTRIES * TOLERANCE
+    assert sizes[-1] >= ENTRIES * 0.9  # and room that is there is used
+    assert ask.stats("mine")["evicted"] >= WRITTEN - ENTRIES * TOLERANCE
+
+
+@pytest.mark.parametrize("size", [500, 3000])
+def test_a_large_batch_leaves_the_cache_full(ask: Session, size: int) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => %s)", ENTRIES)
+    ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, %s) i", ENTRIES)
+    keys = "ARRAY(SELECT 'new' || i FROM generate_series(1, %s) i)"
+    ask(f"SELECT cache_set_many('mine', {keys}, array_fill('1'::jsonb, ARRAY[%s]))", size, size)
+    assert ENTRIES * 0.9 <= entries(ask) <= ENTRIES * TOLERANCE
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("policy", ["fifo", "cost"])
+def test_max_entries_holds_for_the_other_policies(ask: Session, policy: str) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => %s, eviction => %s)", ENTRIES, policy)
+    sizes = [entries(ask) for _ in with_reads_between(ask)]
+    assert max(sizes) <= ENTRIES * TOLERANCE
+    assert sizes[-1] >= ENTRIES * 0.9
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 10, 40, 100, 300])
+def test_small_limits(ask: Session, limit: int) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => %s)", limit)
+    sizes = []
+    for i in range(limit * 2 + 20):
+        ask("SELECT cache_set('mine', %s, '1')", f"k{i}")
+        sizes.append(entries(ask))
+    assert max(sizes) <= max(limit, int(limit * TOLERANCE))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 10])
+def test_small_limits_are_used(ask: Session, limit: int) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => %s)", limit)
+    for i in range(limit * 3):
+        ask("SELECT cache_set('mine', %s, '1')", f"k{i}")
+        assert ask("SELECT cache_get('mine', %s)", f"k{i}") == 1  # what was just stored is there
+        assert entries(ask) == min(i + 1, limit)
+
+
+@pytest.mark.parametrize("type", ["llm", "embedding", "audio", "crawl", "store"])
+def test_the_limits_of_the_built_in_types_hold(ask: Session, type: str) -> None:
+    from tests.sql.test_get_and_set import VALUES
+
+    ask("SELECT cache_configure(%s, max_entries => 400)", type)
+    table = ask("SELECT relation FROM cache_types WHERE type = %s", type)
+    sizes = []
+    for first in range(0, 1200, 30):
+        ask(
+            "SELECT count(cache_set(%s, 'k' || i, %s)) FROM generate_series(%s::int, %s::int) i",
+            type, VALUES[type][0], first, first + 29,
+        )  # fmt: skip
+        sizes.append(ask(f"SELECT count(*) FROM {table}"))
+    assert max(sizes) <= 400 * TOLERANCE
+    assert sizes[-1] >= 400 * 0.9
+
+
+def test_a_type_without_a_limit_of_bytes_counts_none(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 10, max_bytes => NULL)")
+    ask(f"SELECT count(cache_set('mine', 'k' || i, {VALUE.format(size=6400)})) FROM generate_series(1, 20) i")
+    assert ask("SELECT counter('mine', 'volume')") == 0
+
+
+@pytest.mark.parametrize("size", [100, 2_000, 20_000])
+def test_max_bytes_holds(ask: Session, size: int) -> None:
+    limit = 300 * size
+    ask("SELECT cache_create_type('mine', max_bytes => %s)", limit)
+    sizes = []
+    for keys in steps(900, 30):
+        singly(ask, keys, VALUE.format(size=size))
+        sizes.append(entry_bytes(ask))
+    assert max(sizes) <= limit * TOLERANCE
+    assert sizes[-1] >= limit * 0.85
+
+
+@pytest.mark.once
+def test_max_bytes_holds_for_mixed_sizes(ask: Session) -> None:
+    limit = 2_000_000
+    ask("SELECT cache_create_type('mine', max_bytes => %s)", limit)
+    sizes = []
+    for keys in steps(1500, 30):
+        singly(
+            ask,
+            keys,
+            VALUE.format(
+                size="CASE WHEN i %% 10 = 0 THEN 25600 WHEN i %% 3 = 0 THEN 3200 ELSE 64 END".replace("%%", "%")
+            ),
+        )
+        sizes.append(entry_bytes(ask))
+    assert max(sizes) <= limit * TOLERANCE
+    assert sizes[-1] >= limit * 0.8
+
+
+@pytest.mark.once
+def test_max_bytes_holds_for_overwrites_that_grow(ask: Session) -> None:
+    """The number of entries stays, their size does not."""
+    limit = 2_000_000
+    ask("SELECT cache_create_type('mine', max_bytes => %s)", limit)
+    sizes = []
+    for size in (64, 640, 3200, 6400, 9600, 12800):
+        for keys in steps(300, 30):
+            singly(ask, keys, VALUE.format(size=size))
+            sizes.append(entry_bytes(ask))
+    assert max(sizes) <= limit * TOLERANCE
+
+
+@pytest.mark.once
+def test_max_bytes_holds_for_batches(ask: Session) -> None:
+    limit = 2_000_000
+    ask("SELECT cache_create_type('mine', max_bytes => %s)", limit)
+    sizes = []
+    for first in range(0, 600, 20):
+        values = f"ARRAY(SELECT {VALUE.format(size=6400)} FROM generate_series(%s::int, %s::int) i)"
+        keys = "ARRAY(SELECT 'k' || i FROM generate_series(%s::int, %s::int) i)"
+        ask(f"SELECT cache_set_many('mine', {keys}, {values})", first, first + 19, first, first + 19)
+        sizes.append(entry_bytes(ask))
+    # A batch is one write: it cannot be kept out, it can only be made up for at once.
+    assert max(sizes) <= limit * TOLERANCE
+    assert sizes[-1] >= limit * 0.8
+
+
+def test_max_bytes_of_audio_holds(ask: Session) -> None:
+    ask("SELECT cache_configure('audio', max_bytes => 5000000)")
+    sizes = []
+    for i in range(60):
+        ask("SELECT cache_set_audio(%s, 'v', %b, 'wav')", f"t{i}", bytes(200_000))
+        sizes.append(entry_bytes(ask, "audio"))
+    assert max(sizes) <= 5_000_000 * TOLERANCE
+    assert sizes[-1] >= 4_000_000
+
+
+def test_max_bytes_of_embeddings_holds(ask: Session) -> None:
+    ask("SELECT cache_configure('embedding', max_bytes => 2000000)")
+    sizes = []
+    for first in range(0, 900, 30):
+        ask(
+            "SELECT count(cache_set_embedding('t' || i, 'm', array_fill(i::real, '{1536}')::vector))"
+            " FROM generate_series(%s::int, %s::int) i",
+            first, first + 29,
+        )  # fmt: skip
+        sizes.append(entry_bytes(ask, "embedding"))
+    assert max(sizes) <= 2_000_000 * TOLERANCE
+    assert sizes[-1] >= 1_600_000
+
+
+@pytest.mark.xfail(reason="each session may be late with its share, and a share is 2.5 % of a small limit")
+def test_limits_hold_for_concurrent_sessions(new_session: NewSession) -> None:
+    sessions = [new_session() for _ in range(6)]
+    watcher = new_session()
+    watcher("SELECT cache_create_type('mine', max_entries => 2000)")
+    sizes: list[int] = []
+    running = len(sessions)
+
+    def write(number: int) -> None:
+        nonlocal running
+        try:
+            for part in range(20):
+                singly(sessions[number], f"{number * 100_000 + part * 50} .. {number * 100_000 + part * 50 + 49}")
+        finally:
+            running -= 1
+
+    def watch() -> None:
+        while running:
+            sizes.append(entries(watcher))
+
+    at_once(watch, *(lambda number=number: write(number) for number in range(len(sessions))))
+    sizes.append(entries(watcher))
+    assert max(sizes) <= 2000 * TOLERANCE
+    assert sizes[-1] >= 2000 * 0.9
+
+
+def test_limits_hold_while_another_transaction_is_open(ask: Session, new_session: NewSession) -> None:
+    """It holds back vacuum, and has written itself."""
+    ask("SELECT cache_create_type('mine', max_entries => %s)", ENTRIES)
+    other = new_session()
+    with other.transaction("ISOLATION LEVEL REPEATABLE READ"):
+        other("SELECT count(cache_set('mine', 'other' || i, '1')) FROM generate_series(1, 20) i")
+        sizes = [entries(ask) for _ in single_sets(ask)]
+    assert max(sizes) <= ENTRIES * TOLERANCE
+    assert sizes[-1] >= ENTRIES * 0.9
+
+
+@pytest.mark.once
+def test_limits_hold_after_truncating(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => %s)", ENTRIES)
+    for empty in ("TRUNCATE cache_type_mine", "SELECT 1"):
+        sizes = [entries(ask) for _ in single_sets(ask)]
+        assert max(sizes) <= ENTRIES * TOLERANCE
+        assert sizes[-1] >= ENTRIES * 0.9
+        ask(empty)
+
+
+def test_a_limit_that_is_lowered_is_reached_soon(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine')")
+    ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 3000) i")
+    ask("SELECT cache_configure('mine', max_entries => 1000)")
+    ask("SELECT cache_cleanup('mine')")
+    assert entries(ask) <= 1000 * TOLERANCE
+    ask("SELECT cache_configure('mine', max_entries => 500)")
+    ask("CALL cache_upkeep()")
+    assert entries(ask) <= 500 * TOLERANCE
+    ask("SELECT cache_configure('mine', max_entries => 200)")
+    singly(ask, "10000 .. 10300")
+    assert entries(ask) <= 200 * TOLERANCE
+
+
+def test_expired_entries_make_room_first(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine', max_entries => 200)")
+    ask("SELECT count(cache_set('mine', 'short' || i, '1', '1 minute')) FROM generate_series(1, 90) i")
+    ask("SELECT count(cache_set('mine', 'long' || i, '1', '1 day')) FROM generate_series(1, 90) i")
+    ask.advance("1 minute")
+    ask("SELECT count(cache_set('mine', 'new' || i, '1', '1 day')) FROM generate_series(1, 90) i")
+    ask("SELECT cache_cleanup('mine')")
+    assert ask("SELECT count(*) FILTER (WHERE cache_key LIKE 'long%'), count(*) FROM cache_type_mine") >= 80
+    assert ask.stats("mine")["cleaned"] >= 80
+
+
+def test_evicted_and_cleaned_are_counted(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine', max_entries => %s)", ENTRIES)
+    ask("SELECT count(cache_set('mine', 'k' || i, '1', '1 hour')) FROM generate_series(1, 2500) i")
+    stats = ask.stats("mine")
+    assert stats["entries"] + stats["evicted"] == 2500
+    assert stats["cleaned"] == 0
+    ask.advance("1 hour")
+    live = stats["entries"]
+    assert ask("SELECT cache_clear_expired('mine')") == live
+    stats = ask.stats("mine")
+    assert (stats["entries"], stats["cleaned"], stats["evicted"]) == (0, live, 2500 - live)
+
+
+# Policies. They see a window of the table at a time, so they are right for most entries, not for all.
+
+
+def read_while_others_are_written(ask: Session, turns: int, *, vacuum: bool) -> int:
+    """50 entries are read ten times each while as many others are written as there is room; how many are left?"""
+    ask("SELECT count(cache_set('mine', 'hot' || i, '1')) FROM generate_series(0, 49) i")
+    for turn in range(turns):
+        ask("SELECT cache_get('mine', %s), cache_set('mine', %s, '1')", f"hot{turn % 50}", f"once{turn}")
+        if vacuum and turn % 250 == 0:
+            ask("VACUUM cache_type_mine")
+    assert entries(ask) <= 525
+    return int(ask("SELECT count(*) FROM cache_type_mine WHERE cache_key LIKE 'hot%'"))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("tracking", ["exact", "sampled"])
+def test_lru_keeps_what_is_read(ask: Session, tracking: str) -> None:
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500, hit_tracking => %s)", tracking)
+    assert read_while_others_are_written(ask, 2500, vacuum=True) >= 45
+
+
+@pytest.mark.once
+def test_lru_keeps_what_is_read_when_vacuum_does_not_keep_up(ask: Session, new_session: NewSession) -> None:
+    """As with any transaction that is open for long."""
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500, hit_tracking => 'exact')")
+    other = new_session()
+    with other.transaction("ISOLATION LEVEL REPEATABLE READ"):
+        other("SELECT 1")
+        assert read_while_others_are_written(ask, 2500, vacuum=True) >= 45
+
+
+@pytest.mark.once
+def test_lru_drops_what_is_not_read_any_more(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500, hit_tracking => 'exact')")
+    ask("SELECT count(cache_set('mine', 'hot' || i, '1')) FROM generate_series(1, 50) i")
+    ask("SELECT count(cache_get('mine', 'hot' || i)) FROM generate_series(1, 50) i, generate_series(1, 20)")
+    for turn in range(40):
+        ask.advance("1 minute")
+        ask("SELECT count(cache_set('mine', %s || i, '1')) FROM generate_series(1, 50) i", f"once {turn} ")
+    assert ask("SELECT count(*) FROM cache_type_mine WHERE cache_key LIKE 'hot%'") <= 5
+
+
+@pytest.mark.once
+def test_fifo_drops_what_is_oldest_read_or_not(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 400, eviction => 'fifo')")
+    for i in range(1200):
+        ask("SELECT cache_set('mine', %s, '1')", str(i))
+        ask("SELECT cache_get('mine', %s)", str(i % 100))
+    kept = [int(key) for key in ask.column("SELECT cache_key FROM cache_type_mine")]
+    assert sum(key < 100 for key in kept) == 0
+    assert sum(key < 700 for key in kept) < 0.35 * len(kept)
+
+
+@pytest.mark.once
+def test_cost_keeps_what_is_expensive(ask: Session) -> None:
+    """At equal sizes, what took more tokens, also where no model has a price. By chance, 40 of them would be kept."""
+    ask("SELECT cache_configure('llm', max_entries => 400, eviction => 'cost')")
+    for i in range(1200):
+        ask("SELECT cache_set_llm(%s, 'm', 'r', %s::int, ttl => '1 day')", str(i), 10 if i % 10 else 10_000)
+    assert ask("SELECT count(*) FROM cache_llm_responses WHERE tokens_used = 10000") >= 80
+
+
+@pytest.mark.once
+def test_cost_prefers_the_model_with_the_higher_price(ask: Session) -> None:
+    ask("SELECT cache_set_price('dear', 100), cache_set_price('cheap', 0.1)")
+    ask("SELECT cache_configure('llm', max_entries => 400, eviction => 'cost')")
+    for i in range(1200):
+        ask("SELECT cache_set_llm(%s, %s, 'r', 100, ttl => '1 day')", str(i), "cheap" if i % 10 else "dear")
+    assert ask("SELECT count(*) FROM cache_llm_responses WHERE model = 'dear'") >= 80
+
+
+@pytest.mark.once
+def test_cost_prefers_what_is_small(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_bytes => 1000000, eviction => 'cost')")
+    for i in range(400):
+        ask(f"SELECT cache_set('mine', 's' || i, {VALUE.format(size=640)}, '1 day') FROM (VALUES (%s::int)) v (i)", i)
+        ask(f"SELECT cache_set('mine', 'l' || i, {VALUE.format(size=12800)}, '1 day') FROM (VALUES (%s::int)) v (i)", i)
+    assert entry_bytes(ask) <= 1_050_000
+    kept = ask.row("SELECT count(*) FILTER (WHERE cache_key LIKE 's%') AS small, count(*) AS kept FROM cache_type_mine")
+    assert kept["small"] >= 110  # by age alone, 75
+
+
+@pytest.mark.once
+def test_cost_evicts_by_cost_when_the_clock_stands_still(ask: Session) -> None:
+    """As it does within a statement."""
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_configure('llm', max_entries => 400, eviction => 'cost')")
+    for part in range(30):
+        ask(
+            "SELECT count(cache_set_llm(%s || i, 'm', 'r', CASE WHEN i <= 4 THEN 10000 ELSE 10 END, ttl => '1 day'))"
+            " FROM generate_series(1, 40) i",
+            f"{part} ",
+        )
+    assert ask("SELECT count(*) FROM cache_llm_responses WHERE tokens_used = 10000") >= 80
+
+
+# eviction => 'none'.
+
+
+def test_none_refuses_what_is_too_much(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine', max_entries => 100, eviction => 'none')")
+    stored = 0
+    with refused("PC009", "eviction => 'lru'"):
+        for i in range(200):
+            ask("SELECT cache_set('mine', %s, '1', '1 hour')", f"k{i}")
+            stored += 1
+    assert 100 <= stored <= 105
+    assert entries(ask) == stored
+    for call in (
+        "cache_add('mine', 'new', '1')",
+        "cache_incr('mine', 'new')",
+        "cache_set_many('mine', '{new}', '{1}')",
+    ):
+        with refused("PC009"):
+            ask(f"SELECT {call}")
+    assert ask("SELECT cache_set('mine', 'k0', '2', '1 hour')")  # what is there may be replaced
+    assert ask("SELECT cache_add('mine', 'k0', '3')") is False
+    assert ask("SELECT cache_delete_pattern('mine', 'k1%')") > 10
+    assert ask("SELECT cache_set('mine', 'new', '1', '1 hour')")
+    ask.advance("1 hour")
+    assert ask("SELECT cache_set('mine', 'newer', '1')")  # what has expired makes room
+    assert ask.stats("mine")["evicted"] == 0
+    ask("SELECT cache_configure('mine', eviction => 'lru')")
+    ask("SELECT count(cache_set('mine', 'x' || i, '1')) FROM generate_series(1, 300) i")
+    assert entries(ask) <= 105
+
+
+def test_none_keeps_within_bytes(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_bytes => 1000000, eviction => 'none')")
+    with refused("PC009", "Raise a limit"):
+        singly(ask, "1 .. 500", VALUE.format(size=6400))
+    assert entry_bytes(ask) <= 1_050_000
+
+
+@pytest.mark.xfail(strict=True, reason="it looks at the room that there is, not at what the value needs")
+def test_none_refuses_a_value_that_is_too_large_for_it(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_bytes => 100000, eviction => 'none')")
+    with refused("PC009"):
+        ask(f"SELECT cache_set('mine', 'k', {VALUE.format(size=640_000)}) FROM (VALUES (1)) v (i)")
+    assert entry_bytes(ask) == 0
+
+
+def test_a_value_that_is_too_large_for_its_type_goes_and_others_can_come(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_bytes => 100000)")
+    ask(f"SELECT cache_set('mine', 'large', {VALUE.format(size=640_000)}) FROM (VALUES (1)) v (i)")
+    assert entry_bytes(ask) <= 105_000
+    assert ask("SELECT cache_set('mine', 'k', '1')")
+    assert ask("SELECT cache_get('mine', 'k')") == 1
+
+
+def test_none_refuses_a_batch_as_a_whole(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 100, eviction => 'none')")
+    with refused("PC009"):
+        ask(
+            "SELECT cache_set_many('mine', ARRAY(SELECT 'k' || i FROM generate_series(1, 300) i),"
+            " array_fill('1'::jsonb, '{300}'))"
+        )
+    assert entries(ask) == 0
+
+
+# measure().
+
+
+def test_measure_is_exact_for_small_tables(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine')")
+    for size in (0, 1, 50, 2000):
+        ask("SELECT cache_clear('mine')")
+        ask(
+            f"SELECT count(cache_set('mine', 'k' || i, {VALUE.format(size='64 * (1 + i % 5)')}))"
+            " FROM generate_series(1, %s) i".replace("% 5", "%% 5"),
+            size,
+        )
+        ask("SELECT measure('mine')")
+        stats = ask.stats("mine")
+        assert ask("SELECT counter('mine', 'entries')") == stats["entries"] == size
+        assert ask("SELECT counter('mine', 'bytes')") == stats["bytes"]
+
+
+def test_measure_is_close_for_large_tables(ask: Session) -> None:
+    """Beyond 1024 blocks it is an estimate. These are even, so it must be a close one."""
+    ask("SELECT cache_create_type('mine')")
+    ask(
+        "INSERT INTO cache_type_mine (type, cache_key, data) SELECT 'mine', 'k' || i, to_jsonb(repeat('x', 300))"
+        " FROM generate_series(1, 60000) i"
+    )
+    assert ask("SELECT heap_blocks('cache_type_mine')") > 2048
+    ask("SELECT measure('mine')")
+    assert abs(ask("SELECT counter('mine', 'entries')") - 60_000) < 600

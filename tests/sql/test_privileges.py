@@ -1,0 +1,189 @@
+"""Who may do what: nobody anything, until cache_grant."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sql.conftest import NewRole
+from tests.sql.test_bad_input import WRITES
+from tests.sql.test_read_only import READS, fill
+from tests.sql.tools import Session, refused
+
+ADMINISTRATION = [
+    "cache_create_type('other')",
+    "cache_configure('store', ttl => '1 hour')",
+    "cache_drop_type('mine')",
+    "cache_set_price('m', 1)",
+    "cache_configure_setting('ttl_short', '5 minutes')",
+]
+
+
+def test_reader(ask: Session, role: NewRole) -> None:
+    fill(ask)
+    ask('SELECT cache_set(\'crawl\', \'shared\', \'{"url": "u", "image_hash": "h", "raw_key": "r"}\')')
+    reader = role("read")
+    for call, result in READS.items():
+        assert reader(f"SELECT {call}") == result, call
+    assert reader("SELECT hits > 0 FROM cache_stats WHERE type = 'store'")
+    for call in WRITES + ADMINISTRATION:
+        with refused("42501"):
+            reader(f"SELECT {call}")
+    with refused("42501"):
+        reader("CALL cache_upkeep()")
+    with refused("42501"):
+        reader("DELETE FROM cache_store")
+
+
+def test_writer(ask: Session, role: NewRole) -> None:
+    fill(ask)
+    writer = role("write")
+    for call in WRITES:
+        writer(f"SELECT {call}")
+    fill_again = [call for call in READS if call.startswith("cache_get")]
+    for call in fill_again:
+        writer(f"SELECT {call}")
+    for call in ADMINISTRATION:
+        with refused("42501"):
+            writer(f"SELECT {call}")
+    with refused("42501"):
+        writer("UPDATE cache_types SET ttl = NULL")
+
+
+def test_admin(ask: Session, role: NewRole) -> None:
+    fill(ask)
+    admin = role("admin")
+    for call in WRITES + ADMINISTRATION:
+        admin(f"SELECT {call}")
+    admin("SELECT cache_set('other', 'k', '1')")
+    assert admin("SELECT cache_get('other', 'k')") == 1
+    with refused("42501"):  # giving rights on is for the owner
+        admin("SELECT cache_grant(current_user, 'admin')")
+    with refused("42501"):
+        admin("SELECT cache_revoke(current_user)")
+
+
+def test_a_writers_writes_pay_for_upkeep(ask: Session, role: NewRole) -> None:
+    ask("SELECT cache_create_type('small', max_entries => 100)")
+    ask("SELECT cache_configure('llm', max_entries => 100), cache_configure('audio', max_bytes => 100000)")
+    writer = role("write")
+    writer(
+        "SELECT count(cache_set('small', 'k' || i, '1')), count(cache_set_llm('p' || i, 'm', 'r'))"
+        " FROM generate_series(1, 300) i"
+    )
+    writer("SELECT count(cache_get('small', 'k' || i)) FROM generate_series(1, 300) i")
+    writer(
+        "SELECT count(cache_set_audio('t' || i, 'v', decode(repeat('00', 5000), 'hex'), 'wav'))"
+        " FROM generate_series(1, 60) i"
+    )
+    for type in ("small", "llm"):
+        assert ask.stats(type)["entries"] <= 105
+    assert ask.stats("audio")["bytes"] <= 110_000
+
+
+def test_writers_see_types_that_are_created_later(ask: Session, role: NewRole) -> None:
+    reader, writer = role("read"), role("write")
+    ask("SELECT cache_create_type('mine', max_entries => 40)")
+    for i in range(60):
+        assert writer("SELECT cache_set('mine', %s, '1')", f"k{i}")
+    assert reader("SELECT cache_get('mine', 'k59')") == 1
+    assert reader("SELECT cache_get('mine', 'absent') IS NULL")
+    assert reader("SELECT value FROM cache_get_many('mine', '{k59}')") == 1
+    assert writer("SELECT cache_incr('mine', 'n')") == 1
+    assert reader("SELECT entries > 0 FROM cache_stats WHERE type = 'mine'")
+    with refused("42501"):
+        reader("SELECT cache_set('mine', 'k', '1')")
+
+
+def test_access_replaces_what_was_there_and_can_be_revoked(ask: Session, role: NewRole) -> None:
+    session = role("admin")
+    name = session("SELECT current_user")
+    session("SELECT cache_create_type('mine')")
+    ask("SELECT cache_grant(%s, 'read')", name)
+    with refused("42501"):
+        session("SELECT cache_set('store', 'k', '1')")
+    with refused("42501"):
+        session("SELECT cache_drop_type('mine')")
+    assert session("SELECT cache_get('store', 'k') IS NULL")
+    ask("SELECT cache_grant(%s)", name)  # by default, writing
+    assert session("SELECT cache_set('store', 'k', '1')")
+    ask("SELECT cache_revoke(%s)", name)
+    with refused("42501"):
+        session("SELECT pgcache.cache_get('store', 'k')")
+    assert ask("SELECT count(*) FROM pg_class WHERE relacl::text LIKE %s", f"%{name}%") == 0
+    assert ask("SELECT count(*) FROM pg_proc WHERE proacl::text LIKE %s", f"%{name}%") == 0
+
+
+def test_names_of_roles_are_quoted(ask: Session, admin: object) -> None:
+    name = 'o"dd, role'
+    ask('CREATE ROLE "o""dd, role"')
+    try:
+        ask("SELECT cache_grant(%s)", name)
+        assert ask("SELECT has_function_privilege(%s, 'pgcache.cache_get(text,text)', 'EXECUTE')", name)
+        ask("SELECT cache_create_type('mine')")
+        assert ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'INSERT')", name)
+        ask("SELECT cache_revoke(%s)", name)
+        assert not ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'INSERT')", name)
+    finally:
+        ask('DROP OWNED BY "o""dd, role"')
+        ask('DROP ROLE "o""dd, role"')
+
+
+@pytest.mark.parametrize("access", ["read", "write"])
+def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str) -> None:
+    """What acts with the owner's rights ignores what the caller has in front of its search_path."""
+    fill(ask)
+    ask("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    session = role(access)
+    session(
+        "CREATE FUNCTION public.check_type(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION"
+        " ''trapped''; END'"
+    )
+    session(
+        "CREATE FUNCTION public.cache_now() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION"
+        " ''trapped''; END'"
+    )
+    session(
+        "CREATE FUNCTION public.nextval(regclass) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION"
+        " ''trapped''; END'"
+    )
+    session(
+        "CREATE FUNCTION public.floor(float8) RETURNS float8 LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION"
+        " ''trapped''; END'"
+    )
+    session("CREATE TEMP TABLE cache_types (type text, relation regclass)")
+    session("CREATE TEMP TABLE hit_log (x int)")
+    session("SET search_path = public, pg_temp, pgcache")
+    session("SELECT pgcache.cache_get('store', 'k'), cache_get('mine', 'k')")
+    session("SELECT * FROM cache_get_many('store', '{k}')")
+    session("SELECT * FROM cache_stats")
+    session("SET search_path = public, pg_temp, pgcache, pg_catalog")
+    if access == "write":
+        for call in (
+            "look_after('store', 1, 5000)",
+            "measure('store')",
+            "fold_hits()",
+            "cache_clear_expired()",
+            "cache_cleanup()",
+        ):
+            session(f"SELECT {call}")
+
+
+def test_types_named_by_others_cannot_inject(ask: Session, role: NewRole) -> None:
+    admin = role("admin")
+    for name in ("x'); DROP TABLE pgcache.cache_types; --", 'x"; DROP TABLE pgcache.cache_types; --', "%I", "%s", "$1"):
+        with refused("PC010"):
+            admin("SELECT cache_create_type(%s)", name)
+        with refused("PC001"):
+            admin("SELECT cache_get(%s, 'k')", name)
+        admin("SELECT cache_set('store', %s, '1')", name)
+        assert admin("SELECT cache_delete_pattern('store', %s)", name.replace("%", "\\%")) == 1
+        admin(
+            "SELECT cache_invalidate_tenant(%s), cache_invalidate_user(%s), cache_invalidate_schema(%s)",
+            name,
+            name,
+            name,
+        )
+        admin("SELECT set_config('pgcache.tenant', %s, false)", name)
+        assert admin("SELECT cache_set('store', 'k', '1')")
+        assert admin("SELECT cache_clear('store')") == 1
+        admin("RESET pgcache.tenant")

@@ -1,0 +1,317 @@
+"""cache_stats and its relatives, savings, history, top entries, health."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from tests.sql.test_get_and_set import VALUES
+from tests.sql.tools import Session
+
+
+def test_one_row_a_type(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 10)")
+    assert ask.column("SELECT type FROM cache_stats") == sorted([*VALUES, "mine"])
+    assert ask.stats("mine") == {
+        "type": "mine", "entries": 0, "valid": 0, "expired": 0, "hits": 0, "misses": 0, "hit_rate": None,
+        "hits_per_entry": None, "tokens_saved": 0, "money_saved": 0, "bytes": 0, "oldest": None, "newest": None,
+        "evicted": 0, "cleaned": 0, "table_bytes": ask("SELECT pg_total_relation_size('cache_type_mine')"),
+        "max_entries": 10, "max_bytes": 4 << 30, "ttl": ask("SELECT interval '1 hour'"), "eviction": "lru",
+        "durable": True, "enabled": True,
+    }  # fmt: skip
+
+
+def test_entries_valid_and_expired(ask: Session) -> None:
+    ask("SET timezone = 'UTC'")
+    ask.set_clock("2030-01-01 00:00+00")
+    ask("SELECT cache_set('store', 'a', '1', '1 minute')")
+    ask.advance("1 minute")
+    ask("SELECT cache_set('store', 'b', '1', '1 minute'), cache_set('store', 'c', '1', '1 hour')")
+    stats = ask.stats("store")
+    assert (stats["entries"], stats["valid"], stats["expired"], stats["cleaned"]) == (3, 2, 1, 0)
+    assert (str(stats["oldest"]), str(stats["newest"])) == ("2030-01-01 00:00:00+00:00", "2030-01-01 00:01:00+00:00")
+    ask("CALL cache_upkeep()")
+    stats = ask.stats("store")
+    assert (stats["entries"], stats["valid"], stats["expired"], stats["cleaned"]) == (2, 2, 0, 1)
+
+
+def test_bytes_are_those_of_the_entries(ask: Session) -> None:
+    ask("SELECT cache_set_audio('t', 'v', %b, 'wav')", b"\x00" * 1_000_000)
+    assert 1_000_000 < ask.stats("audio")["bytes"] < 1_001_000
+    assert ask("SELECT bytes FROM cache_entry('audio', audio_key('t', 'v', '', '{}'))") == ask.stats("audio")["bytes"]
+    assert ask.stats("audio")["table_bytes"] > 1_000_000
+    ask("SELECT cache_clear('audio')")
+    assert ask.stats("audio")["bytes"] == 0
+    # Compressed, as stored.
+    ask("SELECT cache_set('store', 'k', to_jsonb(repeat('x', 1000000)))")
+    assert ask.stats("store")["bytes"] < 100_000
+
+
+def test_tokens_and_money(ask: Session) -> None:
+    ask("SELECT cache_set_price('gpt', 10), cache_configure_setting('usd_per_million_tokens', '1')")
+    ask(
+        "SELECT cache_set_llm('a', 'gpt', 'r', 1000), cache_set_llm('b', 'other', 'r', 500), cache_set_llm('c',"
+        " 'gpt', 'r')"
+    )
+    for _ in range(3):
+        ask(
+            "SELECT cache_get_llm('a', 'gpt'), cache_get_llm('b', 'other'), cache_get_llm('c', 'gpt'),"
+            " cache_get_llm('d', 'gpt')"
+        )
+
+    def saved() -> tuple[Decimal, Decimal]:
+        stats = ask.stats("llm")
+        return stats["tokens_saved"], stats["money_saved"]
+
+    expected = (3 * 1500, Decimal("0.0315"))  # 3 * (1000 * 10 + 500 * 1) / 10^6
+    assert saved() == expected
+    ask("CALL cache_upkeep()")
+    assert saved() == expected
+    ask("SELECT * FROM cache_get_many('llm', ARRAY[llm_key('a', 'gpt')])")
+    expected = (5500, Decimal("0.0415"))
+    assert saved() == expected
+    assert ask.stats("store")["tokens_saved"] == 0
+
+
+def test_savings_outlive_the_entry(ask: Session) -> None:
+    ask("SELECT cache_set_price('m', 100)")
+    ask("SELECT cache_set_llm('a', 'm', 'r', 1000), cache_set_ai_worker('p', 'm', 'v', 's', 100)")
+    ask("SELECT cache_get_llm('a', 'm'), cache_get_ai_worker('p', 'm', 'v')")
+    ask("SELECT cache_clear_all()")  # before anything was folded
+    assert (ask.stats("llm")["tokens_saved"], ask.stats("llm")["money_saved"]) == (1000, Decimal("0.1"))
+    ask("CALL cache_upkeep()")
+    assert (ask.stats("llm")["tokens_saved"], ask.stats("llm")["money_saved"]) == (1000, Decimal("0.1"))
+    assert (ask.stats("ai_worker")["tokens_saved"], ask.stats("ai_worker")["money_saved"]) == (100, Decimal("0.01"))
+
+
+def test_savings_are_what_the_value_cost_when_it_was_hit(ask: Session) -> None:
+    ask("SELECT cache_set_llm('a', 'm', 'r', 1000)")
+    ask("SELECT cache_get_llm('a', 'm')")
+    ask("SELECT cache_set_llm('a', 'm', 'shorter', 10)")
+    ask("SELECT cache_get_llm('a', 'm')")
+    assert ask.stats("llm")["tokens_saved"] == 1010
+    ask("CALL cache_upkeep()")
+    assert ask.stats("llm")["tokens_saved"] == 1010
+
+
+@pytest.mark.parametrize("upkeep", [True, False], ids=["after upkeep", "without upkeep"])
+def test_a_new_price_is_for_hits_from_then_on(ask: Session, upkeep: bool) -> None:
+    ask("SELECT cache_set_price('m', 1), cache_set_llm('a', 'm', 'r', 1000000)")
+    ask("SELECT cache_get_llm('a', 'm')")
+    if upkeep:
+        ask("CALL cache_upkeep()")
+    ask("SELECT cache_set_price('m', 5)")
+    ask("SELECT cache_get_llm('a', 'm')")
+    ask("CALL cache_upkeep()")
+    assert ask.stats("llm")["money_saved"] == 6
+
+
+def test_sampled_hits_save_as_much_as_they_stand_for(ask: Session) -> None:
+    ask("SELECT cache_set_llm('a', 'm', 'r', 10)")
+    ask("INSERT INTO hit_log SELECT 'llm', '', llm_key('a', 'm'), 20, cache_now(), 'm', 10")
+    assert ask.stats("llm")["tokens_saved"] == 200
+    ask("CALL cache_upkeep()")
+    assert ask.stats("llm")["tokens_saved"] == 200
+
+
+def test_the_ai_workers_view_has_its_columns(ask: Session) -> None:
+    assert ask.row("SELECT * FROM ai_worker_cache_stats") == {
+        "total_entries": 0, "valid_entries": 0, "expired_entries": 0, "total_hits": 0, "avg_hits_per_entry": 0,
+        "total_tokens_saved": 0, "max_hits": 0, "oldest_entry": None, "newest_entry": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("upkeep", [True, False], ids=["after upkeep", "without upkeep"])
+def test_the_ai_workers_view_is_exact(ask: Session, upkeep: bool) -> None:
+    ask("SET timezone = 'UTC'")
+    ask.set_clock("2030-01-01 00:00+00")
+    ask("SELECT count(cache_set_ai_worker('p' || i, 'm', 'v', 's', 30)) FROM generate_series(1, 300) i")
+    ask("SELECT count(cache_get_ai_worker('p' || i, 'm', 'v')) FROM generate_series(1, 100) i")
+    ask("SELECT cache_get_ai_worker('p7', 'm', 'v')")
+    ask.advance("30 minutes")
+    ask("SELECT cache_set_ai_worker('late', 'm', 'v', 's', 30)")
+    ask.advance("30 minutes")
+    if upkeep:
+        ask("SELECT fold_hits()")
+    row = ask.row("SELECT * FROM ai_worker_cache_stats")
+    assert [str(row.pop(name)) for name in ("oldest_entry", "newest_entry")] == [
+        "2030-01-01 00:00:00+00:00", "2030-01-01 00:30:00+00:00",
+    ]  # fmt: skip
+    assert row == {
+        "total_entries": 301, "valid_entries": 1, "expired_entries": 300, "total_hits": 101,
+        "avg_hits_per_entry": Decimal("0.34"), "total_tokens_saved": 3030, "max_hits": 2,
+    }  # fmt: skip
+
+
+def test_history_is_by_hour(ask: Session) -> None:
+    ask("SET timezone = 'UTC'")
+    ask.set_clock("2030-01-01 10:15+00")
+    ask("SELECT cache_set_llm('a', 'm', 'r', 10, ttl => '1 day')")
+    ask("SELECT cache_get_llm('a', 'm'), cache_get_llm('absent', 'm')")
+    ask("CALL cache_upkeep()")
+    ask.advance("30 minutes")
+    ask("SELECT cache_get_llm('a', 'm')")
+    ask("CALL cache_upkeep()")  # again in the same hour
+    ask.advance("1 hour")
+    ask("SELECT cache_get_llm('a', 'm'), cache_get_llm('absent', 'm') FROM generate_series(1, 3)")
+    ask("SELECT cache_set_llm('b', 'm', 'r', ttl => '1 minute')")
+    ask("CALL cache_upkeep()")
+    ask.advance("2 hours")
+    ask("CALL cache_upkeep()")
+    rows = ask.rows("""
+        SELECT hour::text, entries, hits, misses, hit_rate::text, cleaned, tokens_saved
+        FROM cache_stats_history WHERE type = 'llm' ORDER BY hour
+    """)
+    assert rows == [
+        ("2030-01-01 10:00:00+00", 1, 2, 1, "0.6667", 0, 20),
+        ("2030-01-01 11:00:00+00", 2, 3, 3, "0.5000", 0, 30),
+        ("2030-01-01 13:00:00+00", 1, 0, 0, None, 1, 0),
+    ]
+    assert ask("SELECT count(DISTINCT type) FROM cache_stats_history") == len(VALUES)
+
+
+def test_history_is_pruned(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("CALL cache_upkeep()")
+    ask.advance("89 days")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT count(DISTINCT hour) FROM cache_stats_history") == 2
+    ask.advance("2 days")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT count(DISTINCT hour) FROM cache_stats_history") == 2
+    ask("SELECT cache_configure_setting('keep_history', '1 hour')")
+    ask.advance("1 day")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT count(DISTINCT hour) FROM cache_stats_history") == 1
+
+
+def test_top(ask: Session) -> None:
+    ask("SELECT count(cache_set('store', 'k' || i, '1')) FROM generate_series(1, 12) i")
+    ask("SELECT cache_set('llm', 'k', '{\"response\": \"r\"}')")
+    ask("SELECT set_config('pgcache.tenant', 't', false)")
+    ask("SELECT cache_set('store', 'k12', '1')")
+    ask("SELECT set_config('pgcache.tenant', '', false)")
+    ask("SELECT count(cache_get('store', 'k' || i)) FROM generate_series(1, 12) i, generate_series(1, i)")
+    ask("CALL cache_upkeep()")
+    rows = ask.rows("SELECT cache_key, tenant, hit_count FROM cache_top WHERE type = 'store'")
+    assert rows == [(f"k{i}", "", i) for i in range(12, 2, -1)]
+    assert ask("SELECT cache_key FROM cache_top WHERE type = 'llm'") == "k"
+    assert ask.column("SELECT cache_key FROM top_entries(2)") == ["k", "k12", "k11"]
+    assert ask("SELECT count(*) FROM top_entries(NULL)") == 14
+    assert ask("SELECT bytes > 96 AND created_at <= now() AND expires_at > now() FROM cache_top LIMIT 1")
+
+
+def test_top_entries_are_live(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_set('store', 'k', '1', '1')")
+    assert ask("SELECT count(*) FROM cache_top") == 1
+    ask.advance("1 second")
+    assert ask("SELECT count(*) FROM cache_top") == 0
+
+
+def test_trim(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    for i in range(10):
+        ask.advance("1 second")
+        ask("SELECT cache_set_audio(%s, 'v', 'x', 'mp3')", f"t{i}")
+    ask.advance("1 second")
+    ask("SELECT * FROM cache_get_audio('t0', 'v')")
+    assert ask("SELECT cache_trim('audio', 20)") == 0
+    assert ask("SELECT cache_trim('audio', 3)") == 7
+    kept = ask.column(
+        "SELECT t FROM generate_series(0, 9) t WHERE cache_exists('audio', audio_key('t' || t, 'v', '', '{}'))"
+    )
+    assert kept == [0, 8, 9]
+    assert ask.stats("audio")["evicted"] == 7
+    assert ask("SELECT cache_trim('audio', 0)") == 3
+
+
+def test_trim_skips_what_is_locked(ask: Session, dsn: str) -> None:
+    other = Session(dsn)
+    ask("SELECT cache_set_many('store', '{a,b,c}', '{1,2,3}')")
+    with other.transaction():
+        other("SELECT FROM cache_store WHERE cache_key = 'a' FOR UPDATE")
+        ask("SET lock_timeout = '10ms'")
+        assert ask("SELECT cache_trim('store', 0)") == 2
+    assert ask("SELECT cache_trim('store', 0)") == 1
+    other.close()
+
+
+def test_index_usage(ask: Session) -> None:
+    ask("SELECT cache_set('llm', 'k', '{\"response\": \"r\"}')")
+    ask("SET enable_seqscan = off")
+    ask("SELECT cache_get('llm', 'k') FROM generate_series(1, 5)")
+    ask("SELECT pg_stat_force_next_flush()")
+    rows = ask.rows("SELECT table_name, index_name, index_scans, index_bytes FROM get_cache_index_usage()")
+    assert len(rows) == len(VALUES)
+    assert ("cache_llm_responses", "cache_llm_responses_pkey") in [row[:2] for row in rows]
+    assert next(row[2] for row in rows if row[0] == "cache_llm_responses") >= 5
+    assert all(row[3] > 0 for row in rows)
+
+
+# Health.
+
+
+def health(ask: Session, check: str) -> dict[str, object]:
+    return ask.row("SELECT status, detail, hint FROM cache_health() WHERE check_name = %s", check)
+
+
+def test_a_new_installation_is_healthy(ask: Session) -> None:
+    rows = ask.rows("SELECT check_name, status, hint FROM cache_health()")
+    assert {row[1:] for row in rows} == {("ok", None)}
+    checks = {row[0] for row in rows}
+    assert {f"hit rate: {type}" for type in VALUES} | {f"size: {type}" for type in VALUES} <= checks
+    assert {"upkeep: pgcache_upkeep", "upkeep: ai_worker_cleanup_cache", "hit log"} <= checks
+
+
+def test_a_low_hit_rate_is_a_warning(ask: Session) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask("SELECT cache_get('store', 'k') FROM generate_series(1, 68)")
+    ask("SELECT cache_get('store', 'absent') FROM generate_series(1, 31)")
+    assert health(ask, "hit rate: store")["status"] == "ok"  # 99 requests say little
+    ask("SELECT cache_get('store', 'k')")
+    warning = health(ask, "hit rate: store")
+    assert (warning["status"], warning["detail"]) == ("warning", "69.0 % of 100 requests")
+    assert "cache_entry" in str(warning["hint"])
+    ask("SELECT cache_get('store', 'k') FROM generate_series(1, 4)")
+    assert health(ask, "hit rate: store")["status"] == "ok"
+    ask("SELECT cache_configure_setting('alert_hit_rate', '0.9')")
+    assert health(ask, "hit rate: store")["status"] == "warning"
+
+
+def test_a_size_near_its_limit_is_a_warning(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 80) i")
+    assert health(ask, "size: mine")["status"] == "ok"
+    ask("SELECT count(cache_set('mine', 'l' || i, '1')) FROM generate_series(1, 10) i")
+    warning = health(ask, "size: mine")
+    assert warning["status"] == "warning"
+    assert "90 entries" in str(warning["detail"])
+    assert "cache_configure('mine', max_entries => ..." in str(warning["hint"])
+    ask("SELECT cache_configure_setting('alert_size', '0.95')")
+    assert health(ask, "size: mine")["status"] == "ok"
+
+
+def test_bytes_near_their_limit_are_a_warning(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_bytes => 1000000)")
+    ask(
+        "SELECT count(cache_set('mine', 'k' || i, to_jsonb(encode(sha256(i::text::bytea), 'hex'))))"
+        " FROM generate_series(1, 5200) i"
+    )
+    assert 800_000 < ask.stats("mine")["bytes"] < 1_000_000
+    assert health(ask, "size: mine")["status"] == "warning"
+
+
+def test_a_large_hit_log_is_a_warning(ask: Session) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask("INSERT INTO hit_log SELECT 'store', '', 'x', 1, now() FROM generate_series(1, 60000)")
+    warning = health(ask, "hit log")
+    assert warning["status"] == "warning"
+    assert "cache_upkeep" in str(warning["hint"])
+
+
+def test_health_is_ok_again_when_the_log_is_folded(ask: Session) -> None:
+    test_a_large_hit_log_is_a_warning(ask)
+    ask("CALL cache_upkeep()")
+    assert health(ask, "hit log")["status"] == "ok"

@@ -1,0 +1,313 @@
+"""Rules that every function of schema pgcache keeps."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.sql.tools import Session
+
+SQL = Path(__file__).parents[2] / "sql"
+PATHS = {"pg_catalog, pg_temp", "pgcache, pg_catalog, pg_temp"}
+
+# Functions without SET search_path, by the reason. Their names are qualified instead.
+HOT_PATH = "a SET clause would cost a call 1 us, of 5"
+INLINED = "a SET clause would keep it from being inlined into the statements of the hot path"
+COMMITS = "a procedure that commits cannot have a SET clause"
+UNPINNED = {
+    "cache_add(text,text,jsonb,interval)": HOT_PATH,
+    "cache_get(text,text)": HOT_PATH,
+    "cache_get_audio(text,text,text,jsonb)": HOT_PATH,
+    "cache_get_embedding(text,text)": HOT_PATH,
+    "cache_get_embeddings(text[],text)": HOT_PATH,
+    "cache_get_face(bytea,text)": HOT_PATH,
+    "cache_get_llm(text,text,text)": HOT_PATH,
+    "cache_get_many(text,text[])": HOT_PATH,
+    "cache_get_phash(bytea,text)": HOT_PATH,
+    "cache_get_vector_search(vector,jsonb,integer,text)": HOT_PATH,
+    "cache_set(text,text,jsonb,interval)": HOT_PATH,
+    "cache_set_ai_worker(text,text,text,text,integer,boolean,interval)": HOT_PATH,
+    "cache_set_audio(text,text,bytea,text,integer,integer,integer,text,jsonb,interval)": HOT_PATH,
+    "cache_set_embedding(text,text,vector,interval)": HOT_PATH,
+    "cache_set_face(bytea,text,jsonb,interval)": HOT_PATH,
+    "cache_set_llm(text,text,text,integer,text,text,interval)": HOT_PATH,
+    "cache_set_phash(bytea,text,text,interval)": HOT_PATH,
+    "cache_set_vector_search(vector,jsonb,jsonb,integer,text,interval)": HOT_PATH,
+    "count_miss(text,text)": HOT_PATH,
+    "crawl_should_skip(text,bytea,text)": HOT_PATH,
+    "crawl_store(text,bytea,text,text,text,interval)": HOT_PATH,
+    "expiry(timestamp with time zone,interval,interval)": HOT_PATH,
+    "get_for_tenant(text,text,text)": HOT_PATH,
+    "get_from_partition(text,text)": HOT_PATH,
+    "put(text,text,jsonb,interval,boolean)": HOT_PATH,
+    "put_audio(text,bytea,text,integer,integer,integer,text,interval,boolean)": HOT_PATH,
+    "put_embedding(text,text,text,interval,boolean)": HOT_PATH,
+    "record_hits(text,text[],integer[],text[],integer[])": HOT_PATH,
+    "set_for_tenant(text,text,text,jsonb,interval)": HOT_PATH,
+    "value_fits(text,jsonb)": HOT_PATH,
+    "ai_worker_fits(jsonb)": INLINED,
+    "audio_fits(jsonb)": INLINED,
+    "cache_now()": INLINED,
+    "cache_value(ai_worker_cache)": INLINED,
+    "cache_value(cache_audio_chunks)": INLINED,
+    "cache_value(cache_embeddings)": INLINED,
+    "cache_value(cache_llm_responses)": INLINED,
+    "cache_value(cache_vector_search)": INLINED,
+    "cache_value(crawl_cache)": INLINED,
+    "cache_value(face_embeddings_cache)": INLINED,
+    "cache_value(perceptual_hash_cache)": INLINED,
+    "count_hit(regclass,smallint)": INLINED,
+    "crawl_fits(jsonb)": INLINED,
+    "current_tenant()": INLINED,
+    "embedding_fits(jsonb)": INLINED,
+    "face_fits(jsonb)": INLINED,
+    "hit_log_crowding()": INLINED,
+    "is_count(jsonb)": INLINED,
+    "is_readable(text)": INLINED,
+    "is_text(jsonb)": INLINED,
+    "is_writable()": INLINED,
+    "llm_fits(jsonb)": INLINED,
+    "may_write(text,text,interval)": INLINED,
+    "phash_fits(jsonb)": INLINED,
+    "type_dimensions(text)": INLINED,
+    "type_has_fields(text)": INLINED,
+    "type_hit_weight(text)": INLINED,
+    "type_may_be_full(text)": INLINED,
+    "type_ttl(text)": INLINED,
+    "vector_search_fits(jsonb)": INLINED,
+    "cache_upkeep()": COMMITS,
+}
+# Part of SQL's grammar, so that no schema can come before them.
+GRAMMAR = {
+    "all", "and", "any", "array", "as", "by", "cast", "coalesce", "conflict", "distinct", "execute", "exists",
+    "extract", "filter", "from", "greatest", "if", "in", "into", "key", "lateral", "least", "materialized", "not",
+    "nullif", "on", "or", "ordinality", "over", "perform", "returning", "row", "select", "set", "some", "substring",
+    "then", "trim", "update", "using", "values", "when", "where", "while", "with",
+}  # fmt: skip
+
+
+@dataclass
+class Function:
+    signature: str
+    name: str
+    language: str
+    volatility: str
+    parallel: str
+    definer: bool
+    search_path: str | None
+    body: str
+    comment: str | None
+
+    @property
+    def code(self) -> str:
+        """The body without comments and literals."""
+        return re.sub(r"--[^\n]*|\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'", " ", self.body, flags=re.DOTALL)
+
+
+DEFINED = {
+    name
+    for file in SQL.rglob("*.sql")
+    for name in re.findall(r"create or replace (?:function|procedure) pgcache\.(\w+)", file.read_text())
+}
+COMPILED = {
+    "type_ttl",
+    "type_hit_weight",
+    "type_may_be_full",
+    "type_dimensions",
+    "type_has_fields",
+}  # by compile_settings
+CORE = DEFINED | COMPILED
+
+
+def functions(ask: Session, *, all_levels: bool = False) -> list[Function]:
+    """Those of sql/. all_levels: also those of plpython/."""
+    rows = ask.rows("""
+        SELECT replace(p.oid::regprocedure::text, 'pgcache.', ''), p.proname, l.lanname, p.provolatile::text,
+            p.proparallel::text, p.prosecdef,
+            (SELECT substr(c, length('search_path=') + 1) FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%'),
+            p.prosrc, obj_description(p.oid, 'pg_proc')
+        FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+        WHERE p.pronamespace = 'pgcache'::regnamespace ORDER BY 1
+    """)
+    found = [Function(*row) for row in rows]
+    return [function for function in found if all_levels or function.name in CORE]
+
+
+def test_search_path_is_pinned(ask: Session) -> None:
+    unpinned = {function.signature for function in functions(ask) if function.search_path is None}
+    assert unpinned == set(UNPINNED)
+    paths = {function.search_path.replace('"', "") for function in functions(ask) if function.search_path}
+    assert paths == PATHS
+
+
+def test_who_runs_with_the_owners_rights_has_pinned_it(ask: Session) -> None:
+    for function in functions(ask, all_levels=True):
+        assert not function.definer or function.search_path, function.signature
+
+
+def test_what_is_not_pinned_is_qualified(ask: Session) -> None:
+    """Names of functions and tables, that is; operators and types cannot sensibly be."""
+    problems = []
+    for function in functions(ask):
+        if function.search_path:
+            continue
+        calls = set(re.findall(r"(?<![\w.%])([a-z_]\w*)\s*\(", function.code)) - GRAMMAR
+        if re.search(r"\bunnest\([^()]*,", function.code):
+            calls.discard("unnest")  # of several arrays, it is grammar, too
+        tables = set(re.findall(r"\b(?:from|join|into|update)\s+(?:only\s+)?([a-z_]\w*)\b(?!\s*[.(,])", function.code))
+        # Variables that INTO assigns, and names that the statement itself gives.
+        own = set(
+            re.findall(r"^\s*([a-z_]\w*)\s+(?:constant\s+)?[a-z_.]+[\w\[\]%.]*\s*(?:;|:=)", function.code, re.MULTILINE)
+        )
+        own |= set(re.findall(r"\b([a-z_]\w*)\s+as\s+(?:materialized\s+)?\(", function.code))
+        own |= {
+            word
+            for match in re.findall(r"\binto\s+([\w\s,]+?)\s+(?:from|using)\b", function.code)
+            for word in re.split(r"\W+", match)
+        }
+        aliases = set(re.findall(r"(?:\bas|\bordinality|\))\s+([a-z_]\w*)\s*\(", function.code))
+        found = (calls - aliases) | (tables - own - GRAMMAR - {"value", "strict"})
+        if found:
+            problems.append(f"{function.signature}: {', '.join(sorted(found))}")
+    assert not problems, "\n".join(problems)
+
+
+def test_volatility_is_declared(ask: Session) -> None:
+    """Rather than left to the default."""
+    for file in SQL.glob("*/*.sql"):
+        for head in re.findall(
+            r"create or replace function (pgcache\.\w+\(.*?)\bas (?:\$|')", file.read_text(), re.DOTALL
+        ):
+            assert re.search(r"\b(immutable|stable|volatile)\b", head), head
+
+
+WRITES = re.compile(
+    r"\b(insert into|update \w|delete from|nextval|setval|create|alter|drop|truncate|lock table|advisory)\b",
+    re.IGNORECASE,
+)
+
+
+def test_volatility_and_parallel_safety_are_true(ask: Session) -> None:
+    for function in functions(ask):
+        text = function.body if "execute" in function.code else function.code
+        if WRITES.search(text):
+            assert function.volatility == "v", function.signature
+            assert function.parallel == "u", function.signature  # parallel workers cannot write
+        if function.volatility == "i":
+            assert not re.search(r"\b(current_setting|statement_timestamp|now\(\)|pg_is_in_recovery)", function.code), (
+                function.signature
+            )
+
+
+def test_each_has_a_comment(ask: Session) -> None:
+    for function in functions(ask, all_levels=True):
+        assert function.comment, function.signature
+        assert function.comment.endswith((".", ")")), function.signature
+        assert len(function.comment) > 15, function.signature
+
+
+def test_each_error_has_a_sqlstate_of_ours_and_a_hint(ask: Session) -> None:
+    for function in functions(ask):
+        for statement in re.findall(r"raise exception.*?;\n", function.body, re.DOTALL):
+            assert "errcode = " in statement, function.signature
+            code = re.search(r"errcode = '(\w+)'", statement)
+            assert code, function.signature
+            if code[1] != "invalid_parameter_value":  # which the function itself catches
+                assert re.fullmatch(r"PC0\d\d|25006", code[1]), function.signature
+                assert "hint = " in statement, function.signature
+
+
+def test_each_error_is_in_the_comment(ask: Session) -> None:
+    comments = {function.name: function.comment or "" for function in functions(ask)}
+    for function in functions(ask):
+        comment = comments[function.name]
+        for _ in range(2):
+            comment += "".join(comments[name] for name in re.findall(r"\bas (cache_\w+)", comment))
+        raised = set(re.findall(r"errcode = '(PC\d+|25006)'", function.body))
+        assert raised <= set(re.findall(r"PC\d+|25006", comment)), function.signature
+
+
+def test_no_overloads(ask: Session) -> None:
+    """They are how an API grows until nobody knows which one is called. cache_value is one for each row type."""
+    names = [function.name for function in functions(ask) if function.name != "cache_value"]
+    assert len(names) == len(set(names))
+
+
+def test_raise_has_no_placeholders(ask: Session) -> None:
+    """RAISE's own are %, so a %s there prints an s."""
+    for function in functions(ask):
+        assert not re.search(r"raise\s+(?:exception|notice|warning|info|log|debug)\s+'", function.body), (
+            function.signature
+        )
+
+
+# Inlining.
+
+
+def called(ask: Session, statements: list[str]) -> set[str]:
+    """The functions of ours that were called, apart from those that were inlined."""
+    ask("SELECT pg_stat_force_next_flush()")
+    before = dict(ask.rows("SELECT funcname, calls FROM pg_stat_user_functions WHERE schemaname = 'pgcache'"))
+    ask("SET track_functions = 'all'")
+    for statement in statements:
+        ask(statement)
+    ask("SET track_functions = 'none'")
+    ask("SELECT pg_stat_force_next_flush()")
+    after = ask.rows("SELECT funcname, calls FROM pg_stat_user_functions WHERE schemaname = 'pgcache'")
+    return {name for name, calls in after if calls > before.get(name, 0)}
+
+
+# What a call may cost: these functions, and no others, are really called.
+CALLS = {
+    "cache_get('llm', 'k')": {"cache_get"},
+    "cache_get('embedding', 'k')": {"cache_get"},
+    "cache_get('audio', 'k')": {"cache_get"},
+    "cache_get('vector_search', 'k')": {"cache_get"},
+    "cache_get('ai_worker', 'k')": {"cache_get"},
+    "cache_get('face', 'k')": {"cache_get"},
+    "cache_get('phash', 'k')": {"cache_get"},
+    "cache_get('crawl', 'k')": {"cache_get"},
+    "cache_get('store', 'k')": {"cache_get"},
+    "cache_get('mine', 'k')": {"cache_get", "get_from_partition"},
+    "cache_set('llm', 'k', '{\"response\": \"r\"}')": {"put"},
+    "cache_set('store', 'k', '1')": {"put"},
+    "cache_set('face', 'k', '{\"embeddings\": []}')": {"put"},
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_should_be_inlined_is(ask: Session, call: str) -> None:
+    from tests.sql.test_get_and_set import VALUES
+
+    ask("SELECT cache_create_type('mine')")
+    for type, values in {**VALUES, "mine": ["1"]}.items():
+        ask("SELECT cache_configure(%s, hit_tracking => 'off')", type)
+        ask("SELECT cache_set(%s, 'k', %s)", type, values[0])
+    for _ in range(10):  # the first writes look after the type, and the first plans are made for their arguments
+        ask(f"SELECT {call}")
+    assert called(ask, [f"SELECT {call}"] * 20) == CALLS[call]
+
+
+def test_logging_a_hit_calls_nothing_else(ask: Session) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    assert called(ask, ["SELECT cache_get('store', 'k')"] * 5) <= {"cache_get", "log_hit", "record_hits"}
+
+
+def test_the_plan_of_a_get_is_one_look_up_by_the_primary_key(ask: Session) -> None:
+    """As far as it can be told from outside, of the statement that cache_get has for llm."""
+    body = ask("SELECT prosrc FROM pg_proc WHERE oid = 'cache_get(text,text)'::regprocedure")
+    statement = re.search(r"select pgcache\.cache_value\(t\).*?;", body, re.DOTALL)
+    assert statement
+    text = (
+        re.sub(r"\binto [\w, \n]+?(?=\s+from)", "", statement[0])
+        .replace("= key", "= 'k'")
+        .replace("%", "%%")
+        .rstrip(";")
+    )
+    plan = "\n".join(ask.column(f"EXPLAIN (VERBOSE, COSTS OFF) {text}"))
+    assert "Index Scan using cache_llm_responses_pkey" in plan or "Index Only" in plan or "Bitmap" in plan
+    for name in ("cache_now", "current_tenant", "count_hit", "cache_value", "is_readable"):
+        assert f"{name}(" not in plan

@@ -1,0 +1,73 @@
+"""plpgsql_check over every function: no error, and no warning but those that are explained here."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sql.tools import Session
+from tests.static.test_functions import CORE
+
+pytestmark = pytest.mark.needs("plpgsql_check")
+
+NEVER_RETURNS_VARIABLES = "it returns rows with RETURN QUERY EXECUTE, which the checker cannot look into"
+OURS = "what is put into the statement comes from this project's own code, not from a caller"
+# (function, the beginning of the message) -> why it may stand.
+EXPLAINED = {
+    ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
+    ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
+    ("compile_settings", "text type variable is not sanitized"): OURS + ": made of literals that format quotes",
+    ("delete_where", "text type variable is not sanitized"): OURS
+    + ": the conditions are in core/delete.sql and caches/",
+    ("grant_like_store", "text type variable is not sanitized"): OURS
+    + ": kinds of privileges, and names already quoted",
+    (
+        "put_embedding",
+        "target type is different type than source type",
+    ): "it is the input function of vector that is wanted",
+}
+# The functions for pg_cron look into its tables.
+CRON = """
+    CREATE SCHEMA cron;
+    CREATE TABLE cron.job (jobid bigint, schedule text, command text, nodename text, nodeport integer, database text,
+        username text, active boolean, jobname text);
+    CREATE TABLE cron.job_run_details (jobid bigint, runid bigint, job_pid integer, database text, username text,
+        command text, status text, return_message text, start_time timestamptz, end_time timestamptz);
+    CREATE FUNCTION cron.schedule(text, text, text) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
+    CREATE FUNCTION cron.unschedule(bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+"""
+
+
+def test_no_error_and_no_warning_that_is_not_explained(ask: Session) -> None:
+    ask("CREATE EXTENSION plpgsql_check")
+    ask(CRON)
+    ask("SET search_path = pgcache, public")
+    rows = ask.rows("""
+        SELECT p.proname, c.level, coalesce(c.sqlstate, ''), c.lineno, c.message, coalesce(c.detail, '')
+        FROM pg_proc p
+        JOIN pg_language l ON l.oid = p.prolang
+        CROSS JOIN LATERAL plpgsql_check_function_tb(p.oid, fatal_errors => false, other_warnings => true,
+            extra_warnings => true, security_warnings => true, compatibility_warnings => true) c
+        WHERE l.lanname = 'plpgsql' AND p.pronamespace = 'pgcache'::regnamespace
+            AND p.proname = ANY(%s)
+        ORDER BY 1, 4
+    """, sorted(CORE))  # fmt: skip
+    used = {
+        (name, start)
+        for name, *_, message, _ in rows
+        for (function, start) in EXPLAINED
+        if function == name and message.startswith(start)
+    }
+    surprises = [
+        row for row in rows if not any(function == row[0] and row[4].startswith(start) for function, start in EXPLAINED)
+    ]
+    assert surprises == []
+    assert set(EXPLAINED) == used  # the list is no longer than it must be
+
+
+def test_the_checker_would_find_an_error(ask: Session) -> None:
+    ask("CREATE EXTENSION plpgsql_check")
+    ask(
+        "CREATE FUNCTION pgcache.wrong() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM nothing"
+        " FROM pgcache.cache_types; END'"
+    )
+    assert ask("SELECT level FROM plpgsql_check_function_tb('pgcache.wrong()')") == "error"
