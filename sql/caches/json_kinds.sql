@@ -2,9 +2,9 @@
 
 create or replace function pgcache.is_count(value jsonb) returns boolean
 language sql immutable parallel safe
-as $$ select value is null or pg_catalog.jsonb_typeof(value) = 'null' or (pg_catalog.jsonb_typeof(value) = 'number' and value::text ~ '^-?\d{1,9}$') $$;
+as $$ select value is null or pg_catalog.jsonb_typeof(value) = 'null' or (pg_catalog.jsonb_typeof(value) = 'number' and value::text ~ '^\d{1,9}$') $$;
 
-comment on function pgcache.is_count(jsonb) is 'Whether a JSON value is absent, null or a whole number of up to nine digits.';
+comment on function pgcache.is_count(jsonb) is 'Whether a JSON value is absent, null or a whole number of up to nine digits, not negative.';
 
 create or replace function pgcache.is_text(value jsonb) returns boolean
 language sql immutable parallel safe

@@ -145,7 +145,7 @@ begin
             or (v.kind <> 'null' and not case rtrim(f.kind, '!')
                 when 'any' then true
                 when 'base64' then v.kind = 'string'
-                when 'integer' then v.kind = 'number' and v.content ~ '^-?\d{1,9}$'
+                when 'integer' then v.kind = 'number' and v.content ~ '^\d{1,9}$'
                 else v.kind = rtrim(f.kind, '!') end)
         limit 1;
     end if;

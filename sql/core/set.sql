@@ -277,7 +277,7 @@ begin
         returning t.data::text::bigint into total;
     exception when invalid_text_representation or numeric_value_out_of_range then
         raise exception using errcode = 'PC011',
-            message = format('the value under %L is not a whole number that can be incremented', key),
+            message = format('the value under %L cannot be incremented: it is not a whole number, or the sum is out of range', key),
             hint = 'cache_incr counts in 64-bit whole numbers; see the value with cache_get, replace it with cache_set.';
     end;
     if nextval(('pgcache.writes_' || type)::regclass) = 1 then

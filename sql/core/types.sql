@@ -196,8 +196,8 @@ begin
     perform expiry('epoch', ttl, null);
     for allowed in
         select * from (values
-            ('max_entries', max_entries > 0, 'a positive number of entries, NULL for no limit'),
-            ('max_bytes', max_bytes > 0, 'a positive number of bytes, NULL for no limit'),
+            ('max_entries', max_entries > 0, 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
+            ('max_bytes', max_bytes > 0, 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
             ('dimensions', dimensions > 0, 'a positive number of dimensions, NULL for any'),
             ('eviction', eviction in ('lru', 'cost', 'fifo', 'none'), 'lru, cost, fifo or none'),
             ('hit_tracking', hit_tracking in ('exact', 'sampled', 'off'), 'exact, sampled or off')

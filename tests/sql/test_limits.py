@@ -401,6 +401,31 @@ def test_lru_keeps_what_is_read_when_vacuum_does_not_keep_up(ask: Session, new_s
 
 
 @pytest.mark.once
+def test_lru_keeps_what_is_so_hot_that_few_of_its_hits_are_logged(ask: Session) -> None:
+    """Read 100 times while as many others are written as there is room: of those hits none may be in the log."""
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500)")
+    ask("SELECT count(cache_set('mine', 'hot' || i, '1')) FROM generate_series(0, 9) i")
+    ask("UPDATE cache_type_mine SET hit_count = 1000000, hit_weight = hit_weight_at('sampled', 1000000)")
+    for turn in range(1500):
+        ask("SELECT cache_get('mine', %s), cache_get('mine', %s)", f"hot{turn % 10}", f"hot{(turn + 5) % 10}")
+        ask("SELECT cache_set('mine', %s, '1')", f"once{turn}")
+    assert ask("SELECT count(*) FROM cache_type_mine WHERE cache_key LIKE 'hot%'") >= 9
+
+
+@pytest.mark.once
+def test_lru_makes_room_when_other_keys_come_into_fashion(ask: Session) -> None:
+    """What was read 10,000 times and is not any more does not keep out what would all fit."""
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500)")
+    ask("SELECT count(cache_set('mine', 'old' || i, '1')) FROM generate_series(1, 480) i")
+    ask("UPDATE cache_type_mine SET hit_count = 10000, hit_weight = hit_weight_at('sampled', 10000)")
+    keys = [f"new{i * 7919 % 400}" for i in range(4000)]
+    for key in keys:
+        ask("SELECT coalesce(cache_get('mine', %s), to_jsonb(cache_set('mine', %s, '1')))", key, key)
+    hits = sum(ask("SELECT cache_get('mine', %s) IS NOT NULL", key) for key in keys[-400:])
+    assert hits >= 350
+
+
+@pytest.mark.once
 def test_lru_drops_what_is_not_read_any_more(ask: Session) -> None:
     ask.set_clock("2030-01-01")
     ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500, hit_tracking => 'exact')")
