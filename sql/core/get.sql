@@ -106,7 +106,7 @@ as $$
 $$;
 
 comment on function pgcache.count_hit(regclass, smallint) is
-'Counts a hit; returns how many hits it should be logged as: n in one call of n, otherwise 0, where n is weight times hit_log_crowding; NULL for no weight, which is no hit.';
+'Counts a hit; returns how many hits it should be logged as: n in one call of n, otherwise 0, where n is weight times hit_log_crowding; always 1 for a weight of -1 (hit_tracking exact); NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
 create or replace function pgcache.hit_log_crowding() returns integer
