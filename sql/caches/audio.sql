@@ -83,21 +83,23 @@ as $$
 #variable_conflict use_column
 declare
     key constant text := pgcache.audio_key(text, cache_get_audio.voice, provider, settings);
-    logged integer;
+    counted bigint;
+    weight smallint;
+    drawn boolean;
 begin
     if pgcache.is_readable('audio') then
         select
             t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels,
-            pgcache.count_hit('pgcache.hits_audio', t.hit_weight)
-        into audio_data, format, duration_ms, sample_rate, channels, logged
+            pgcache.count_hit('pgcache.hits_audio'), t.hit_weight, pgcache.draw_hit(t.hit_weight)
+        into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
         from pgcache.cache_audio_chunks t
         where t.tenant = pgcache.current_tenant() and t.cache_key = key
             and (t.expires_at is null or t.expires_at > pgcache.cache_now());
     end if;
-    if logged is distinct from 0 then
-        perform pgcache.record_hits('audio', array[key], array[logged]);
+    if drawn is not false then
+        perform pgcache.record_hit('audio', key, counted, weight);
     end if;
-    if logged is not null then
+    if drawn is not null then
         return next;
     end if;
 end

@@ -91,12 +91,13 @@ declare
     keys constant text[] := array(
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
         from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place);
+    crowding constant integer := pgcache.hit_log_crowding();
     logged integer[];
     found record;
 begin
     if pgcache.is_readable('embedding') then
         for found in
-            select t.embedding, pgcache.count_hit('pgcache.hits_embedding', t.hit_weight) as logged
+            select t.embedding, pgcache.count_and_draw('pgcache.hits_embedding', t.hit_weight, crowding) as logged
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
@@ -124,16 +125,19 @@ as $$
 declare
     key constant text := pgcache.embedding_key(text, model);
     found_embedding pgcache.cache_embeddings.embedding%type;
-    logged integer;
+    counted bigint;
+    weight smallint;
+    drawn boolean;
 begin
     if pgcache.is_readable('embedding') then
-        select t.embedding, pgcache.count_hit('pgcache.hits_embedding', t.hit_weight) into found_embedding, logged
+        select t.embedding, pgcache.count_hit('pgcache.hits_embedding'), t.hit_weight, pgcache.draw_hit(t.hit_weight)
+        into found_embedding, counted, weight, drawn
         from pgcache.cache_embeddings t
         where t.tenant = pgcache.current_tenant() and t.cache_key = key
             and (t.expires_at is null or t.expires_at > pgcache.cache_now());
     end if;
-    if logged is distinct from 0 then
-        perform pgcache.record_hits('embedding', array[key], array[logged]);
+    if drawn is not false then
+        perform pgcache.record_hit('embedding', key, counted, weight);
     end if;
     return found_embedding;
 end

@@ -1,69 +1,62 @@
 -- Many entries in one call.
 
+-- As compile_get does for cache_get.
+create or replace function pgcache.compile_get_many() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $compile$
+declare
+    look_ups constant text := (
+        select string_agg(format($sql$type = %1$L%2$s then
+        select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.logged)%3$s
+        into found_values, logged%4$s
+        from (
+            select
+                case when t.hit_weight is not null then %5$s end as value,
+                pgcache.count_and_draw(%6$L, t.hit_weight, crowding) as logged%7$s
+            from pg_catalog.unnest(keys) with ordinality a (key, place)
+            left join pgcache.%8$I t
+                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
+            order by a.place
+        ) f;
+$sql$,
+            t.type,
+            case when not is_logged(t.type) then ' and not pg_catalog.pg_is_in_recovery()' else '' end,
+            case when t.payload ? 'tokens_used' then ', pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)' else '' end,
+            case when t.payload ? 'tokens_used' then ', models, tokens' else '' end,
+            value_of(t.payload), 'pgcache.hits_' || t.type,
+            case when t.payload ? 'tokens_used' then ', t.model, t.tokens_used' else '' end,
+            c.relname
+        ), '    elsif ' order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
+        from cache_types t inner join pg_class c on c.oid = t.relation
+    );
+begin
+    execute format($function$
 create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
 language plpgsql volatile parallel unsafe
-as $$
+as $body$
 #variable_conflict use_variable
 declare
     scope constant text := pgcache.current_tenant();
     moment constant timestamptz := pgcache.cache_now();
+    crowding constant integer := pgcache.hit_log_crowding();
     found_values jsonb[];
-    logged integer[];  -- as in cache_get: NULL for a miss
+    logged integer[];  -- the weights of lines of the log; NULL for a miss
     models text[];
     tokens integer[];
 begin
-    if type = 'store' and pgcache.is_readable(type) then
-        select pg_catalog.array_agg(f.data), pg_catalog.array_agg(f.logged)
-        into found_values, logged
-        from (
-            select t.data, pgcache.count_hit('pgcache.hits_store', t.hit_weight) as logged
-            from pg_catalog.unnest(keys) with ordinality a (key, place)
-            left join pgcache.cache_type_store t
-                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
-            order by a.place
-        ) f;
-    else
-        select * into found_values, logged, models, tokens from pgcache.find_many(type, keys);
-    end if;
+    if %s    end if;
     perform pgcache.record_hits(type, keys, logged, models, tokens);
     return query select * from unnest(keys, found_values);
 end
-$$;
-
+$body$;
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
-
-create or replace function pgcache.find_many(
-    type text, keys text[], out found_values jsonb[], out logged integer[], out models text[], out tokens integer[]
-)
-language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-declare
-    registered constant cache_types := check_type(type);
-begin
-    if not is_readable(type) then
-        logged := array_fill(null::integer, array[cardinality(keys)]);
-        return;
-    end if;
-    execute format($sql$
-        select array_agg(f.value), array_agg(f.logged), array_agg(f.model), array_agg(f.tokens)
-        from (
-            select %s as value, count_hit(%L, t.hit_weight) as logged, %s
-            from unnest($1) with ordinality a (key, place)
-            left join %s t on t.tenant = $2 and t.cache_key = a.key and (t.expires_at is null or t.expires_at > $3)
-            order by a.place
-        ) f
-        $sql$,
-        case when registered.payload ? 'data' then 't.data'
-            else 'case when t.hit_weight is not null then cache_value(t) end' end,
-        'pgcache.hits_' || type, savings_columns(registered.payload), registered.relation)
-    into found_values, logged, models, tokens using keys, current_tenant(), cache_now();
+$function$, look_ups);
 end
-$$;
+$compile$;
 
-comment on function pgcache.find_many(text, text[]) is
-'cache_get_many''s look-up for types other than store: arrays in the order of the keys. Errors: PC001.';
+comment on function pgcache.compile_get_many() is 'Writes cache_get_many for the types that there are; run whenever they change.';
 
 create or replace function pgcache.record_hits(
     type text, keys text[], logged integer[], models text[] default null, tokens integer[] default null
@@ -92,15 +85,19 @@ $$;
 comment on function pgcache.record_hits(text, text[], integer[], text[], integer[]) is
 'Counts the misses of a batch (logged NULL), after the checks of the call, and logs the hits that should be (logged > 0). Errors: PC001, PC002.';
 
-create or replace function pgcache.savings_columns(payload jsonb) returns text
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
+-- A call for each row costs 5 us, so to join many rows, join the entries.
+create or replace function pgcache.cache_live(type text) returns table (key text, value jsonb)
+language sql stable parallel safe
 as $$
-    select case when payload ? 'tokens_used' then 't.model as model, t.tokens_used as tokens'
-        else 'null::text as model, null::integer as tokens' end
+    select t.cache_key, t.data
+    from pgcache.cache_store t
+    where t.type = case when pgcache.type_has_fields(cache_live.type) is false then cache_live.type
+            else pgcache.check_json_type(cache_live.type) end
+        and t.tenant = pgcache.current_tenant() and (t.expires_at is null or t.expires_at > pgcache.cache_now())
 $$;
 
-comment on function pgcache.savings_columns(jsonb) is 'The columns that say what a hit of the type saves, for a table aliased t.';
+comment on function pgcache.cache_live(text) is
+'The live entries of a JSON type in the current tenant, to be joined: SELECT o.*, c.value FROM orders o LEFT JOIN cache_live(''store'') c USING (key). It becomes a part of the query, which uses the index or not as is best; it counts neither hits nor misses. Errors: PC001 unknown type, PC004 a type that is not JSON.';
 
 create or replace function pgcache.cache_set_many(
     type text, keys text[], "values" jsonb[], ttl interval default null

@@ -20,6 +20,23 @@ $$;
 
 comment on function pgcache.check_type(text) is 'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
 
+create or replace function pgcache.check_json_type(type text) returns text
+language plpgsql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if not (check_type(type)).payload ? 'data' then
+        raise exception using errcode = 'PC004',
+            message = format('the type %s is not a JSON type', type),
+            hint = format('Its entries have columns of their own, in the table %s.', (check_type(type)).relation);
+    end if;
+    return type;
+end
+$$;
+
+comment on function pgcache.check_json_type(text) is
+'The type itself, or an error: PC001 for an unknown type, PC004 for one whose values have columns of their own.';
+
 create or replace function pgcache.check_key(key text) returns text
 language plpgsql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp

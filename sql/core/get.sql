@@ -5,108 +5,136 @@
 --   3. it draws whether this hit goes to the hit log, one in hit_weight: from there upkeep brings the entry's own
 --      counts up to date.
 -- In a READ ONLY transaction and on a standby it only does the first. Everything that can be wrong about a call is
--- looked at on a miss, so that a hit does not pay for it. Each further statement or expression here would cost a hit
--- 2 to 5 %, and so would SET search_path: hence the IFs, and hence every name is qualified.
+-- looked at on a miss, so that a hit does not pay for it. Each further function or operator here would cost a hit 1 %,
+-- each statement 3 to 5 %, and so would SET search_path: hence every name is qualified.
+--
+-- The statements differ only by table and columns. So this writes them, one for each registered type, those that users
+-- created included; to see the outcome: \sf cache_get in psql.
 
+create or replace function pgcache.compile_get() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $compile$
+declare
+    look_ups constant text := (
+        select string_agg(format($sql$type = %1$L%2$s then
+        select %3$s, pgcache.count_hit(%4$L), t.hit_weight, pgcache.draw_hit(t.hit_weight)
+        into value, %5$scounted, weight, drawn
+        from pgcache.%6$I t
+        where t.tenant = pgcache.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+$sql$,
+            t.type,
+            -- A standby has nothing of an UNLOGGED table: there its entries are misses.
+            case when not is_logged(t.type) then ' and not pg_catalog.pg_is_in_recovery()' else '' end,
+            value_of(t.payload) || case when t.payload ? 'tokens_used' then ', t.model, t.tokens_used' else '' end,
+            'pgcache.hits_' || t.type,
+            case when t.payload ? 'tokens_used' then 'model, tokens, ' else '' end,
+            c.relname
+        ), '    elsif ' order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
+        from cache_types t inner join pg_class c on c.oid = t.relation
+    );
+begin
+    execute format($function$
 create or replace function pgcache.cache_get(type text, key text) returns jsonb
+language plpgsql volatile parallel unsafe
+as $body$
+#variable_conflict use_variable
+declare
+    value jsonb;
+    model text;
+    tokens integer;
+    counted bigint;  -- NULL: there was no hit; 0: it could not be counted
+    weight smallint;  -- how many hits a line of the log stands for
+    drawn boolean;  -- whether this hit is to be logged; NULL: there was none
+begin
+    if %s    end if;
+    if drawn is not false then
+        perform pgcache.record_hit(type, key, counted, weight, model, tokens);
+    end if;
+    return value;
+end
+$body$;
+comment on function pgcache.cache_get(text, text) is
+'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type, PC002 invalid key.';
+$function$, look_ups);
+end
+$compile$;
+
+comment on function pgcache.compile_get() is 'Writes cache_get for the types that there are; run whenever they change.';
+
+create or replace function pgcache.value_of(payload jsonb) returns text
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select case when payload ? 'data' then 't.data' else 'pgcache.cache_value(t)' end $$;
+
+comment on function pgcache.value_of(jsonb) is 'The expression for the JSON value of an entry t of a type with this payload.';
+
+-- Inlined into the statements above.
+create or replace function pgcache.count_hit(counter regclass) returns bigint
+language sql volatile parallel unsafe
+as $$
+    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then pg_catalog.nextval(counter) else 0 end
+$$;
+
+comment on function pgcache.count_hit(regclass) is 'Counts a hit and returns how many there were; 0 where nothing can be counted.';
+
+create or replace function pgcache.draw_hit(weight smallint) returns boolean
+language sql volatile parallel restricted
+as $$ select weight * pg_catalog.random() < 1 $$;
+
+comment on function pgcache.draw_hit(smallint) is
+'True for one in weight hits; for a negative weight, which is that of hit_tracking exact, always.';
+
+create or replace function pgcache.record_hit(
+    type text, key text, counted bigint, weight integer, model text default null, tokens integer default null
+) returns void
 language plpgsql volatile parallel unsafe
 as $$
 #variable_conflict use_variable
 declare
-    value jsonb;
-    logged integer;  -- how many hits a line of the log stands for; 0: this hit needs none; NULL: there was no hit
-    model text;
-    tokens integer;
+    crowding integer;
 begin
-    if type = 'store' and pgcache.is_readable(type) then
-        select t.data, pgcache.count_hit('pgcache.hits_store', t.hit_weight)
-        into value, logged
-        from pgcache.cache_type_store t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'llm' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_llm', t.hit_weight), t.model, t.tokens_used
-        into value, logged, model, tokens
-        from pgcache.cache_llm_responses t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif not pgcache.type_has_fields(type) and pgcache.is_readable(type) then  -- a type that a user created
-        select f.value, f.logged into value, logged from pgcache.get_from_partition(type, key) f;
-    elsif type = 'embedding' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_embedding', t.hit_weight)
-        into value, logged
-        from pgcache.cache_embeddings t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'vector_search' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_vector_search', t.hit_weight)
-        into value, logged
-        from pgcache.cache_vector_search t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'audio' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_audio', t.hit_weight)
-        into value, logged
-        from pgcache.cache_audio_chunks t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'ai_worker' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_ai_worker', t.hit_weight), t.model, t.tokens_used
-        into value, logged, model, tokens
-        from pgcache.ai_worker_cache t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'face' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_face', t.hit_weight)
-        into value, logged
-        from pgcache.face_embeddings_cache t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'phash' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_phash', t.hit_weight)
-        into value, logged
-        from pgcache.perceptual_hash_cache t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    elsif type = 'crawl' and pgcache.is_readable(type) then
-        select pgcache.cache_value(t), pgcache.count_hit('pgcache.hits_crawl', t.hit_weight)
-        into value, logged
-        from pgcache.crawl_cache t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-    end if;
-    if logged = 0 then
-        return value;
-    elsif logged is null then
+    if counted is null then
         perform pgcache.count_miss(type, key);
-    else
+    elsif counted > 0 then
+        crowding := pgcache.hit_log_crowding();
         insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        values (type, pgcache.current_tenant(), key, logged, pgcache.cache_now(), model, tokens);
+        select type, pgcache.current_tenant(), key, l.weight, pgcache.cache_now(), model, tokens
+        from (select pgcache.log_weight(weight, crowding) as weight) l
+        where l.weight > 0;
     end if;
-    return value;
 end
 $$;
 
-comment on function pgcache.cache_get(text, text) is
-'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type, PC002 invalid key.';
+comment on function pgcache.record_hit(text, text, bigint, integer, text, integer) is
+'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call. Errors: PC001, PC002.';
 
--- Inlined into the statements above.
-create or replace function pgcache.count_hit(counter regclass, weight smallint) returns integer
-language sql volatile parallel unsafe
+create or replace function pgcache.log_weight(weight integer, crowding integer) returns integer
+language sql volatile parallel restricted
 as $$
     select case
-        when weight is null then null
-        when pg_catalog.current_setting('transaction_read_only') = 'on' then 0
-        when pg_catalog.nextval(counter) > 0 and weight < 0 then 1  -- hit_tracking exact
-        when weight > 0 and pg_catalog.random() * weight < 1
-            and pg_catalog.random() * pgcache.hit_log_crowding() < 1
-            then weight * pgcache.hit_log_crowding()
+        when weight < 0 then 1
+        when weight < 32767 and pg_catalog.random() * crowding < 1 then weight * crowding
         else 0
     end
 $$;
 
-comment on function pgcache.count_hit(regclass, smallint) is
-'Counts a hit; returns how many hits it should be logged as: n in one call of n, otherwise 0, where n is weight times hit_log_crowding; always 1 for a weight of -1 (hit_tracking exact); NULL for no weight, which is no hit.';
+comment on function pgcache.log_weight(integer, integer) is
+'The weight of the line of the log for a hit that was drawn, 0 for no line: none for hit_tracking off, all for exact, otherwise one in crowding, which then stands for as many more.';
+
+create or replace function pgcache.count_and_draw(counter regclass, weight smallint, crowding integer) returns integer
+language sql volatile parallel unsafe
+as $$
+    select case
+        when weight is null then null
+        when pgcache.count_hit(counter) > 0 and pgcache.draw_hit(weight) then pgcache.log_weight(weight, crowding)
+        else 0
+    end
+$$;
+
+comment on function pgcache.count_and_draw(regclass, smallint, integer) is
+'Counts a hit among many; returns the weight of the line of the log for it, 0 for no line; NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
 create or replace function pgcache.hit_log_crowding() returns integer
@@ -115,29 +143,6 @@ as $$ select 1 << least(14, pg_catalog.pg_relation_size('pgcache.hit_log') / 104
 
 comment on function pgcache.hit_log_crowding() is
 'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more.';
-
--- JSON types of users live in partitions. A custom plan per call would cost 40 us, hence the forced generic one.
-create or replace function pgcache.get_from_partition(type text, key text, out value jsonb, out logged integer)
-language plpgsql volatile parallel unsafe
-set plan_cache_mode to force_generic_plan
-as $$
-#variable_conflict use_variable
-begin
-    if pg_catalog.pg_is_in_recovery() then  -- partitions of other types may be unreadable here
-        execute pg_catalog.format('select t.data, 0 from pgcache.%I t where t.tenant = $1 and t.cache_key = $2'
-            ' and (t.expires_at is null or t.expires_at > $3)', 'cache_type_' || type)
-        into value, logged using pgcache.current_tenant(), key, pgcache.cache_now();
-        return;
-    end if;
-    select t.data, pgcache.count_hit(('pgcache.hits_' || t.type)::regclass, t.hit_weight)
-    into value, logged
-    from pgcache.cache_store t
-    where t.type = get_from_partition.type and t.tenant = pgcache.current_tenant() and t.cache_key = key
-        and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-end
-$$;
-
-comment on function pgcache.get_from_partition(text, text) is 'cache_get''s look-up for types that users created.';
 
 create or replace function pgcache.count_miss(type text, key text) returns void
 language plpgsql volatile parallel unsafe
@@ -158,7 +163,6 @@ $$;
 comment on function pgcache.count_miss(text, text) is
 'Counts a miss, after the checks of a call that hits do not pay for. Errors: PC001, PC002.';
 
--- Inlined into the conditions of cache_get; a type that cannot be read on this server is a miss there.
 create or replace function pgcache.is_readable(type text) returns boolean
 language sql volatile parallel safe
 as $$ select not pg_catalog.pg_is_in_recovery() or pgcache.is_logged(type) $$;

@@ -17,28 +17,45 @@ as $$ select pgcache.is_writable() and pgcache.put(type, key, value, ttl, false)
 comment on function pgcache.cache_add(text, text, jsonb, interval) is
 'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true. Errors: as cache_set.';
 
+-- The JSON types differ by their table only, so their statements are written by this, one for each that there is.
+create or replace function pgcache.compile_put() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $compile$
+declare
+    json_upserts constant text := (
+        select string_agg(format($sql$type = %1$L then
+        insert into pgcache.%2$I as t (
+            type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
+        )
+        select
+            %1$L, pgcache.current_tenant(), key, value, moment, moment + coalesce(ttl, pgcache.type_ttl(%1$L)), moment,
+            pgcache.type_hit_weight(%1$L)
+        where pgcache.may_write(%1$L, key, ttl) and value is not null
+        on conflict on constraint %3$I do update
+        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_accessed_at = excluded.last_accessed_at
+        where overwrite or t.expires_at <= moment
+        returning pg_catalog.nextval(%4$L) into clock;
+$sql$,
+            t.type, c.relname, k.conname, 'pgcache.writes_' || t.type
+        ), '    elsif ' order by t.type <> 'store', t.type)
+        from cache_types t
+        inner join pg_class c on c.oid = t.relation
+        inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
+        where t.payload ? 'data'
+    );
+begin
+    execute replace($function$
 create or replace function pgcache.put(type text, key text, value jsonb, ttl interval, overwrite boolean) returns boolean
 language plpgsql volatile parallel unsafe
-as $$
+as $body$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := pgcache.cache_now();
     clock bigint;  -- the type's clock after this write; NULL: nothing was stored
 begin
-    if type = 'store' then
-        insert into pgcache.cache_type_store as t (
-            tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-        )
-        select
-            pgcache.current_tenant(), key, value, moment, moment + coalesce(ttl, pgcache.type_ttl('store')),
-            moment, pgcache.type_hit_weight('store')
-        where pgcache.may_write('store', key, ttl) and value is not null
-        on conflict on constraint cache_type_store_pkey do update
-        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at
-        where overwrite or t.expires_at <= moment
-        returning pg_catalog.nextval('pgcache.writes_store') into clock;
-    elsif type = 'llm' then
+    if @json_upserts    elsif type = 'llm' then
         insert into pgcache.cache_llm_responses as t (
             tenant, cache_key, response, model, provider, tokens_used, created_at, expires_at, last_accessed_at,
             hit_weight
@@ -55,19 +72,6 @@ begin
             last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
         returning pg_catalog.nextval('pgcache.writes_llm') into clock;
-    elsif not pgcache.type_has_fields(type) then  -- a type that a user created
-        insert into pgcache.cache_store as t (
-            type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-        )
-        select
-            type, pgcache.current_tenant(), key, value, moment,
-            moment + coalesce(ttl, pgcache.type_ttl(type)), moment, pgcache.type_hit_weight(type)
-        where pgcache.may_write(type, key, ttl) and value is not null
-        on conflict on constraint cache_store_pkey do update
-        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at
-        where overwrite or t.expires_at <= moment
-        returning pg_catalog.nextval(('pgcache.writes_' || t.type)::regclass) into clock;
     elsif type = 'embedding' and pgcache.embedding_fits(value) then
         return pgcache.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite);
     elsif type = 'audio' and pgcache.audio_fits(value) then
@@ -159,10 +163,14 @@ begin
     perform pgcache.look_after(type, (clock = 1)::integer, pg_catalog.pg_column_size(value));
     return true;
 end
-$$;
-
+$body$;
 comment on function pgcache.put(text, text, jsonb, interval, boolean) is
 'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
+$function$, '@json_upserts', json_upserts);
+end
+$compile$;
+
+comment on function pgcache.compile_put() is 'Writes put for the types that there are; run whenever they change.';
 
 -- Inlined into the statements of put(), and most of it folded away: see compile_settings.
 create or replace function pgcache.may_write(type text, key text, ttl interval) returns boolean

@@ -89,7 +89,7 @@ language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
     select (case hit_tracking
-        when 'off' then 0
+        when 'off' then 32767
         when 'exact' then -1
         else case
             when hit_count < 16 then 1
@@ -100,7 +100,7 @@ as $$
 $$;
 
 comment on function pgcache.hit_weight_at(text, bigint) is
-'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 0 (do not log).';
+'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
 
 -- A look-up of the registry would cost a set an eighth of its time. So the settings that a set needs are compiled into
 -- functions, whose calls the planner folds into constants; it plans anew when they change.
@@ -139,6 +139,14 @@ $$;
 comment on function pgcache.compile_settings() is
 'Makes the functions type_ttl, type_hit_weight, type_may_be_full, type_has_fields and type_dimensions anew from cache_types.';
 
+create or replace function pgcache.compile_types() returns void
+language sql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select compile_settings(), compile_get(), compile_get_many(), compile_put() $$;
+
+comment on function pgcache.compile_types() is
+'Writes the functions that depend on cache_types anew; run after each change of it.';
+
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
     eviction text default 'lru', hit_tracking text default 'sampled', durable boolean default true,
@@ -173,7 +181,7 @@ begin
     insert into cache_types (type, relation, payload, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
     values (type, format('pgcache.%I', relation)::regclass, '{"data": "any!"}', ttl, max_entries, max_bytes,
         eviction, hit_tracking, durable, enabled);
-    perform prepare_type(type), compile_settings(), grant_like_store(type);
+    perform prepare_type(type), compile_types(), grant_like_store(type);
 exception when unique_violation or duplicate_table then
     raise exception using errcode = 'PC007',
         message = format('the cache type %L exists already', type),
@@ -247,10 +255,10 @@ begin
         durable = coalesce(cache_configure.durable, t.durable),
         enabled = coalesce(cache_configure.enabled, t.enabled)
     where t.type = cache_configure.type;
-    perform compile_settings();
     if durable <> before.durable then
         execute format('alter table %s set %s', before.relation, case when durable then 'logged' else 'unlogged' end);
     end if;
+    perform compile_types();
     -- cache_get does not look at the registry (it would cost a third of the call), so the entries have to know.
     if hit_tracking <> before.hit_tracking then
         execute format('update %s t set hit_weight = hit_weight_at($1, t.hit_count)', before.relation) using hit_tracking;
@@ -289,7 +297,7 @@ begin
     foreach counter in array counter_names() loop
         execute format('drop sequence pgcache.%I', counter || '_' || type);
     end loop;
-    perform compile_settings();
+    perform compile_types();
 end
 $$;
 
@@ -297,4 +305,4 @@ comment on function pgcache.cache_drop_type(text) is
 'Drops a type that a user created, with its entries and statistics. Errors: PC001, PC008 built-in type.';
 
 select pgcache.prepare_type(type) from pgcache.cache_types order by type;
-select pgcache.compile_settings();
+select pgcache.compile_types();

@@ -150,6 +150,9 @@ def joined(bench: Bench) -> Iterator[Result]:
             SELECT count(g.value) FROM requests r
             JOIN pgcache.cache_get_many('store', ARRAY(SELECT cache_key FROM requests)) g ON g.key = r.cache_key
         """,
+        "cache_live, joined": """
+            SELECT count(c.value) FROM requests r JOIN pgcache.cache_live('store') c ON c.key = r.cache_key
+        """,
         "bare join": "SELECT count(p.value) FROM requests r JOIN plain p ON p.key = r.cache_key",
     }
     with bench.database("joined") as database, ExitStack() as stack:

@@ -150,3 +150,41 @@ def test_warm_reports_a_ttl_that_is_none(ask: Session) -> None:
     for ttl in ('"soon"', "{}"):
         with refused("PC003", "interval"):
             ask("SELECT cache_warm('store', %s)", f'[{{"key": "k", "value": 1, "ttl": {ttl}}}]')
+
+
+def test_the_live_entries_of_a_json_type_can_be_joined(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine')")
+    ask("SELECT cache_set_many('mine', '{a,b}', ARRAY['1', '2']::jsonb[], '1 day'), cache_set('store', 'a', '7')")
+    ask("SELECT cache_set('mine', 'brief', '3', '1 minute')")
+    ask("SET pgcache.tenant = 'other'; SELECT cache_set('mine', 'theirs', '4')")
+    ask("RESET pgcache.tenant")
+    ask.advance("1 minute")
+    asked = "SELECT unnest('{a,b,brief,theirs,a}'::text[]) AS key"
+    joined = f"SELECT array_agg(c.value) FROM ({asked}) o LEFT JOIN cache_live(%s) c USING (key) WHERE o.key = %s"
+    for type, key, values in (
+        ("mine", "a", [1, 1]),
+        ("mine", "b", [2]),
+        ("mine", "brief", [None]),
+        ("mine", "theirs", [None]),
+        ("store", "a", [7, 7]),
+        ("store", "b", [None]),
+    ):
+        assert ask(joined, type, key) == values
+    assert ask.stats("mine")["hits"] == 0
+
+
+def test_live_entries_are_those_of_json_types_only(ask: Session) -> None:
+    for wrong, code in (("llm", "PC004"), ("unknown", "PC001"), (None, "PC001")):
+        with refused(code):
+            ask.rows("SELECT * FROM cache_live(%s)", wrong)
+        with refused(code):
+            ask.rows("SELECT t.type, c.* FROM (SELECT %s::text AS type OFFSET 0) t, cache_live(t.type) c", wrong)
+
+
+def test_live_entries_become_a_part_of_the_query(ask: Session) -> None:
+    """So that one that names a key finds it by the index."""
+    ask("SET enable_seqscan = off")  # the table is small
+    plan = "\n".join(ask.column("EXPLAIN (COSTS OFF) SELECT value FROM cache_live('store') WHERE key = '7'"))
+    assert "cache_type_store_pkey" in plan, plan
+    assert "Function Scan" not in plan
