@@ -124,45 +124,91 @@ begin
         return 0;
     end if;
     perform check_writable();
-    select v into misfit from unnest("values") v where not value_fits(type, v) limit 1;
-    if found then
-        perform reject_value(type, misfit);
+    if not registered.payload ? 'data' then
+        select v into misfit from unnest("values") v where not value_fits(type, v) limit 1;
+        if found then
+            perform reject_value(type, misfit);
+        end if;
+    elsif array_position("values", null) is not null then
+        perform reject_value(type, null);
     end if;
     if not registered.enabled then
         return 0;
     end if;
-    if registered.payload = '{"data": "any!"}' and registered.eviction <> 'none' then
-        -- Sorted, so that batches that overlap do not deadlock; of a key that is given twice the last value counts.
-        insert into cache_store as t (type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight)
-        select type, current_tenant(), e.key, e.value, moment, expires, moment,
-            hit_weight_at(registered.hit_tracking, 0)
-        from (
-            select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
-            order by u.key collate "C", u.place desc
-        ) e
-        on conflict on constraint cache_store_pkey do update
-        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at;
-        get diagnostics stored = row_count;
-        perform look_after(type, w.strikes, w.bytes)
-        from (
-            select count(*) filter (where nextval(('pgcache.writes_' || type)::regclass) = 1)::integer as strikes,
-                sum(pg_column_size(v)) as bytes
-            from unnest("values") v
-        ) w;
-    else
-        select count(*) filter (where put(type, u.key, u.value, ttl, true)) into stored
-        from (
-            select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
-            order by u.key collate "C", u.place desc
-        ) u;
+    if registered.payload ? 'data' and registered.eviction <> 'none' then
+        return put_many(type, keys, "values", moment, expires);
     end if;
+    select count(*) filter (where put(type, u.key, u.value, ttl, true)) into stored
+    from (
+        select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
+        order by u.key collate "C", u.place desc
+    ) u;
     return stored;
 end
 $$;
 
 comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
 'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how many were stored. Errors: as cache_set.';
+
+create or replace function pgcache.compile_put_many() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $compile$
+declare
+    -- Sorted, so that batches that overlap do not deadlock; of a key that is given twice the last value counts.
+    upserts constant text := (
+        select string_agg(format($sql$type = %1$L then
+        with upserted as (
+            insert into %2$I as t (
+                type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
+            )
+            select %1$L, scope, e.key, e.value, moment, expires, moment, type_hit_weight(%1$L)
+            from (
+                select distinct on (u.key collate "C") u.key, u.value
+                from unnest(keys, "values") with ordinality u (key, value, place)
+                order by u.key collate "C", u.place desc
+            ) e
+            on conflict on constraint %3$I do update
+            set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+                last_accessed_at = excluded.last_accessed_at
+            returning nextval(%4$L) as clock, pg_column_size(t.data) as size
+        )
+        select count(*), count(*) filter (where p.clock = 1), sum(p.size) into stored, strikes, bytes from upserted p;
+$sql$,
+            t.type, c.relname, k.conname, 'pgcache.writes_' || t.type
+        ), '    elsif ' order by t.type <> 'store', t.type)
+        from cache_types t
+        inner join pg_class c on c.oid = t.relation
+        inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
+        where t.payload ? 'data'
+    );
+begin
+    execute replace($function$
+create or replace function pgcache.put_many(
+    type text, keys text[], "values" jsonb[], moment timestamptz, expires timestamptz
+) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $body$
+#variable_conflict use_variable
+declare
+    scope constant text := current_tenant();
+    stored bigint;
+    strikes integer;  -- how often the clock has shown 1
+    bytes bigint;
+begin
+    if @upserts    end if;
+    perform look_after(type, strikes, bytes);
+    return stored;
+end
+$body$;
+comment on function pgcache.put_many(text, text[], jsonb[], timestamptz, timestamptz) is
+'Upserts entries of a JSON type, checked by cache_set_many; returns how many.';
+$function$, '@upserts', upserts);
+end
+$compile$;
+
+comment on function pgcache.compile_put_many() is 'Writes put_many for the types that there are; run whenever they change.';
 
 create or replace function pgcache.cache_warm(type text, entries jsonb) returns bigint
 language plpgsql volatile parallel unsafe

@@ -17,6 +17,7 @@ EXPLAINED = {
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("compile_get", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
     ("compile_get_many", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
+    ("compile_put_many", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
     ("compile_put", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
     ("compile_settings", "text type variable is not sanitized"): OURS + ": made of literals that format quotes",
     ("delete_where", "text type variable is not sanitized"): OURS
