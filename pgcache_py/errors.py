@@ -32,7 +32,7 @@ class UnknownTypeError(PgcacheError):
 
 
 class InvalidKeyError(PgcacheError, ValueError):
-    """PC002: a key is None, empty or over 1,024 bytes."""
+    """PC002: a key is None, empty or over 1,024 bytes, or what is to be invalidated is None."""
 
 
 class InvalidTTLError(PgcacheError, ValueError):

@@ -85,8 +85,8 @@ create or replace function pgcache.cache_invalidate_schema(schema_version text) 
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)', array[schema_version])
+    select delete_where('ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)', array[check_given('schema version', schema_version)])
 $$;
 
 comment on function pgcache.cache_invalidate_schema(text) is
-'Removes all SQL generated for a version of the schema: with pgcache.tenant set, that tenant''s only. Returns how many live entries there were. Errors: 25006.';
+'Removes all SQL generated for a version of the schema: with pgcache.tenant set, that tenant''s only. Returns how many live entries there were. Errors: PC002 for NULL, 25006.';

@@ -57,8 +57,8 @@ create or replace function pgcache.cache_invalidate_user(user_id text) returns b
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('vector_search', 't.tenant = current_tenant() and t.user_id = $1[1]', array[coalesce(user_id, '')])
+    select delete_where('vector_search', 't.tenant = current_tenant() and t.user_id = $1[1]', array[check_given('user', user_id)])
 $$;
 
 comment on function pgcache.cache_invalidate_user(text) is
-'Removes a user''s cached search results in the current tenant; returns how many live ones there were. Errors: 25006.';
+'Removes a user''s cached search results in the current tenant; returns how many live ones there were. Errors: PC002 for NULL, 25006.';

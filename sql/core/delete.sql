@@ -64,10 +64,10 @@ comment on function pgcache.cache_clear_all() is
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
-as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[tenant])), 0)::bigint from cache_types t $$;
+as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint from cache_types t $$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
-'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: 25006.';
+'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
 
 create or replace function pgcache.cleanup_old_cache_entries(days integer) returns table (type text, deleted bigint)
 language plpgsql volatile parallel unsafe

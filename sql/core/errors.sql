@@ -74,6 +74,22 @@ $$;
 
 comment on function pgcache.check_keys(text[]) is 'The keys themselves if all are valid. Errors: PC002.';
 
+create or replace function pgcache.check_given(what text, value text) returns text
+language plpgsql immutable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if value is null then
+        raise exception using errcode = 'PC002',
+            message = format('the %s to invalidate is NULL', what),
+            hint = format('Nothing would be invalidated: pass the %s''s name.', what);
+    end if;
+    return value;
+end
+$$;
+
+comment on function pgcache.check_given(text, text) is 'The value itself. Errors: PC002 for NULL, which would silently invalidate nothing.';
+
 create or replace function pgcache.check_pattern(pattern text) returns text
 language plpgsql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp

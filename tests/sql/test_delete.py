@@ -6,7 +6,7 @@ import pytest
 
 from tests.sql.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session
+from tests.sql.tools import Session, refused
 
 SIX = "array_fill('1'::jsonb, '{6}')"
 
@@ -92,7 +92,13 @@ def test_invalidate_schema(ask: Session) -> None:
     assert ask("SELECT cache_get_ai_worker('a', 'm', 'v1') IS NULL")
     assert ask("SELECT cache_get_ai_worker('a', 'm', 'v2') IS NOT NULL")
     assert ask("SELECT cache_invalidate_schema('v1')") == 0
-    assert ask("SELECT cache_invalidate_schema(NULL)") == 0
+
+
+@pytest.mark.parametrize("what", ["schema", "user", "tenant"])
+def test_to_invalidate_null_is_a_mistake(ask: Session, what: str) -> None:
+    """A silent 0 would leave the caller with stale entries."""
+    with refused("PC002", "pass the"):
+        ask(f"SELECT cache_invalidate_{what}(NULL)")
 
 
 def test_invalidate_user(ask: Session) -> None:
