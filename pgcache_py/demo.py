@@ -158,6 +158,7 @@ def _tell(story: _Story, dsn: str) -> None:
     story.say("An expiry: 31 minutes later, by this session's clock, the entry of 30 minutes is gone")
     story.run("""SELECT cache_set('store', 'cart:42', '{"items": ["MUG-01"]}', ttl => '30 minutes')""")
     story.run("SELECT cache_get('store', 'cart:42')", "hit")
+    story.run("SELECT cache_configure_setting('test_clock', 'on')", "before: sessions could not set the time")
     later = datetime.now(timezone.utc) + timedelta(minutes=31)
     story.run(f"SET pgcache.clock = '{later:%Y-%m-%d %H:%M:%S} UTC'")
     story.run("SELECT cache_get('store', 'cart:42')", "miss, though nothing has cleaned up yet")

@@ -119,6 +119,8 @@ def template(server: Server, admin: psycopg.Connection) -> str:
 
     admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
     install(server.dsn(TEMPLATE), cron=False)  # a job would connect to the template, which must stay free to be copied
+    with psycopg.connect(server.dsn(TEMPLATE)) as connection:
+        connection.execute("SELECT pgcache.cache_configure_setting('test_clock', 'on')")
     return TEMPLATE
 
 

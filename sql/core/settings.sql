@@ -1,3 +1,8 @@
+-- Settings that are newer than the table.
+insert into pgcache.cache_settings (name, value, description) values
+('test_clock', 'off', 'on: sessions may set the time by which entries expire (SET pgcache.clock), for tests')
+on conflict on constraint cache_settings_pkey do nothing;
+
 create or replace function pgcache.cache_setting(name text) returns text
 language plpgsql stable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
@@ -30,13 +35,17 @@ begin
             if value::interval <= interval '0' then
                 raise exception using errcode = 'invalid_parameter_value';
             end if;
+        elsif name = 'test_clock' then
+            if value not in ('on', 'off') then
+                raise exception using errcode = 'invalid_parameter_value';
+            end if;
         elsif value::numeric not between 0 and 1e12 then  -- NaN is not
             raise exception using errcode = 'invalid_parameter_value';
         end if;
     exception when data_exception or null_value_not_allowed then
         raise exception using errcode = 'PC010',
             message = format('setting %s cannot be %L', name, value),
-            hint = 'Times are positive intervals such as ''1 hour''; rates and prices are numbers that are not negative.';
+            hint = 'Times are positive intervals such as ''1 hour''; rates and prices are numbers that are not negative; test_clock is on or off.';
     end;
     if value is null then
         raise exception using errcode = 'PC010',
@@ -47,6 +56,9 @@ begin
         perform fold_log();
     end if;
     update cache_settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
+    if name = 'test_clock' then
+        perform compile_clock();
+    end if;
     return old_value;
 end
 $$;

@@ -142,7 +142,7 @@ comment on function pgcache.compile_settings() is
 create or replace function pgcache.compile_types() returns void
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
-as $$ select compile_settings(), compile_get(), compile_get_many(), compile_put(), compile_put_many() $$;
+as $$ select compile_clock(), compile_settings(), compile_get(), compile_get_many(), compile_put(), compile_put_many() $$;
 
 comment on function pgcache.compile_types() is
 'Writes the functions that depend on cache_types anew; run after each change of it.';

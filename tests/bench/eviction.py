@@ -91,7 +91,9 @@ class Replayers:
         self.idle: SimpleQueue[Database] = SimpleQueue()
         for number in range(CORES):
             database = stack.enter_context(bench.database(f"replay_{number}"))
-            database.run(REPLAY, "SET synchronous_commit = off")
+            database.run(
+                REPLAY, "SET synchronous_commit = off", "SELECT pgcache.cache_configure_setting('test_clock', 'on')"
+            )
             self.idle.put(database)
         self.pool = stack.enter_context(ThreadPoolExecutor(CORES))
 

@@ -199,6 +199,7 @@ def test_stats(dsn: str, run: Run) -> None:
 def test_cleanup(dsn: str, run: Run) -> None:
     for arguments in ([], ["--type", "store"]):
         with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("SELECT pgcache.cache_configure_setting('test_clock', 'on')")
             connection.execute("SET pgcache.clock = '2020-01-01'")
             connection.execute("SELECT pgcache.cache_set('store', 'k', '1')")
         assert run("cleanup", *arguments, "--dsn", dsn)[:2] == (0, "1 entries removed\n")

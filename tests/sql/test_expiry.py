@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session
+from tests.sql.tools import Session, refused
 
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])
@@ -43,6 +43,19 @@ def test_the_clock_of_one_session_is_its_own(ask: Session) -> None:
     assert ask("SELECT cache_now() = statement_timestamp()")
     ask("RESET pgcache.clock")
     assert ask("SELECT cache_now() = statement_timestamp()")
+
+
+def test_without_the_setting_no_session_sets_the_clock(ask: Session) -> None:
+    ask("SELECT cache_set('store', 'k', '1', '1 minute')")
+    ask.set_clock("2000-01-01 00:00+00")
+    assert ask("SELECT cache_configure_setting('test_clock', 'off')") == "on"
+    assert ask("SELECT cache_now() = statement_timestamp()")
+    assert ask("SELECT cache_ttl('store', 'k') <= '1 minute'")
+    assert ask("SELECT cache_configure_setting('test_clock', 'on')") == "off"
+    assert ask("SELECT cache_now() = '2000-01-01 00:00+00'")
+    for wrong in ("1", "yes", None):
+        with refused("PC010"):
+            ask("SELECT cache_configure_setting('test_clock', %s)", wrong)
 
 
 def test_touch(ask: Session) -> None:
