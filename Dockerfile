@@ -11,7 +11,7 @@ RUN set -eu; \
     if [ -n "$APT_SOURCES" ]; then rm -f /etc/apt/sources.list.d/*; echo "$APT_SOURCES" >/etc/apt/sources.list; fi; \
     apt-get update; \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-        postgresql-17 postgresql-17-cron postgresql-17-pgvector postgresql-plpython3-17 \
+        postgresql-17 postgresql-17-cron postgresql-17-pgvector postgresql-plpython3-17 python3-redis \
         postgresql-17-plpgsql-check postgresql-17-pgtap postgresql-17-plproxy; \
     pg_dropcluster 17 main; \
     rm -rf /var/lib/apt/lists/*; \

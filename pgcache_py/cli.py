@@ -1,5 +1,5 @@
 """The commands: python -m pgcache_py {install,upgrade,uninstall,status,sql,stats,cleanup,warm,get,set,delete,demo,\
-serve,ai-key}.
+serve,ai-key,relay}.
 
 Exit codes: 0 done, 1 an error (its message and what to do on stderr), 2 wrong usage.
 """
@@ -10,9 +10,11 @@ import argparse
 import getpass
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from . import __version__, demo, levels, show
-from .errors import NotInstalledError, PgcacheError, translated
+from .errors import HotTierError, NotInstalledError, PgcacheError, translated
 from .install import InstallReport, install
 from .levels import Connection, Level
 from .sources import load
@@ -131,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--no-token", action="store_true", help="let anybody call, even from other machines")
     added = command(_ai_key_command, server)
     added.add_argument("--remove", action="store_true", help="remove it")
+    added = command(_relay_command, server)
+    added.add_argument("--redis", metavar="URL", help="redis://host:6379/0 (default: the variable REDIS_URL)")
+    added.add_argument("--prefix", help="of the keys in Redis (default: the setting hot_prefix)")
+    added.add_argument("--once", action="store_true", help="deliver what waits, and end")
     return parser
 
 
@@ -407,3 +413,32 @@ def _ai_key_command(options: argparse.Namespace) -> None:
                 connection.execute(f"SET LOCAL {setting}".encode())
         connection.execute("SELECT pgcache.ai_configure(api_key => %s)", [key])
     print("removed" if options.remove else "stored")
+
+
+# the hot tier -------------------------------------------------------------------------------------------------------
+
+
+def _relay_command(options: argparse.Namespace) -> None:
+    """tell Redis of the changes in the types of the hot tier, until it is ended; of several one is at work"""
+    from .relay import Relay
+
+    url = options.redis or os.environ.get("REDIS_URL")
+    if not url:
+        raise HotTierError(
+            "the relay needs the URL of a Redis",
+            sqlstate="PC030",
+            hint="--redis redis://localhost:6379/0, or REDIS_URL",
+        )
+    with target(options.dsn) as where:
+        relay = Relay(where.conninfo, url, prefix=options.prefix, log=_log)
+        if options.once:
+            report = relay.once()
+            _log(f"{report.vouched}, {report.delivered} delivered" if report else "another relay is at work")
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, relay.stop)
+        relay.run()
+
+
+def _log(line: str) -> None:
+    print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True)

@@ -81,6 +81,10 @@ class ModelError(PgcacheError):
     """PC020 to PC025: the model could not be asked: setup, network, refusal, rate limit, no answer, bad input."""
 
 
+class HotTierError(PgcacheError):
+    """PC030 to PC032: the relay of the hot tier is not configured, cannot reach Redis, or found its prefix taken."""
+
+
 class NewerDatabaseError(PgcacheError):
     """PC090: the database holds a newer pgcache than this package can install."""
 
@@ -139,6 +143,7 @@ _CLASSES: dict[str, type[PgcacheError]] = {
     "PC011": NotANumberError,
     "PC012": CronMissingError,
     **{f"PC02{digit}": ModelError for digit in range(6)},
+    **{f"PC03{digit}": HotTierError for digit in range(3)},
     "PC090": NewerDatabaseError,
     "22007": InvalidTTLError,
     "22008": InvalidTTLError,

@@ -43,6 +43,8 @@ PACKAGES = {
     "plpython3u": "postgresql-plpython3-{0} (Debian, Ubuntu) or postgresql{0}-plpython3 (Red Hat)",
 }
 HOURLY = "0 * * * *"
+# What cache_hot_schedule lets pg_cron run.
+RELAY = "CALL pgcache.hot_relay()"
 INSTALL = "python -m pgcache_py install"
 AGAIN = f"then again: {INSTALL}"
 WITHOUT_CRON = "or let any other scheduler run this every hour: python -m pgcache_py cleanup"
@@ -162,8 +164,11 @@ def unschedule(conninfo: str, server: Facts, jobs: Sequence[Job]) -> int:
         if "pg_cron" not in look(there).extensions:
             return 0
         names = [job.job_name for job in jobs]
-        query = "SELECT count(cron.unschedule(jobid)) FROM cron.job WHERE jobname = ANY(%s)"
-        removed = there.execute(query, [names]).fetchone()
+        query = (
+            "SELECT count(cron.unschedule(jobid)) FROM cron.job"
+            " WHERE jobname = ANY(%s) OR (command = %s AND database = %s)"
+        )
+        removed = there.execute(query, [names, RELAY, server.database]).fetchone()
     return int(removed[0]) if removed else 0
 
 

@@ -14,13 +14,15 @@ from hashlib import sha256
 from pathlib import Path
 
 # Their order matters, the order of the files within one of them does not: bodies are not checked while they load.
-FOLDERS = ("core", "caches", "upkeep", "reports")
+FOLDERS = ("core", "caches", "hot", "upkeep", "reports")
 # One installation at a time per database. The number spells "pgcache".
 LOCK = int.from_bytes(b"pgcache", "big")
 
 PACKAGE = Path(__file__).parent
 MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-INCLUDE = re.compile(r"@include ([a-z0-9_]+\.py)@")
+INCLUDE = re.compile(r"@include ((?:pgcache_py/)?[a-z0-9_]+\.py)@")
+# Between files of this package, which are one body there.
+OWN_IMPORT = re.compile(r"^from \.\w+ import .*\n", re.MULTILINE)
 
 # For the length of one transaction. A session that installs is allowed to take its time, but not to queue for a table
 # behind which the application would then queue too.
@@ -177,9 +179,17 @@ def _migrations(sql: Path) -> Iterator[Migration]:
 
 
 def _with_includes(root: Path, path: Path) -> Script:
-    """A header of a PL/Python function, with `@include name.py@` replaced by that file."""
-    text = INCLUDE.sub(lambda match: (root / match[1]).read_text(encoding="utf-8"), path.read_text(encoding="utf-8"))
-    return Script(f"plpython/{path.name}", text)
+    """A header of a PL/Python function, with `@include name.py@` replaced by that file.
+
+    Names that begin with pgcache_py/ are files of this package, which the server and the client share.
+    """
+
+    def included(match: re.Match[str]) -> str:
+        if match[1].startswith("pgcache_py/"):
+            return OWN_IMPORT.sub("", (PACKAGE.parent / match[1]).read_text(encoding="utf-8"))
+        return (root / match[1]).read_text(encoding="utf-8")
+
+    return Script(f"plpython/{path.name}", INCLUDE.sub(included, path.read_text(encoding="utf-8")))
 
 
 def _digest(scripts: Iterable[Script]) -> str:

@@ -120,6 +120,10 @@ def _unschedule_here(connection: Connection) -> list[str]:
     try:
         with connection.transaction():
             connection.execute("SELECT pgcache.cache_unschedule()")
+            connection.execute(
+                "SELECT cron.unschedule(jobid) FROM cron.job WHERE command = %s AND database = current_database()",
+                [levels.RELAY],
+            )
     except psycopg.Error as error:
         return [f"the cron jobs are still there, see the table cron.job: {error.diag.message_primary}"]
     return ["its cron jobs are unscheduled"]

@@ -36,6 +36,7 @@ begin
     if access <> 'read' then
         execute format('grant insert, update, delete on cache_store, %s to %I',
             (select string_agg(t.relation::text, ', ') from cache_types t), role);
+        execute format('grant insert (type, tenant, cache_key, version) on hot_outbox to %I', role);
     end if;
     -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for.
     for routine in
@@ -43,7 +44,7 @@ begin
         where p.pronamespace = 'pgcache'::regnamespace and p.prokind = 'f' and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
             and case
                 when access = 'admin' then true
-                when access = 'write' and p.proname = any('{look_after,measure,fold_hits,cache_clear_expired,cache_cleanup}') then true
+                when access = 'write' and p.proname = any('{look_after,measure,fold_hits,cache_clear_expired,cache_cleanup,hot_shrink}') then true
                 else not p.prosecdef end
     loop
         execute format('grant execute on function %s to %I', routine, role);

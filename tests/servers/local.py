@@ -16,9 +16,14 @@ from tests.servers.server import STATE, ClusterServer
 
 
 class Redis:
-    """A private Redis without persistence, its files in `directory`: on loopback, with a password, and on a socket."""
+    """A private Redis without persistence, its files in `directory`: on loopback, with a password, and on a socket.
 
-    def __init__(self, directory: Path) -> None:
+    settings: further lines of its configuration.
+    """
+
+    def __init__(self, directory: Path, *settings: str) -> None:
+        self._settings = settings
+        self._address: tuple[int, str] | None = None
         self.socket = directory / "redis.sock"
         self._pid_file = directory / "redis.pid"
         self._url_file = directory / "redis.url"
@@ -32,7 +37,10 @@ class Redis:
         return bool(pid) and psutil.pid_exists(int(pid))
 
     def start(self) -> None:
-        port, password = free_port(), secrets.token_urlsafe(12)
+        """After the first time, where it was before."""
+        self._address = self._address or (free_port(), secrets.token_urlsafe(12))
+        self._pid_file.unlink(missing_ok=True)
+        port, password = self._address
         directory = self.socket.parent
         settings = f"""
             bind 127.0.0.1
@@ -44,7 +52,7 @@ class Redis:
             logfile "{directory / "redis.log"}"
             save ""
             daemonize yes
-        """
+        """ + "\n".join(self._settings)
         command = [*run_as_server_user(directory.parent), "redis-server", "-"]
         subprocess.run(command, cwd="/", input=settings, text=True, check=True, stdout=subprocess.DEVNULL)
         self._url_file.touch(mode=0o600)
@@ -59,6 +67,14 @@ class Redis:
         process = psutil.Process(int(self._pid_file.read_text()))
         process.terminate()
         process.wait(30)
+
+    def kill(self) -> None:
+        """Without a word, as the out-of-memory killer does."""
+        process = psutil.Process(int(self._pid_file.read_text()))
+        process.kill()
+        # It may stay on as a zombie, which holds nothing any more.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.002)
 
 
 class Local(ClusterServer):

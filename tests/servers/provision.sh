@@ -30,7 +30,7 @@ choose_major() {
 list_missing() {
     missing=()
     for package in "postgresql-$major" "postgresql-plpython3-$major" "postgresql-server-dev-$major" \
-        "postgresql-$major"-{cron,plpgsql-check,pgtap,plproxy} redis-server "${also[@]}"; do
+        "postgresql-$major"-{cron,plpgsql-check,pgtap,plproxy} redis-server python3-redis "${also[@]}"; do
         installed "$package" || missing+=("$package")
     done
     if ! vector_is_there && packaged "postgresql-$major-pgvector"; then missing+=("postgresql-$major-pgvector"); fi

@@ -1,0 +1,125 @@
+-- The relay of the hot tier inside the server, for where no process can run beside it.
+
+create or replace function pgcache.hot_cycle() returns jsonb
+language plpython3u volatile parallel unsafe security definer
+set search_path to pg_catalog, pg_temp
+as $python$
+@include pgcache_py/hot_scripts.py@
+@include pgcache_py/hot_cycle.py@
+@include hot_server.py@
+return cycle_here(plpy, SD)
+$python$;
+
+comment on function pgcache.hot_cycle() is
+'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered", "staleness"}, see pgcache_py/hot_cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured, PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
+
+-- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed.
+create or replace procedure pgcache.hot_relay(run_for interval default '59 seconds')
+language plpgsql
+as $$
+declare
+    ends constant timestamptz := pg_catalog.clock_timestamp() + run_for;
+    due timestamptz := '-infinity';
+    report jsonb;
+begin
+    if pgcache.cron_has('job_run_details', 'DELETE') then
+        execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
+            ' and d.command = ''CALL pgcache.hot_relay()'''
+        using pgcache.cache_now() - pgcache.cache_setting('keep_runs')::interval;
+        commit;
+    end if;
+    loop
+        if (due <= pg_catalog.clock_timestamp() or exists (select from pgcache.hot_outbox))
+            -- Of several relays one is at work; the others wait until it is gone.
+            and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgcache.hot_relay'))
+        then
+            report := pgcache.hot_cycle();
+            if report #>> '{error,sqlstate}' <> 'PC031' then
+                exit;
+            end if;
+            due := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => coalesce((report ->> 'staleness')::float8, 5) / 5);
+        end if;
+        commit;
+        exit when pg_catalog.clock_timestamp() >= ends;
+        perform pg_catalog.pg_sleep(0.2);
+    end loop;
+    if report ? 'error' then
+        raise exception using errcode = report #>> '{error,sqlstate}', message = report #>> '{error,message}',
+            hint = report #>> '{error,hint}';
+    end if;
+end
+$$;
+
+comment on procedure pgcache.hot_relay(interval) is
+'The relay of the hot tier, for so long (default 59 seconds): looks five times a second for what Redis has to be told. Not in a transaction of the caller''s. While another relay is at work it waits. For the owner of schema pgcache; cache_hot_schedule lets pg_cron call it. Errors: PC030 not configured, PC031 Redis cannot be reached at the end, PC032 the prefix is another database''s.';
+
+create or replace function pgcache.cache_hot_redis(url text) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform ai_check_owner();
+    if url = '' then
+        delete from hot_secrets s where s.name = 'redis_url';
+    elsif url is null or url !~ '^(rediss?|unix)://[^\s]+$' then
+        raise exception using errcode = 'PC010',
+            message = 'this is not the URL of a Redis',
+            hint = 'redis://[:password@]host[:port][/database], rediss:// for TLS, or unix://path; '''' removes it.';
+    else
+        insert into hot_secrets as s (name, value) values ('redis_url', url)
+        on conflict on constraint hot_secrets_pkey do update set value = excluded.value;
+    end if;
+end
+$$;
+
+comment on function pgcache.cache_hot_redis(text) is
+'Sets the Redis of the relay inside the server, redis://[:password@]host[:port][/database]; '''' removes it. Nothing shows it again. For the owner of schema pgcache. Errors: 42501, PC010.';
+
+create or replace function pgcache.hot_check_cron() returns void
+language plpgsql stable
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if to_regprocedure('cron.schedule(text,text,text)') is null then
+        raise exception using errcode = 'PC012',
+            message = 'pg_cron is not installed in this database',
+            hint = format(
+            'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L). Or run the relay outside of the server: python -m pgcache_py relay',
+            'pgcache_hot_relay', '* * * * *', 'CALL pgcache.hot_relay()', current_database());
+    end if;
+end
+$$;
+
+comment on function pgcache.hot_check_cron() is 'Errors: PC012 if this database has no pg_cron.';
+
+create or replace function pgcache.cache_hot_schedule() returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    job bigint;
+begin
+    perform ai_check_owner(), hot_check_cron();
+    execute 'select cron.schedule(''pgcache_hot_relay'', ''* * * * *'', ''CALL pgcache.hot_relay()'')' into job;
+    return job;
+end
+$$;
+
+comment on function pgcache.cache_hot_schedule() is
+'Lets pg_cron run the relay of the hot tier all the time; returns the job''s id. For the owner of schema pgcache. Errors: 42501, PC012.';
+
+create or replace function pgcache.cache_hot_unschedule() returns boolean
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    jobs integer;
+begin
+    perform hot_check_cron();
+    execute 'select count(cron.unschedule(c.jobid)) from cron.job c'
+        ' where c.database = current_database() and c.jobname = ''pgcache_hot_relay''' into jobs;
+    return jobs > 0;
+end
+$$;
+
+comment on function pgcache.cache_hot_unschedule() is 'Ends what cache_hot_schedule began; true if there was such a job. Errors: PC012.';

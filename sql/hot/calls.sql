@@ -1,0 +1,150 @@
+-- What clients of the hot tier call in place of cache_get and cache_set: with the value comes what Redis must know.
+
+create or replace function pgcache.hot_get(
+    type text, key text, out value text, out version bigint, out ttl_ms bigint, out may_push boolean
+)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    moment constant timestamptz := cache_now();
+    hot record;
+    expires timestamptz;
+begin
+    select h.ttl, c.relation into hot from hot_types h inner join cache_types c on c.type = h.type
+    where h.type = hot_get.type;
+    may_push := hot.ttl is not null and hot_sees_the_newest();
+    if may_push then
+        -- Before the value: a version that is too old does no harm, one that is too new would.
+        execute format('select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2', hot.relation)
+        into version, expires using current_tenant(), key;
+        ttl_ms := hot_ttl_ms(hot.ttl, case when expires > moment then expires end, moment);
+    end if;
+    value := cache_get(type, key)::text;
+    if may_push and (value is null or version is null) then
+        version := 0;  -- a miss ends with whatever change comes
+    end if;
+end
+$$;
+
+comment on function pgcache.hot_get(text, text) is
+'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
+
+create or replace function pgcache.hot_get_many(type text, keys text[])
+returns table (key text, value text, version bigint, ttl_ms bigint, may_push boolean)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    moment constant timestamptz := cache_now();
+    hot record;
+    pushable boolean;
+    versions bigint[];
+    expiries timestamptz[];
+begin
+    select h.ttl, c.relation into hot from hot_types h inner join cache_types c on c.type = h.type
+    where h.type = hot_get_many.type;
+    -- Once for all of them: to log a hit is to write.
+    pushable := hot.ttl is not null and hot_sees_the_newest();
+    if pushable then
+        execute format($sql$
+            select array_agg(t.version order by a.place), array_agg(t.expires_at order by a.place)
+            from unnest($1) with ordinality a (key, place)
+            left join %s t on t.tenant = $2 and t.cache_key = a.key
+            $sql$, hot.relation)
+        into versions, expiries using keys, current_tenant();
+    end if;
+    return query
+    select g.key, g.value::text, case when not pushable then null when g.value is null then 0 else coalesce(versions[g.place], 0) end,
+        case when pushable then hot_ttl_ms(hot.ttl, case when expiries[g.place] > moment then expiries[g.place] end, moment) end,
+        pushable
+    from cache_get_many(type, keys) with ordinality g (key, value, place)
+    order by g.place;
+end
+$$;
+
+comment on function pgcache.hot_get_many(text, text[]) is
+'hot_get of many keys: one row for each, in the order asked. Errors: PC001, PC002.';
+
+create or replace function pgcache.hot_sees_the_newest() returns boolean
+language sql volatile parallel unsafe
+set search_path to pg_catalog, pg_temp
+as $$
+    select not pg_is_in_recovery()
+        and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
+        and pg_current_xact_id_if_assigned() is null
+$$;
+
+comment on function pgcache.hot_sees_the_newest() is
+'Whether the statements of this transaction see what was committed last, and nothing that might yet be rolled back.';
+
+create or replace function pgcache.hot_set(
+    type text, key text, value jsonb, ttl interval default null,
+    out stored boolean, out version bigint, out ttl_ms bigint, out stored_value text
+)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    hot record;
+    expires timestamptz;
+begin
+    stored := cache_set(type, key, value, ttl);
+    select h.ttl, c.relation, c.payload into hot from hot_types h inner join cache_types c on c.type = h.type
+    where h.type = hot_set.type;
+    if stored and found then
+        execute format('select t.version, t.expires_at, %s::text from %s t where t.tenant = $1 and t.cache_key = $2',
+            case when hot.payload ? 'data' then 't.data' else 'cache_value(t)' end, hot.relation)
+        into version, expires, stored_value using current_tenant(), key;
+        ttl_ms := hot_ttl_ms(hot.ttl, expires, cache_now());
+    end if;
+end
+$$;
+
+comment on function pgcache.hot_set(text, text, jsonb, interval) is
+'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it was given; else NULLs. Errors: as cache_set.';
+
+create or replace function pgcache.hot_ttl_ms(ttl interval, expires timestamptz, moment timestamptz) returns bigint
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select floor(extract(epoch from least(moment + ttl, expires) - moment) * 1000)::bigint $$;
+
+comment on function pgcache.hot_ttl_ms(interval, timestamptz, timestamptz) is
+'Milliseconds for which Redis may keep an entry: the type''s ttl, or what the entry has left (expires NULL: no end).';
+
+create or replace function pgcache.hot_report_hits(type text, keys text[], counts integer[]) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant cache_types := check_type(type);
+    crowding constant integer := case when registered.hit_tracking = 'exact' then 1 else hit_log_crowding() end;
+    total constant bigint := (select coalesce(sum(n), 0) from unnest(counts) n);
+begin
+    perform check_keys(keys);
+    if cardinality(keys) is distinct from cardinality(counts) or coalesce(0 >= any(counts), true) then
+        raise exception using errcode = 'PC010',
+            message = 'each key needs a positive number of hits',
+            hint = 'Pass two arrays of the same length: hot_report_hits(type, keys, counts).';
+    elsif current_setting('transaction_read_only') = 'on' then
+        return 0;
+    end if;
+    perform count_events('hits', type, total);
+    if registered.hit_tracking <> 'off' then
+        execute format($sql$
+            insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+            select $1, $2, r.key, least(r.hits, 100000) * $5, $6, %s
+            from unnest($3, $4) r (key, hits) left join %s t on t.tenant = $2 and t.cache_key = r.key
+            where random() * $5 < 1
+            $sql$,
+            case when registered.payload ? 'tokens_used' then 't.model, t.tokens_used' else 'null, null' end,
+            registered.relation)
+        using type, current_tenant(), keys, counts, crowding, cache_now();
+    end if;
+    return total;
+end
+$$;
+
+comment on function pgcache.hot_report_hits(text, text[], integer[]) is
+'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction know of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: PC001, PC002, PC010.';

@@ -1,0 +1,110 @@
+-- What Redis has to be told of. Triggers on the tables of the types that are in the hot tier, and on no others, give
+-- each change a version and note it, in the transaction that makes it: also changes that go past the functions.
+-- They run for each row. SECURITY DEFINER and SET search_path would take four times as long, so writers have the
+-- right to add to the outbox. That does no harm: a note can only make Redis forget.
+
+create or replace function pgcache.hot_stamp() returns trigger
+language plpgsql volatile parallel unsafe
+as $$
+begin
+    -- For an update under the row's lock, so that versions of an entry grow. That of an insert may be below that of a
+    -- delete for which it waited: then Redis refuses the entry for some seconds, and nothing worse.
+    new.version := pg_catalog.nextval('pgcache.hot_version');
+    return new;
+end
+$$;
+
+comment on function pgcache.hot_stamp() is 'Trigger: gives a new or changed entry its version.';
+
+create or replace function pgcache.hot_note() returns trigger
+language plpgsql volatile parallel unsafe
+as $$
+declare
+    place bigint;
+begin
+    if pg_catalog.current_setting('pgcache.hot_voided', true) = pg_catalog.pg_current_xact_id()::text then
+        return null;  -- this transaction voids all entries anyway
+    end if;
+    if tg_op <> 'DELETE' then
+        insert into pgcache.hot_outbox (type, tenant, cache_key, version)
+        values (tg_argv[0], new.tenant, new.cache_key, new.version) returning id into place;
+    end if;
+    if tg_op = 'DELETE' or tg_op = 'UPDATE' and (old.tenant, old.cache_key) <> (new.tenant, new.cache_key) then
+        insert into pgcache.hot_outbox (type, tenant, cache_key, version)
+        values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache.hot_version')) returning id into place;
+    end if;
+    perform pg_catalog.pg_notify('pgcache_hot', '');
+    if place % 256 = 0 and place >= (select d.last_value from pgcache.hot_outbox_due d) then
+        perform pgcache.hot_shrink(place);
+    end if;
+    return null;
+end
+$$;
+
+comment on function pgcache.hot_note() is
+'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the outbox''s length. Its argument: the type.';
+
+create or replace function pgcache.hot_void() returns trigger
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform hot_void_all();
+    return null;
+end
+$$;
+
+comment on function pgcache.hot_void() is 'Trigger: as hot_void_all.';
+
+create or replace function pgcache.hot_void_all() returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    insert into hot_outbox default values;
+    perform set_config('pgcache.hot_voided', pg_current_xact_id()::text, true), pg_notify('pgcache_hot', '');
+end
+$$;
+
+comment on function pgcache.hot_void_all() is
+'Notes that all entries in Redis are void; further changes of this transaction then need no note of their own.';
+
+-- Whoever is due pays, so that the outbox has its limit also where no relay ever comes. What is removed is always
+-- replaced by a new row that tells as much: the relay may have read the other rows already, and only some of them.
+create or replace function pgcache.hot_shrink(place bigint) returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    max_rows constant bigint := cache_setting('hot_outbox_limit')::bigint;
+    rows_left bigint;
+begin
+    with repeated as (
+        delete from hot_outbox o
+        where o.id = any(array(
+            select r.id from hot_outbox r
+            where (r.type, r.tenant, r.cache_key) in (
+                select k.type, k.tenant, k.cache_key from hot_outbox k group by 1, 2, 3 having count(*) > 1
+            )
+            for update skip locked
+        ))
+        returning o.type, o.tenant, o.cache_key, o.version, o.noted_at
+    )
+    insert into hot_outbox (type, tenant, cache_key, version, noted_at)
+    select r.type, r.tenant, r.cache_key, max(r.version), min(r.noted_at) from repeated r group by 1, 2, 3;
+    select count(*) into rows_left from hot_outbox;
+    if rows_left > max_rows then
+        delete from hot_outbox o where o.id = any(array(select r.id from hot_outbox r for update skip locked));
+        perform hot_void_all();
+        rows_left := 0;
+    end if;
+    -- Not before as many more rows have come as there are, so that the cost of a change stays constant; near the limit
+    -- earlier.
+    perform setval('hot_outbox_due', place + least(rows_left, greatest(max_rows / 16, max_rows - rows_left)));
+exception when serialization_failure or deadlock_detected or lock_not_available then
+    null;  -- in REPEATABLE READ what others have changed is out of reach: a later writer does it
+end
+$$;
+
+comment on function pgcache.hot_shrink(bigint) is
+'Brings the outbox down to one row for each entry; where that is more than the setting hot_outbox_limit, to one row that voids all. place: the id that the outbox has reached. Never waits for a lock and never fails the write.';

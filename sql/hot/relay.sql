@@ -1,0 +1,114 @@
+-- What the relay asks and tells (pgcache_py/hot_cycle.py), and what can be seen of it.
+
+create or replace function pgcache.hot_database() returns text
+language sql stable security definer
+set search_path to pg_catalog, pg_temp
+as $$
+    select format('%s/%s', (select c.system_identifier from pg_control_system() c),
+        (select d.oid from pg_database d where d.datname = current_database()))
+$$;
+
+comment on function pgcache.hot_database() is
+'Tells this database from all others, also from those that are copied or restored from it; the same on its standbys.';
+
+create or replace function pgcache.hot_state(
+    out epoch text, out redis text, out database text, out staleness_ms bigint, out prefix text
+)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_writable();
+    database := hot_database();
+    staleness_ms := extract(epoch from cache_setting('hot_max_staleness')::interval) * 1000;
+    prefix := cache_setting('hot_prefix');
+    select e.epoch, e.redis into epoch, redis from hot_epoch e where e.database = hot_state.database;
+end
+$$;
+
+comment on function pgcache.hot_state() is
+'For the relay: the epoch and in which Redis it began, NULL if there is none since the server crashed or this database was made; and the settings. Errors: 25006.';
+
+create or replace function pgcache.hot_pending() returns table (id bigint, type text, tenant text, cache_key text, version bigint)
+language sql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select o.id, o.type, o.tenant, o.cache_key, o.version from hot_outbox o $$;
+
+comment on function pgcache.hot_pending() is 'For the relay: the changes that are committed and not yet delivered.';
+
+create or replace function pgcache.hot_begin_epoch(epoch text, redis text) returns void
+language sql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    insert into hot_epoch as e (epoch, redis, database) values (epoch, redis, hot_database())
+    on conflict on constraint hot_epoch_pkey do update
+    set epoch = excluded.epoch, redis = excluded.redis, database = excluded.database, begun_at = excluded.begun_at,
+        flushes = e.flushes + 1
+$$;
+
+comment on function pgcache.hot_begin_epoch(text, text) is 'For the relay: from now on entries belong to this epoch, in this Redis.';
+
+-- Never waits: what is locked is delivered once more, which does no harm.
+create or replace function pgcache.hot_delivered(ids bigint[], entries bigint) returns void
+language sql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    delete from hot_outbox o
+    where o.id = any(array(select r.id from hot_outbox r where r.id = any(ids) for update skip locked));
+    update hot_epoch e set drained_at = clock_timestamp(), delivered = e.delivered + entries;
+$$;
+
+comment on function pgcache.hot_delivered(bigint[], bigint) is
+'For the relay: removes the rows of the outbox that it has delivered; entries: how many entries they were about.';
+
+create or replace function pgcache.hot_progress() returns setof pgcache.hot_epoch
+language plpgsql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if not pg_is_in_recovery() then
+        return query select * from hot_epoch;
+    end if;
+end
+$$;
+
+comment on function pgcache.hot_progress() is
+'The row of hot_epoch, if there is one; none on a standby, where UNLOGGED tables may not even be named.';
+
+create or replace view pgcache.cache_hot_stats as
+with pending as (
+    select
+        o.type,
+        count(*) as changes
+    from pgcache.hot_outbox as o
+    group by o.type
+),
+
+outbox as (
+    select
+        count(*) as length,
+        clock_timestamp() - min(o.noted_at) as age
+    from pgcache.hot_outbox as o
+)
+
+select
+    t.type,
+    h.type is not null as hot,
+    h.ttl,
+    h.since,
+    coalesce(p.changes, 0) as pending,
+    o.length as outbox_length,
+    o.age as outbox_age,
+    e.drained_at,
+    e.delivered,
+    e.epoch,
+    e.begun_at,
+    e.flushes
+from pgcache.cache_types as t
+left join pgcache.hot_types as h on t.type = h.type
+left join pending as p on t.type = p.type
+cross join outbox as o
+left join pgcache.hot_progress() as e on true;
+
+comment on view pgcache.cache_hot_stats is
+'The hot tier: each type, whether it is in it, for how long Redis keeps its entries, its changes that wait for the relay; and, the same in each row: all that waits and the age of the oldest, when the relay was last here, what it has delivered and how often it voided all entries since the last crash, the epoch and since when. NULLs: no relay has been here since then.';

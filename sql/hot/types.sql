@@ -1,0 +1,131 @@
+-- Which types are in the hot tier. Those that are not bear no cost of it: they have no triggers.
+
+create or replace function pgcache.cache_hot_on(type text, ttl interval default null) returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+begin
+    perform check_type(type), expiry('epoch', ttl, null);
+    insert into hot_types as h (type, ttl)
+    values (type, coalesce(ttl, case type
+        when 'vector_search' then interval '5 minutes'
+        when 'phash' then interval '2 hours'
+        when 'crawl' then interval '24 hours'
+        else interval '1 hour' end))
+    on conflict on constraint hot_types_pkey do update set ttl = coalesce(cache_hot_on.ttl, h.ttl);
+    perform hot_attach(type);
+end
+$$;
+
+comment on function pgcache.cache_hot_on(text, interval) is
+'Takes a type into the hot tier: from now on its changes get versions and reach Redis. ttl: how long Redis keeps an entry at most (default 1 hour; vector_search 5 minutes, phash 2 hours, crawl 24 hours); for a type that is in it already, changes that. Waits for transactions that have written the type. Errors: PC001, PC003.';
+
+create or replace function pgcache.cache_hot_off(type text) returns boolean
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant cache_types := check_type(type);
+    name text;
+begin
+    delete from hot_types h where h.type = type;
+    if not found then
+        return false;
+    end if;
+    foreach name in array hot_triggers() loop
+        execute format('drop trigger %I on %s', name, registered.relation);
+    end loop;
+    return true;
+end
+$$;
+
+comment on function pgcache.cache_hot_off(text) is
+'Takes a type out of the hot tier; true if it was in it. All types'' entries in Redis are void then. Errors: PC001.';
+
+create or replace function pgcache.hot_triggers() returns text[]
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select array['hot_stamp', 'hot_note', 'hot_note_delete', 'hot_note_truncate'] $$;
+
+comment on function pgcache.hot_triggers() is 'The names of the triggers that the table of a type in the hot tier has.';
+
+create or replace function pgcache.hot_attach(type text) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    relation constant regclass := (check_type(type)).relation;
+    -- All but what upkeep changes.
+    columns constant text := (
+        select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a
+        where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+            and a.attname <> all('{hit_count,last_accessed_at,hit_weight}'));
+    name text;
+begin
+    execute format('create or replace trigger hot_stamp before insert or update of %s on %s'
+        ' for each row execute function hot_stamp()', columns, relation);
+    execute format('create or replace trigger hot_note after insert or update of %s on %s'
+        ' for each row execute function hot_note(%L)', columns, relation, type);
+    -- What has expired has done so in Redis too.
+    execute format('create or replace trigger hot_note_delete after delete on %s'
+        ' for each row when (old.expires_at is null or old.expires_at > cache_now()) execute function hot_note(%L)',
+        relation, type);
+    execute format('create or replace trigger hot_note_truncate after truncate on %s'
+        ' for each statement execute function hot_void()', relation);
+    foreach name in array hot_triggers() loop  -- changes that logical replication applies count, too
+        execute format('alter table %s enable always trigger %I', relation, name);
+    end loop;
+end
+$$;
+
+comment on function pgcache.hot_attach(text) is 'Makes the triggers of a type that is in the hot tier, or makes them anew.';
+
+create or replace function pgcache.is_hot(type text) returns boolean
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select exists (select from hot_types h where h.type = is_hot.type) $$;
+
+comment on function pgcache.is_hot(text) is 'Whether a type is in the hot tier.';
+
+create or replace function pgcache.cache_hot_configure(
+    max_staleness interval default null, outbox_limit bigint default null, prefix text default null
+) returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    given record;
+begin
+    for given in
+        select s.name, s.value, s.good, s.hint
+        from (values
+            ('max_staleness', max_staleness::text, max_staleness between '0.1 seconds' and '1 hour', 'an interval from 0.1 seconds to 1 hour'),
+            ('outbox_limit', outbox_limit::text, outbox_limit between 1 and 1000000000, '1 to 1000000000 rows'),
+            ('prefix', prefix, prefix ~ '^[A-Za-z0-9_.:{}-]{1,64}$', 'up to 64 letters, digits and _ . : { } -')
+        ) s (name, value, good, hint)
+        where s.value is not null
+    loop
+        if not given.good then
+            raise exception using errcode = 'PC010',
+                message = format('%s cannot be %L', given.name, left(given.value, 100)),
+                hint = format('It takes %s.', given.hint);
+        end if;
+        update cache_settings c set value = given.value where c.name = 'hot_' || given.name;
+    end loop;
+end
+$$;
+
+comment on function pgcache.cache_hot_configure(interval, bigint, text) is
+'Changes the hot tier; what is NULL stays as it is. max_staleness (default 5 s): how old what it returns may be, whatever fails. outbox_limit (default 100000): about how many changes wait for a relay; where there are more, Redis is emptied instead. prefix (default pgcache): what its keys in Redis begin with, for relays that are given none. Errors: PC010.';
+
+-- Whatever way a type leaves the tier, and when one is disabled.
+create or replace trigger hot_void after delete on pgcache.hot_types
+for each row execute function pgcache.hot_void();
+
+create or replace trigger hot_void after update of enabled on pgcache.cache_types
+for each row when (old.enabled and not new.enabled and pgcache.is_hot(new.type)) execute function pgcache.hot_void();
+
+select pgcache.hot_attach(type) from pgcache.hot_types order by type;

@@ -1,0 +1,265 @@
+"""The relay as a process: woken by NOTIFY, one at work at a time, through failures of both sides."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pgcache_py.errors import HotTierError, NotInstalledError, PermissionDeniedError, UnavailableError
+from pgcache_py.relay import Relay
+from tests.hot.tools import RedisServer, Tier, running
+from tests.sql.tools import Session, wait_until
+
+AT_WORK = "at work"
+RELAYS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcache relay' AND datname = current_database()"
+
+
+class Lines(list[str]):
+    """The log."""
+
+    def __call__(self, line: str) -> None:
+        self.append(line)
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: any(text in line for line in self))
+
+
+@contextmanager
+def a_relay(dsn: str, redis: RedisServer) -> Iterator[Lines]:
+    log = Lines()
+    with running(Relay(dsn, redis.url, log=log)):
+        yield log
+
+
+def test_a_change_wakes_it(tier: Tier, dsn: str) -> None:
+    tier.ask("SELECT cache_hot_configure(max_staleness => '1 hour')")  # it looks by itself once in 12 minutes
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for(AT_WORK)
+        for number in range(20):
+            tier.put("k", 0)
+            tier.ask("SELECT cache_set('store', 'k', %s)", str(number))
+            wait_until(lambda: tier.hit("k") is None)
+            wait_until(lambda: not tier.outbox())
+        tier.ask("TRUNCATE cache_store")
+        log.wait_for("void: a type has left")
+
+
+def test_it_looks_by_itself_too(tier: Tier, dsn: str) -> None:
+    tier.ask("SELECT cache_hot_configure(max_staleness => '0.5 seconds')")
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for(AT_WORK)
+        tier.ask("INSERT INTO hot_outbox (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)")
+        wait_until(lambda: not tier.outbox())
+        drained = tier.ask("SELECT drained_at FROM hot_epoch")
+        wait_until(lambda: tier.ask("SELECT drained_at FROM hot_epoch") > drained)
+    assert log[1:] == [AT_WORK, "ended"]
+
+
+def test_it_delivers_what_it_missed(tier: Tier, dsn: str) -> None:
+    tier.cycle().run()
+    for number in range(50):
+        tier.put(str(number), 0)
+        tier.ask("SELECT cache_set('store', %s, '1')", str(number))
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for(AT_WORK)
+        assert not any(tier.hit(str(number)) for number in range(50))
+    assert log == [AT_WORK, "ended"]  # without a new epoch
+
+
+def test_many_changes_at_once(tier: Tier, dsn: str, new_session: Callable[..., Session]) -> None:
+    tier.cycle().run()
+    changes = "FOR n IN 1..200 LOOP PERFORM cache_set('store', (n % 9)::text, '1'); COMMIT; END LOOP"
+    with a_relay(dsn, tier.server):
+        writers = [new_session().start(f"DO $$ BEGIN {changes}; END $$") for _ in range(4)]
+        for writer in writers:
+            writer.result(60)
+        wait_until(lambda: not tier.outbox())
+    assert tier.ask("SELECT delivered FROM hot_epoch") <= 800
+
+
+def test_one_is_at_work_and_another_takes_over(tier: Tier, dsn: str) -> None:
+    with a_relay(dsn, tier.server) as first:
+        first.wait_for(AT_WORK)
+        with a_relay(dsn, tier.server) as second:
+            second.wait_for("waits: another relay is at work")
+            # The first one's session ends, as when its machine does.
+            tier.ask(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+            first.wait_for("tries PostgreSQL again")
+            wait_until(lambda: AT_WORK in second or first.count(AT_WORK) == 2)
+            tier.put("k", 0)
+            tier.ask("SELECT cache_set('store', 'k', '1')")
+            wait_until(lambda: tier.hit("k") is None)
+        assert sum("void" in line for line in first + second) == 1
+
+
+def test_sessions_that_are_ended_are_opened_again(tier: Tier, dsn: str) -> None:
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for(AT_WORK)
+        for times in (2, 3):
+            tier.ask(f"SELECT pg_terminate_backend(pid) FROM ({RELAYS}) r")
+            wait_until(lambda times=times: log.count(AT_WORK) == times)  # type: ignore[misc]
+    assert sum("void" in line for line in log) == 1
+
+
+def test_a_redis_that_is_gone_is_waited_for(tier: Tier, dsn: str, own_redis: Callable[..., RedisServer]) -> None:
+    mine = Tier(tier.ask, own_redis())
+    with a_relay(dsn, mine.server) as log:
+        log.wait_for(AT_WORK)
+        mine.server.kill()
+        log.wait_for("tries Redis again")
+        mine.ask("SELECT cache_set('store', 'k', '1')")
+        mine.server.start()
+        wait_until(lambda: log.count(AT_WORK) == 2)
+        assert mine.outbox() == set()
+        mine.redis.flushall()
+        wait_until(lambda: any("was emptied" in line for line in log))
+        wait_until(lambda: mine.alive == mine.epoch)
+    assert sum(line.startswith("tries") for line in log) == 1
+
+
+def test_a_redis_that_hangs_does_not_stop_the_writers(
+    tier: Tier, dsn: str, own_redis: Callable[..., RedisServer]
+) -> None:
+    mine = Tier(tier.ask, own_redis())
+    with a_relay(dsn, mine.server) as log:
+        log.wait_for(AT_WORK)
+        process = mine.server._process
+        assert process
+        process.send_signal(signal.SIGSTOP)
+        mine.ask("SET statement_timeout = '2s'")
+        for number in range(100):
+            mine.ask("SELECT cache_set('store', %s, '1')", str(number))
+        log.wait_for("tries Redis again")
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: not mine.outbox())
+
+
+def test_once(tier: Tier, dsn: str, new_session: Callable[..., Session]) -> None:
+    tier.ask("SELECT cache_set('store', 'k', '1')")
+    report = Relay(dsn, tier.server.url).once()
+    assert report
+    assert report.vouched == "vouched"
+    assert tier.outbox() == set()
+    other = new_session()
+    other("SELECT pg_advisory_lock(hashtext('pgcache.hot_relay'))")
+    assert Relay(dsn, tier.server.url).once() is None
+
+
+def test_what_cannot_be_is_an_error_with_a_hint(
+    tier: Tier, dsn: str, empty_dsn: str, role: Callable[..., Session]
+) -> None:
+    url = tier.server.url
+    with pytest.raises(HotTierError) as caught:
+        Relay(dsn, "http://x")
+    assert (caught.value.sqlstate, bool(caught.value.hint)) == ("PC030", True)
+    with pytest.raises(HotTierError) as caught:
+        Relay(dsn, "redis://127.0.0.1:1").once()
+    assert caught.value.sqlstate == "PC031"
+    with pytest.raises(NotInstalledError):
+        Relay(empty_dsn, url).run()
+    with pytest.raises(PermissionDeniedError):
+        Relay(role("write").connection.info.dsn + " password=secret", url).run()
+    with pytest.raises(UnavailableError):
+        Relay("host=127.0.0.1 port=1 dbname=x", url).once()
+    tier.redis.set("pgcache:owner", "another/1")
+    for run in (Relay(dsn, url).run, Relay(dsn, url).once):
+        with pytest.raises(HotTierError) as caught:
+            run()
+        assert caught.value.sqlstate == "PC032"
+        assert "redis-cli DEL pgcache:owner" in str(caught.value)
+
+
+def test_an_admin_may_run_it(tier: Tier, role: Callable[..., Session]) -> None:
+    admin = role("admin")
+    assert Relay(admin.connection.info.dsn + " password=secret", tier.server.url).once()
+
+
+# The command.
+
+
+def command(dsn: str, *arguments: str, redis: RedisServer | None = None) -> subprocess.Popen[str]:
+    environment = {**os.environ, "REDIS_URL": redis.url if redis else ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pgcache_py", "relay", "--dsn", dsn, *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_ends_when_it_is_told_to(tier: Tier, dsn: str, number: signal.Signals) -> None:
+    process = command(dsn, redis=tier.server)
+    assert process.stdout
+    wait_until(lambda: tier.alive)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    lines = [line.split(" ", 2)[2] for line in output.splitlines()]
+    assert lines[1:] == [AT_WORK, "ended"]
+    assert tier.ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+def test_after_kill_9_the_next_one_goes_on(tier: Tier, dsn: str) -> None:
+    process = command(dsn, redis=tier.server)
+    wait_until(lambda: tier.alive)
+    epoch = tier.epoch
+    process.kill()
+    process.communicate()
+    tier.put("k", 0)
+    tier.ask("SELECT cache_set('store', 'k', '1')")
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for(AT_WORK)
+        assert tier.hit("k") is None
+    assert tier.epoch == epoch
+
+
+def test_the_command_once(tier: Tier, dsn: str) -> None:
+    process = command(dsn, "--once", "--redis", tier.server.url, "--prefix", "other")
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert output.endswith("vouched, 0 delivered\n")
+    assert tier.redis.get("other:alive")
+
+
+def test_the_command_without_a_redis(dsn: str) -> None:
+    process = command(dsn)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (1, "")
+    assert "hint:  --redis" in errors
+
+
+def test_importing_the_package_does_not_import_redis() -> None:
+    check = "import sys, pgcache_py, pgcache_py.cli, pgcache_py.relay; sys.exit('redis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_what_the_server_shares_imports_the_standard_library_only() -> None:
+    check = """
+import sys
+sys.modules.update(dict.fromkeys(("psycopg", "redis")))
+sys.path.insert(0, %r)
+import types
+package = types.ModuleType("pgcache_py")
+package.__path__ = [%r]
+sys.modules["pgcache_py"] = package
+import pgcache_py.hot_cycle
+ours = {name for name in sys.modules if name.startswith("pgcache_py")}
+assert ours == {"pgcache_py", "pgcache_py.hot_cycle", "pgcache_py.hot_scripts"}, ours
+"""
+    from pathlib import Path
+
+    import pgcache_py
+
+    folder = Path(pgcache_py.__file__).parent
+    subprocess.run([sys.executable, "-c", check % (str(folder.parent), str(folder))], check=True)
