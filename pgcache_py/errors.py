@@ -62,7 +62,7 @@ class BuiltinTypeError(PgcacheError):
 
 
 class CacheFullError(PgcacheError):
-    """PC009: the type is at its limit and evicts nothing."""
+    """PC009: the type is at its limit and evicts nothing, or the value is larger than its max_bytes."""
 
 
 class InvalidSettingError(PgcacheError, ValueError):

@@ -8,7 +8,7 @@ language sql volatile parallel unsafe
 as $$ select pgcache.is_writable() and pgcache.put(type, key, value, ttl, true) $$;
 
 comment on function pgcache.cache_set(text, text, jsonb, interval) is
-'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there. True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl, PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none), 25006 READ ONLY transaction.';
+'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there. True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl, PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger than its max_bytes, 25006 READ ONLY transaction.';
 
 create or replace function pgcache.cache_add(type text, key text, value jsonb, ttl interval default null) returns boolean
 language sql volatile parallel unsafe

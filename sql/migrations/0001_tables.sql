@@ -15,13 +15,13 @@ create table pgcache.cache_types (
     enabled boolean not null default true,
     dimensions integer check (dimensions > 0),
     -- Once in sweep_every writes one of them looks after the type; once in measure_every of those times, that is after
-    -- writes of 1/40 of max_entries, or of 16 volume_units of bytes, it measures the type against its limits.
+    -- writes of 1/50 of max_entries, or of 16 volume_units of bytes, it measures the type against its limits.
     sweep_every integer not null generated always as (
-        greatest(1, least(256, coalesce(max_entries, 10240) / 40, coalesce(max_bytes, 20971520) / 81920))
+        greatest(1, least(256, coalesce(max_entries, 12800) / 50, coalesce(max_bytes, 20971520) / 81920))
     ) stored,
     measure_every bigint not null generated always as (
-        greatest(1, coalesce(max_entries, 4611686018427387904) / 40
-        / greatest(1, least(256, coalesce(max_entries, 10240) / 40, coalesce(max_bytes, 20971520) / 81920)))
+        greatest(1, coalesce(max_entries, 4611686018427387904) / 50
+        / greatest(1, least(256, coalesce(max_entries, 12800) / 50, coalesce(max_bytes, 20971520) / 81920)))
     ) stored,
     volume_unit float8 generated always as (max_bytes / 640.0) stored,
     created_at timestamptz not null default now()
@@ -230,10 +230,11 @@ comment on table pgcache.hit_log is
 create unlogged table pgcache.hand_passes (
     type text not null,
     position bigint not null,
-    passed_at timestamptz not null
+    passed_at timestamptz not null,
+    due boolean not null default false
 );
 comment on table pgcache.hand_passes is
-'When the sweep''s hand passed which part of a type''s table. UNLOGGED: a crash empties it.';
+'When the sweep''s hand passed which part of a type''s table. due: a write has called for the share of upkeep that falls on it, and its commit pays it. UNLOGGED: a crash empties it.';
 create index hand_passes_position on pgcache.hand_passes (type, position);
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost

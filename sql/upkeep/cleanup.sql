@@ -7,14 +7,14 @@ as $$
 #variable_conflict use_variable
 declare
     removed bigint := 0;
-    registered record;
+    registered cache_types;
 begin
     perform check_writable();
     if type is not null then
         perform check_type(type);
     end if;
-    for registered in select t.type, t.relation from cache_types t where type in (t.type) or type is null loop
-        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null)).expired;
+    for registered in select * from cache_types t where type in (t.type) or type is null loop
+        removed := removed + (sweep(registered, 0, heap_blocks(registered.relation), 0, 0, null)).expired;
     end loop;
     return removed;
 end
@@ -57,7 +57,7 @@ begin
         loop
             over := excess(registered.type);
             exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;
-            batch := evict(registered.type, over.entries, over.bytes, 0);
+            batch := evict(registered, over.entries, over.bytes, 0);
             removed := removed + batch;
             exit when batch = 0;
             perform measure(registered.type);
@@ -102,7 +102,7 @@ begin
         first_block := 0;
         while first_block < pgcache.heap_blocks(registered.relation) loop
             removed_total := removed_total
-                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0, null)).expired;
+                + (pgcache.sweep(registered, first_block, 1024, 0, 0, null)).expired;
             first_block := first_block + 1024;
             commit;
         end loop;
@@ -110,7 +110,7 @@ begin
             perform pgcache.measure(registered.type);
             over := pgcache.excess(registered.type);
             exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;
-            batch := pgcache.evict(registered.type, over.entries, over.bytes, 0);
+            batch := pgcache.evict(registered, over.entries, over.bytes, 0);
             removed_total := removed_total + batch;
             commit;
             exit when batch = 0;

@@ -1,6 +1,10 @@
 -- Limits and expiry without an index: a hand walks the heap of each type in windows of blocks, deletes what has expired
 -- and, as far as the type is over its limit, the worst entries of each window: of four it visits one goes. Nothing here
 -- waits for a lock.
+--
+-- Writes pay for it, when they commit. What a transaction deletes or folds stays locked until it ends; if it went on to
+-- write, it could hold others up for long, and two of them could deadlock. And no sooner would there be room: until the
+-- commit nobody else sees an entry more or less, and no space is freed.
 
 create or replace function pgcache.heap_blocks(relation regclass) returns bigint
 language sql volatile parallel safe
@@ -9,44 +13,14 @@ as $$ select pg_relation_size(relation) / current_setting('block_size')::bigint 
 
 comment on function pgcache.heap_blocks(regclass) is 'How many blocks the heap of a table has.';
 
-create or replace function pgcache.measure(type text) returns void
-language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-declare
-    registered constant cache_types := check_type(type);
-    blocks constant bigint := heap_blocks(registered.relation);
-    -- Up to 4096 blocks all are read; of more, 512 runs of 8 that are evenly spread.
-    stride constant bigint := greatest(8, blocks / 512);
-    entries bigint;
-    bytes bigint;
-begin
-    execute format($sql$
-        select sum(s.entries), sum(s.bytes)
-        from generate_series(0, $1 - 1, $2) b (first_block)
-        cross join lateral (
-            select count(*) as entries, sum(%s) as bytes from %s t
-            where t.ctid >= format('(%%s,0)', b.first_block)::tid and t.ctid < format('(%%s,0)', b.first_block + 8)::tid
-        ) s
-        $sql$, entry_size(registered.payload), registered.relation)
-    into entries, bytes using blocks, stride;
-    perform setval(format('pgcache.%I', 'entries_' || type)::regclass, coalesce(entries * stride / 8, 0)),
-        setval(format('pgcache.%I', 'bytes_' || type)::regclass, coalesce(bytes * stride / 8, 0));
-end
-$$;
-
-comment on function pgcache.measure(text) is
-'Sets a type''s counters entries and bytes to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
-
 create or replace function pgcache.sweep(
-    type text, first_block bigint, block_count bigint, need_entries bigint, need_bytes bigint, read_since timestamptz,
+    registered cache_types, first_block bigint, block_count bigint, need_entries bigint, need_bytes bigint, read_since timestamptz,
     out expired bigint, out evicted bigint, out freed bigint
 )
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
     score constant text := eviction_score(registered.eviction, registered.payload);
 begin
     if need_entries <= 0 and need_bytes <= 0 then
@@ -60,7 +34,7 @@ begin
             $sql$, registered.relation)
         into expired, evicted, freed
         using cache_now(), format('(%s,0)', first_block)::tid, format('(%s,0)', first_block + block_count)::tid;
-        perform count_events('expired', type, expired);
+        perform count_events('expired', registered.type, expired);
         return;
     end if;
     execute format($sql$
@@ -69,36 +43,36 @@ begin
                 (%2$s)::bigint as bytes,
                 (%3$s) + (t.created_at >= $1)::integer * 1e10 as score  -- what was just written goes last
             from %1$s t where t.ctid >= $2 and t.ctid < $3
-        ), ranked as (
-            select v.row_id, row_number() over ranking as place, count(*) over () as live,
-                sum(v.bytes) over ranking - v.bytes as bytes_before
-            from visited v where not v.expired
-            window ranking as (order by v.score rows unbounded preceding)
-        ), victims as materialized (
-            select v.row_id from visited v where v.expired
-            union all
-            select r.row_id from ranked r
-            where (r.place <= $5 or r.bytes_before < $6) and r.place <= greatest(1, r.live / 2)
-        ), locked as materialized (
-            select t.ctid as row_id from %1$s t
-            where t.ctid = any(array(select v.row_id from victims v))
-            for update skip locked
+        ), due as (  -- what has expired makes room, too
+            select least(greatest($5 - x.entries, count(*) filter (where r.bytes_before < $6 - x.bytes)), greatest($7, count(*) / 2)) as entries
+            from (select count(*) as entries, coalesce(sum(v.bytes), 0) as bytes from visited v where v.expired) x
+            left join (
+                select sum(v.bytes) over (order by v.score rows unbounded preceding) - v.bytes as bytes_before
+                from visited v where not v.expired
+            ) r on true
+            group by x.entries, x.bytes
         ), gone as (
-            delete from %1$s t where t.ctid = any(array(select l.row_id from locked l))
+            delete from %1$s t where t.ctid = any(array(
+                select e.ctid from %1$s e where e.ctid >= $2 and e.ctid < $3 and e.expires_at <= $1
+                for update skip locked
+            ) || array(
+                select e.ctid from visited v inner join %1$s e on e.ctid = v.row_id where not v.expired
+                order by v.score limit (select greatest(0, d.entries) from due d)
+                for update of e skip locked
+            ))
             returning t.ctid as row_id
         )
-        select count(*) filter (where v.expired), count(*) filter (where not v.expired),
-            coalesce(sum(v.bytes) filter (where not v.expired), 0)
+        select count(*) filter (where v.expired), count(*) filter (where not v.expired), coalesce(sum(v.bytes), 0)
         from gone g inner join visited v on v.row_id = g.row_id
         $sql$, registered.relation, entry_size(registered.payload), score)
     into expired, evicted, freed
     using cache_now(), format('(%s,0)', first_block)::tid, format('(%s,0)', first_block + block_count)::tid,
-        read_since, need_entries, need_bytes;
-    perform count_events('expired', type, expired), count_events('evicted', type, evicted);
+        read_since, need_entries, need_bytes, (block_count >= 512)::integer;  -- a window with one entry has no worst
+    perform count_events('expired', registered.type, expired), count_events('evicted', registered.type, evicted);
 end
 $$;
 
-comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint, timestamptz) is
+comment on function pgcache.sweep(cache_types, bigint, bigint, bigint, bigint, timestamptz) is
 'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most half of the others, worst first. read_since: when the hand last passed, by which idle times are judged. Rows that are locked are skipped.';
 
 -- Reuse, discounted by the time without it in laps of the hand; for cost times what a reuse saves per byte
@@ -155,103 +129,208 @@ declare
     -- Values up to 2 kB come here only with a strike, which then stands for all of them.
     volume constant float8 := case when bytes > 2048 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
     volume_ticks constant bigint := least(coalesce(floor(volume / registered.volume_unit + random()), 0), 100000);
+    -- Writes of this transaction that are due, and whether a measurement is. Undone with them by a rollback to a savepoint.
+    setting constant text := 'pgcache.due_' || type;
+    due constant bigint[] := nullif(current_setting(setting, true), '')::bigint[];
     measure_due boolean := false;
+    writes bigint := strikes * registered.sweep_every;
 begin
+    if bytes > registered.max_bytes or registered.eviction = 'none' then
+        perform check_room(registered, bytes);
+    end if;
     if strikes > 0 then
         measure_due := ticks(type, 'sweeps', strikes, registered.measure_every);
     end if;
     if volume_ticks > 0 then
         measure_due := ticks(type, 'volume', volume_ticks, 16) or measure_due;
     end if;
+    if measure_due and registered.eviction = 'none' then
+        perform measure(type);
+    end if;
     if strikes > 0 or measure_due then
-        perform make_room(type, strikes * registered.sweep_every, measure_due);
+        if due is null then
+            begin
+                insert into hand_passes (type, position, passed_at, due) values (type, counter(type, 'hand'), cache_now(), true);
+            exception when lock_not_available then
+                return;  -- a later write makes the room
+            end;
+        end if;
+        if strikes > 0 and registered.sweep_every > 1 then
+            writes := writes + hurry(registered, others_at_it(type, false));
+        end if;
+        perform set_config(setting, array[
+            coalesce(due[1], 0) + writes, greatest(due[2], measure_due::integer)]::text, true);
     end if;
 end
 $$;
 
 comment on function pgcache.look_after(text, integer, bigint) is
-'What a write does when its type''s clock strikes, or when its value has more than 2 kB: ticks the clocks of the measurements, and makes room.';
+'What a write does when its type''s clock strikes, or when its value has more than 2 kB: ticks the clocks of the measurements, and has the commit make room. Errors: PC009.';
 
-create or replace function pgcache.make_room(type text, writes bigint, measure_due boolean) returns void
+create or replace function pgcache.pay_at_commit() returns trigger
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+set lock_timeout to '10ms'
+as $$
+declare
+    registered cache_types;
+    setting constant text := 'pgcache.due_' || new.type;
+    due constant bigint[] := nullif(current_setting(setting, true), '')::bigint[];
+begin
+    select * into registered from cache_types t where t.type = new.type;
+    if found and due is not null then  -- the transaction may have dropped the type
+        perform set_config(setting, '', true), make_room(registered, due[1], due[2] > 0);
+    end if;
+    return null;
+end
+$$;
+
+comment on function pgcache.pay_at_commit() is
+'Makes the room that the writes of the transaction call for. The trigger that calls it is deferred to the commit.';
+
+-- Not dropped and made anew, which would lock writers out until the installation ends.
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_trigger t where t.tgrelid = 'pgcache.hand_passes'::regclass and t.tgname = 'pay_at_commit'
+    ) then
+        create constraint trigger pay_at_commit after insert on pgcache.hand_passes
+        deferrable initially deferred for each row when (new.due) execute function pgcache.pay_at_commit();
+    end if;
+end
+$$;
+
+create or replace function pgcache.make_room(registered cache_types, writes bigint, measure_due boolean) returns void
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-#variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
-    entries bigint;
-    bytes bigint;
-    rate float8;
+    type constant text := registered.type;
+    others constant bigint := others_at_it(type, true);
+    share constant bigint := greatest(1, registered.sweep_every / (others + 1) / (others + 1));
     -- Where the size is an estimate, its error stays below the limit.
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
-    max_entries constant bigint := registered.max_entries * aim;
+    -- With room for the writes until the next sweep ends, and for those that others are committing now.
+    max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1) - least(others, registered.max_entries / 20);
     max_bytes constant bigint := registered.max_bytes * aim;
+    entries bigint;
+    bytes bigint;
     removed bigint;
+    rate float8;
 begin
-    -- Folding locks entries that others may want until the end of the transaction: not in one that is open for a while.
-    if statement_timestamp() - transaction_timestamp() < interval '10 milliseconds' then
+    if others > 0 and writes > 0 then
+        writes := writes - registered.sweep_every + greatest(1, registered.sweep_every / others / others) + hurry(registered, others);
+    end if;
+    if current_setting('transaction_isolation') = 'read committed' then  -- the others fail at what has changed since they began
         perform fold_hits();
+    end if;
+    if registered.eviction = 'none' then
+        perform evict(registered, 0, 0, writes);
+        return;
+    elsif writes > registered.sweep_every then  -- so many that they should not evict before all that has expired is gone
+        perform evict(registered, 0, 0, writes);
     end if;
     if measure_due then
         perform measure(type);
     end if;
-    if registered.eviction <> 'none' then
-        entries := counter(type, 'entries');
-        bytes := counter(type, 'bytes');
+    entries := counter(type, 'entries');
+    bytes := counter(type, 'bytes');
+    if measure_due then
+        -- Nobody sees what others have not committed: each makes up for its own writes, and for its part of the rest.
+        removed := evict(registered,
+            coalesce(writes + ceil((entries - writes - max_entries) / (others + 1)::numeric), 0)::bigint,
+            coalesce((bytes - max_bytes) / (others + 1), 0), writes);
+        perform set_counter(type, 'entries', entries - removed),
+            set_counter(type, 'bytes', bytes - bytes * removed / greatest(1, entries));
+    else
         -- Full, each write evicts one entry, so that the next measurement finds nothing to make up for.
         rate := least(2, greatest(0,
             (entries - max_entries) / (registered.measure_every * registered.sweep_every)::float8 + 1,
             (bytes - max_bytes) / (registered.volume_unit * 16) + 1));
-        if measure_due then  -- with room for the writes until the next sweep
-            removed := evict(type, coalesce(entries + least(writes, registered.sweep_every) - 1 - max_entries, 0),
-                coalesce(bytes - max_bytes, 0), writes);
-            perform setval(format('pgcache.%I', 'entries_' || type)::regclass, greatest(0, entries - removed)),
-                setval(format('pgcache.%I', 'bytes_' || type)::regclass, greatest(0, bytes - bytes * removed / greatest(1, entries)));
-        else
-            perform evict(type, ceil(writes * rate)::bigint, 0, writes);
-        end if;
-    else
-        perform evict(type, 0, 0, writes);
+        perform evict(registered, ceil(writes * rate)::bigint, 0, writes);
     end if;
 exception when serialization_failure or deadlock_detected or lock_not_available then
-    null;  -- in REPEATABLE READ what others have changed is out of reach: a later write makes the room
+    null;  -- a later write makes the room
 end
 $$;
 
-comment on function pgcache.make_room(text, bigint, boolean) is
-'The share of upkeep that falls on so many writes: folds hits, measures the type if that is due, sweeps a few windows. Never waits for a lock and never fails the write.';
+comment on function pgcache.make_room(cache_types, bigint, boolean) is
+'The share of upkeep that falls on so many writes: folds hits, measures the type if that is due, sweeps a few windows. Never fails the write.';
 
-create or replace function pgcache.evict(type text, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
+create or replace function pgcache.others_at_it(type text, join_in boolean) returns bigint
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    key constant integer := hashtext('pgcache.make_room');
+    type_key constant integer := hashtext(type);
+begin
+    if join_in then
+        perform pg_advisory_xact_lock_shared(key, type_key);  -- nobody takes it exclusively
+    end if;
+    return count(*) from pg_locks l
+        where l.locktype = 'advisory' and l.classid = key::bigint & 4294967295 and l.objid = type_key::bigint & 4294967295
+            and l.database = (select d.oid from pg_database d where d.datname = current_database())
+            and l.pid <> pg_backend_pid();
+end
+$$;
+
+comment on function pgcache.others_at_it(text, boolean) is
+'How many other transactions are making room in a type now. join_in: this one will be among them until it ends.';
+
+create or replace function pgcache.hurry(registered cache_types, others bigint) returns bigint
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    ticked constant bigint := counter(registered.type, 'writes');
+    share constant bigint := greatest(1, registered.sweep_every / (others + 1) / (others + 1));
+begin
+    if others = 0 or ticked > registered.sweep_every - share then
+        return 0;
+    end if;
+    perform set_counter(registered.type, 'writes', registered.sweep_every - share + 1);
+    return ticked;
+end
+$$;
+
+comment on function pgcache.hurry(cache_types, bigint) is
+'Lets a type''s clock strike after share more writes; returns for how many writes before them it will not. While n others make room, share is 1/(n + 1)^2 of sweep_every: so what all of them are late with stays below 1.65 x sweep_every, however many they are.';
+
+create or replace function pgcache.evict(registered cache_types, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    type constant text := registered.type;
     blocks constant bigint := heap_blocks(registered.relation);
     chunks constant bigint := (blocks + 7) / 8;
     entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(blocks, 1));
+    to_visit bigint := ceil(visit_entries / entries_per_chunk);
     removed bigint := 0;
     wanted bigint;
     hand bigint;
     read_since timestamptz;
     swept record;
 begin
-    for attempt in 1..16 loop
+    for attempt in 1..least(16 + greatest(need_entries, visit_entries) / 1000, 1000) loop
         exit when chunks = 0;
-        wanted := ceil(greatest(visit_entries, need_entries * 4) / entries_per_chunk);
+        -- Ever more in the end: a small type may sit in a few blocks of a long table that vacuum has not shortened.
+        wanted := greatest(to_visit, ceil(need_entries * 4 / entries_per_chunk), 1) * 2 ^ greatest(0, attempt - 5);
         hand := counter(type, 'hand') + 1;
-        wanted := greatest(1, least(wanted, 64, chunks - hand % chunks));
+        wanted := least(wanted, 64, chunks - hand % chunks);
         hand := advance_hand(type, wanted);
         read_since := (
             select p.passed_at from hand_passes p
-            where p.type = type and p.position <= hand - chunks order by p.position desc limit 1);
-        swept := sweep(type, hand % chunks * 8, wanted * 8, need_entries, need_bytes, read_since);
-        insert into hand_passes values (type, hand, cache_now());
+            where p.type = type and p.position <= hand - chunks and not p.due order by p.position desc limit 1);
+        swept := sweep(registered, hand % chunks * 8, wanted * 8, need_entries, need_bytes, read_since);
+        insert into hand_passes (type, position, passed_at) values (type, hand, cache_now());
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;
         need_bytes := need_bytes - swept.freed;
-        exit when need_entries <= 0 and need_bytes <= 0;
+        to_visit := to_visit - wanted;
+        exit when need_entries <= 0 and need_bytes <= 0 and to_visit <= 0;
     end loop;
     delete from hand_passes p
     where p.ctid = any(array(
@@ -262,31 +341,5 @@ begin
 end
 $$;
 
-comment on function pgcache.evict(text, bigint, bigint, bigint) is
-'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, 16 windows of 512 blocks at most; returns how many entries it removed.';
-
-create or replace function pgcache.has_room(type text, key text) returns boolean
-language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-declare
-    registered constant cache_types := check_type(type);
-begin
-    if coalesce(counter(type, 'entries') < registered.max_entries, true) and coalesce(counter(type, 'bytes') < registered.max_bytes, true)
-        or cache_exists(type, key)
-    then
-        return true;
-    end if;
-    perform cache_clear_expired(type), measure(type);
-    if counter(type, 'entries') >= registered.max_entries or counter(type, 'bytes') >= registered.max_bytes then
-        raise exception using errcode = 'PC009',
-            message = format('the cache type %s is full: %s entries, %s', type,
-                counter(type, 'entries'), pg_size_pretty(counter(type, 'bytes'))),
-            hint = format('It evicts nothing (eviction none). Raise a limit or let it evict: SELECT cache_configure(%L, eviction => ''lru'').', type);
-    end if;
-    return true;
-end
-$$;
-
-comment on function pgcache.has_room(text, text) is
-'For types that evict nothing: true if the key may be written. Errors: PC009 full.';
+comment on function pgcache.evict(cache_types, bigint, bigint, bigint) is
+'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, 16 windows of 512 blocks at most and one more for each 1000 entries; returns how many entries it removed.';
