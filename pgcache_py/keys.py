@@ -15,6 +15,9 @@ _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 def cache_key(*parts: str | None) -> str:
     """64 hex digits of SHA-256: different parts never share a key, so ('ab', 'c') and ('a', 'bc') do not."""
+    for part in parts:
+        if not (part is None or isinstance(part, str)):
+            raise TypeError(f"a part of a key is a str or None, not {type(part).__name__}: str({part!r})?")
     texts = [None if part is None else part.encode() for part in parts]
     joined = b",".join(b"~" if text is None else b"%d:%b" % (len(text), text) for text in texts)
     return sha256(joined).hexdigest()

@@ -84,3 +84,9 @@ def test_cache_key_json_of_what_json_makes_of_it() -> None:
     for value in ({1: 2}, {1}, b"", object(), float("nan"), [float("inf")]):
         with pytest.raises(TypeError, match="not a JSON value"):
             cache_key_json(value)
+
+
+@pytest.mark.parametrize("part", [1, b"a", 1.5, ["a"]])
+def test_a_part_that_is_no_text_is_named(part: object) -> None:
+    with pytest.raises(TypeError, match="a part of a key is a str or None"):
+        cache_key("a", part)  # type: ignore[arg-type]
