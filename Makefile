@@ -8,13 +8,17 @@ SERVERS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench server stop dist clean
+.PHONY: help demo demo-hybrid test lint bench server stop dist clean
 
 help: ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/ready-demo ## start an embedded PostgreSQL, install pgcache and show what it does
 	@$(BIN)/python -m pgcache_py demo
+
+demo-hybrid: .venv/ready-dev ## the same with Redis in front, on a full local server and a Redis of its own
+	@$(BIN)/python -m tests.servers provision
+	@$(BIN)/python -m tests.demo_hybrid
 
 test: .venv/ready-dev ## run the tests on every server that this machine can run
 	@$(BIN)/python -m tests.servers provision

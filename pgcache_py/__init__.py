@@ -1,5 +1,9 @@
 """pgcache: a cache inside PostgreSQL. `Cache` and `AsyncCache` call it; `python -m pgcache_py` installs it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .cache import Cache
 from .cache_async import AsyncCache
 from .calls import MISS, Audio, Entry, Skip
@@ -11,6 +15,7 @@ from .errors import (
     CacheFullError,
     CronMissingError,
     DimensionError,
+    HotTierError,
     InvalidKeyError,
     InvalidPatternError,
     InvalidSettingError,
@@ -30,6 +35,10 @@ from .errors import (
 )
 from .keys import cache_key, cache_key_json
 
+if TYPE_CHECKING:
+    from .hybrid import HybridCache as HybridCache
+    from .hybrid_async import AsyncHybridCache as AsyncHybridCache
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -45,6 +54,7 @@ __all__ = [
     "CronMissingError",
     "DimensionError",
     "Entry",
+    "HotTierError",
     "InvalidKeyError",
     "InvalidPatternError",
     "InvalidSettingError",
@@ -65,3 +75,16 @@ __all__ = [
     "cache_key",
     "cache_key_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """HybridCache and AsyncHybridCache, which need redis-py: imported when they are asked for."""
+    if name not in ("AsyncHybridCache", "HybridCache"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from . import hybrid, hybrid_async
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ModuleNotFoundError(f"{name} needs redis-py: pip install 'pgcache[redis]'", name="redis") from None
+    return hybrid.HybridCache if name == "HybridCache" else hybrid_async.AsyncHybridCache

@@ -60,6 +60,8 @@ class Cache:
     Raises PgcacheError, whose subclasses tell the SQLSTATEs apart. Safe to share between threads.
     """
 
+    _shared = frozenset({"_source", "_soft"})  # with the views for tenants
+
     def __init__(
         self,
         source: str | AnyConnection | AnyPool,
@@ -109,7 +111,7 @@ class Cache:
     def for_tenant(self, tenant: str | None) -> Cache:
         """The same cache on the same connection, for another tenant. Cheap: make one per request."""
         view = copy.copy(self)
-        for name in view.__dict__.keys() - {"_source", "_soft"}:
+        for name in view.__dict__.keys() - self._shared:
             del view.__dict__[name]  # the typed caches, which belong to this one
         view._tenant = tenant
         view._view = True

@@ -80,6 +80,10 @@ class FailSoft:
             )
         return True
 
+    def unreachable(self) -> bool:
+        """Whether the server could not be reached the last time."""
+        return any(issubclass(kind, UnavailableError) for kind in self.incidents)
+
     def succeeded(self, function: str) -> None:
         """Call off the incidents that a success of the function disproves."""
         with self._lock:

@@ -12,7 +12,7 @@ between; and each step may be done twice, or by two relays at once.
 import uuid
 from typing import Any
 
-from .hot_scripts import ALIVE, BEGIN, DELIVER, EPOCH, LOOK, OWNER, VOUCH, entry_key, lease_key, tier_key
+from .hot_scripts import ALIVE, ASOF, BEGIN, DELIVER, EPOCH, LOOK, OWNER, VOUCH, entry_key, lease_key, tier_key
 
 BATCH = 500
 """Entries that one script call delivers: a few milliseconds for which Redis does nothing else."""
@@ -86,7 +86,8 @@ class Cycle:
             if begun != "begun":
                 return Report(begun, "", 0, staleness_ms / 1000)
         self.send(prefix, epoch, newest)
-        vouched = text(self.vouch([alive, epoch_key], [epoch, identity, looked_at, staleness_ms]))
+        as_of = tier_key(prefix, ASOF)
+        vouched = text(self.vouch([alive, epoch_key, as_of], [epoch, identity, looked_at, staleness_ms]))
         # If it is late, they are delivered all the same; and without them the next cycle will be in time.
         if vouched in ("vouched", "late"):
             self.call("hot_delivered", [row[0] for row in rows], len(newest))

@@ -6,6 +6,7 @@ but the standard library.
 All keys share a prefix, `pgcache` unless chosen otherwise (in a Redis Cluster: one with a hash tag, `{pgcache}`):
 
     prefix:alive         the epoch, for as long as the relay vouches that it has delivered what was committed
+    prefix:asof          of what time it vouches, in ms: what was committed before is delivered
     prefix:epoch         the epoch, without expiry
     prefix:owner         the database that the prefix belongs to
     prefix:e:type:n:tenant:key   an entry: 'epoch:version:json'; n is the length of the tenant
@@ -14,6 +15,7 @@ All keys share a prefix, `pgcache` unless chosen otherwise (in a Redis Cluster: 
 """
 
 ALIVE = "alive"
+ASOF = "asof"
 EPOCH = "epoch"
 OWNER = "owner"
 LEASE_MS = 10_000
@@ -22,7 +24,7 @@ LEASES = 256
 
 
 def tier_key(prefix: str, name: str) -> str:
-    """One of the keys that the whole tier has: ALIVE, EPOCH or OWNER."""
+    """One of the keys that the whole tier has: ALIVE, ASOF, EPOCH or OWNER."""
     return f"{prefix}:{name}"
 
 
@@ -132,7 +134,7 @@ return 'begun'
 """
 )
 
-# KEYS: alive, epoch. ARGV: epoch, identity, time in ms, max_staleness in ms.
+# KEYS: alive, epoch, asof. ARGV: epoch, identity, time in ms, max_staleness in ms.
 # Vouches that all that was committed before that time is delivered. 'vouched', or why not: 'redis' (it is another
 # one), 'epoch', 'late' (that was longer ago than max_staleness).
 VOUCH = (
@@ -148,6 +150,7 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 else
     redis.call('SET', KEYS[1], ARGV[1], 'PX', left)
 end
+redis.pcall('SET', KEYS[3], ARGV[3], 'PX', left) -- for clients that wait for it; not where Redis is full
 return 'vouched'
 """
 )

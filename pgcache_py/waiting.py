@@ -18,6 +18,8 @@ from psycopg.errors import QueryCanceled
 T = TypeVar("T")
 Lock = threading.Lock
 AsyncLock = asyncio.Lock
+Slots = threading.Semaphore
+AsyncSlots = asyncio.Semaphore
 
 
 def _poll(fileno: int, *, write: bool = False) -> Callable[[float | None], object]:

@@ -258,7 +258,8 @@ def remove_abandoned(bin_dir: Path) -> None:
     for home in HOME.glob("run-*"):
         if psutil.pid_exists(int(home.name.rpartition("-")[2])):
             continue
-        end(home / "postgres" / "redis.pid", "redis-server")
+        for directory in ("postgres", "mortal"):
+            end(home / directory / "redis.pid", "redis-server")
         end(home / "postgres" / "memcached.pid", "memcached")
         if (home / "postgres").exists():
             Cluster(bin_dir, home / "postgres").remove()

@@ -1,4 +1,4 @@
-"""Cache and AsyncCache offer the same."""
+"""Cache and AsyncCache offer the same, and so do the hybrid ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from pgcache_py import AsyncCache, Cache
+from pgcache_py import AsyncCache, AsyncHybridCache, Cache, HybridCache
 from tests.client.twins import PACKAGE, TWINS, shape, without_async
 
 
@@ -20,8 +20,9 @@ def public(cls: type) -> dict[str, object]:
     return {name: member for name, member in inspect.getmembers(cls) if not name.startswith("_")}
 
 
-def test_every_method_has_its_twin_with_the_same_parameters() -> None:
-    blocking, waiting = public(Cache), public(AsyncCache)
+@pytest.mark.parametrize("twins", [(Cache, AsyncCache), (HybridCache, AsyncHybridCache)])
+def test_every_method_has_its_twin_with_the_same_parameters(twins: tuple[type, type]) -> None:
+    blocking, waiting = map(public, twins)
     assert blocking.keys() == waiting.keys()
     for name, method in blocking.items():
         if callable(method):
@@ -31,6 +32,6 @@ def test_every_method_has_its_twin_with_the_same_parameters() -> None:
             assert [parameter.default for parameter in ours.parameters.values()] == defaults, name
 
 
-@pytest.mark.parametrize("cls", [Cache, AsyncCache])
+@pytest.mark.parametrize("cls", [Cache, AsyncCache, HybridCache, AsyncHybridCache])
 def test_every_public_method_says_what_it_does(cls: type) -> None:
     assert [name for name, member in public(cls).items() if not inspect.getdoc(member)] == []

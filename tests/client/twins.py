@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pgcache_py"
-TWINS = ["cache", "cached", "connections", "typed"]
+TWINS = ["cache", "cached", "connections", "hot_tier", "hybrid", "typed"]
 
 NESTED = r"((?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*)"
 RULES = [
@@ -24,8 +24,9 @@ RULES = [
     (r"\bAsync(?=[A-Z])", ""),
     (r"\bAbstractAsync", "Abstract"),
     (r"_async\b", ""),
+    (r"\bredis\.asyncio\b", "redis"),
     (r"between tasks", "between threads"),
-    (r"an (Cache|psycopg|OwnConnection)", r"a \1"),
+    (r"\b([Aa])n (Cache|HybridCache|psycopg|OwnConnection)", r"\1 \2"),
 ]
 
 

@@ -23,7 +23,7 @@ from pgcache_py.hot_scripts import (
 )
 from tests.hot.tools import RedisServer
 
-ALIVE, EPOCH, OWNER = (tier_key("p", name) for name in ("alive", "epoch", "owner"))
+ALIVE, ASOF, EPOCH, OWNER = (tier_key("p", name) for name in ("alive", "asof", "epoch", "owner"))
 LEASES_OF_K, K = lease_key("p", "store", "", "k"), entry_key("p", "store", "", "k")
 
 
@@ -49,7 +49,7 @@ class Scripts:
 
     def vouch(self, epoch: str = "e1", ago: int = 0, bound: int = 5000, identity: str | None = None) -> Any:
         now, own = self.look()[:2]
-        return self._scripts[VOUCH]([ALIVE, EPOCH], [epoch, identity or own, int(now) - ago, bound])
+        return self._scripts[VOUCH]([ALIVE, EPOCH, ASOF], [epoch, identity or own, int(now) - ago, bound])
 
     @property
     def entry(self) -> str | None:

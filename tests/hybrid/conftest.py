@@ -1,0 +1,207 @@
+"""A Redis of the tests' own, a relay, and hybrid caches in the two worlds of tests/client."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from psycopg.conninfo import conninfo_to_dict
+
+from pgcache_py import AsyncHybridCache, HybridCache
+from pgcache_py.hot_scripts import entry_key
+from pgcache_py.relay import Relay
+from tests.client import conftest as clients
+from tests.client.conftest import Async, Blocking, Sync
+from tests.client.proxy import Proxy
+from tests.servers.cluster import server_user
+from tests.servers.local import Redis
+from tests.servers.server import RUN
+
+NUMBERS = count(1)
+
+cache, proxy, source = clients.cache, clients.proxy, clients.source  # the fixtures
+
+
+class Tier:
+    """A Redis, the prefix of a test's keys in it, and relays from the test's database, in threads."""
+
+    def __init__(self, dsn: str, redis: Redis) -> None:
+        self.dsn = dsn
+        self.redis = redis
+        self.prefix = f"test{next(NUMBERS)}"
+        self.relay_errors: list[Exception] = []
+        self._relays: list[tuple[Relay, threading.Thread]] = []
+
+    @property
+    def url(self) -> str:
+        return self.redis.url
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+    def key(self, key: str, *, type: str = "store", tenant: str = "") -> str:
+        """The name of an entry in Redis."""
+        return entry_key(self.prefix, type, tenant, key)
+
+    def has(self, key: str) -> bool:
+        return bool(self.client().exists(self.key(key)))
+
+    def alive(self) -> bool:
+        return bool(self.client().exists(f"{self.prefix}:alive"))
+
+    def start_relay(self) -> None:
+        relay = Relay(self.dsn, self.url, prefix=self.prefix, log=lambda line: None)
+
+        def run() -> None:
+            try:
+                relay.run()
+            except Exception as error:
+                self.relay_errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self._relays.append((relay, thread))
+
+    def stop_relay(self) -> None:
+        while self._relays:
+            assert not self.relay_errors
+            relay, thread = self._relays.pop()
+            relay.stop()
+            thread.join(10)
+
+    def settle(self) -> None:
+        """Wait until the relay vouches, and has delivered all there was to deliver."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            until(
+                lambda: (
+                    self.alive() and connection.execute("SELECT count(*) FROM pgcache.hot_outbox").fetchone() == (0,)
+                )
+            )
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait until something has come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come true"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def redis_maker() -> Iterator[Callable[..., Redis]]:
+    """Makes running Redises of the tests' own; arguments: lines of the configuration."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    with ExitStack() as stack:
+
+        def make(*settings: str) -> Redis:
+            directory = RUN / f"redis-{next(NUMBERS)}"
+            directory.mkdir(parents=True, mode=0o700)
+            os.chown(directory, server_user().pw_uid, -1)
+            made = Redis(directory, *settings)
+            made.start()
+            stack.callback(lambda: made.running() and made.kill())
+            return made
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_redis(redis_maker: Callable[..., Redis]) -> Redis:
+    return redis_maker()
+
+
+@pytest.fixture
+def tier(dsn: str, shared_redis: Redis) -> Iterator[Tier]:
+    """All types are in the hot tier, and a relay is at work."""
+    yield from working_tier(dsn, shared_redis)
+
+
+@pytest.fixture
+def private_tier(dsn: str, redis_maker: Callable[..., Redis]) -> Iterator[Tier]:
+    """The same with a Redis of the test's own, which it can kill."""
+    own = redis_maker()
+    yield from working_tier(dsn, own)
+    if own.running():
+        own.kill()
+
+
+def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:
+    tier = Tier(dsn, server)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache.cache_types")
+    tier.start_relay()
+    until(tier.alive)
+    yield tier
+    tier.stop_relay()
+
+
+class HybridSync(Sync):
+    """The blocking world, in which a cache is a hybrid one. caches: those that were made."""
+
+    def __init__(self, tier: Tier) -> None:
+        super().__init__()
+        self.tier = tier
+        self.caches: list[HybridCache | AsyncHybridCache] = []
+
+    def cache(self, source: Any, **options: Any) -> Any:
+        made = HybridCache(source, **{"redis": self.tier.url, "prefix": self.tier.prefix, **options})
+        self.caches.append(made)
+        return self.stack.enter_context(made)
+
+
+class HybridAsync(Async):
+    """The same with asyncio."""
+
+    def __init__(self, tier: Tier) -> None:
+        super().__init__()
+        self.tier = tier
+        self.caches: list[HybridCache | AsyncHybridCache] = []
+
+    def cache(self, source: Any, **options: Any) -> Any:
+        source = source.target if isinstance(source, Blocking) else source
+        made = AsyncHybridCache(source, **{"redis": self.tier.url, "prefix": self.tier.prefix, **options})
+        self.caches.append(made)
+        return self.stack.enter_context(Blocking(made, self.loop))
+
+
+WORLDS = {"sync": HybridSync, "async": HybridAsync}
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest, tier: Tier, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    """The two worlds, with a Redis that does not fail."""
+    world = WORLDS[request.param](tier)
+    yield world
+    world.close()
+    assert [record.message for record in caplog.get_records("call") if "Redis" in record.message] == []
+
+
+@pytest.fixture(params=WORLDS)
+def private_world(request: pytest.FixtureRequest, private_tier: Tier) -> Iterator[Any]:
+    """The two worlds, with a Redis to be killed."""
+    world = WORLDS[request.param](private_tier)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def redis_proxy(private_tier: Tier) -> Iterator[Proxy]:
+    """A relay in front of the Redis of private_tier; see url_of."""
+    port = redis.connection.parse_url(private_tier.url)["port"]
+    with Proxy(f"host=127.0.0.1 port={port}") as proxy:
+        yield proxy
+
+
+def url_of(proxy: Proxy, tier: Tier) -> str:
+    password = redis.connection.parse_url(tier.url)["password"]
+    return f"redis://:{password}@127.0.0.1:{conninfo_to_dict(proxy.dsn)['port']}/0"

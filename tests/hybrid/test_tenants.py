@@ -1,0 +1,66 @@
+"""Tenants in both tiers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+# As names of keys in Redis, some of these would run into each other if their lengths were not told.
+TENANTS = ["", "a", "a:b", "a:b:c", "1", "3:a", "ü", "😀", "%", "*", "x" * 200, " ", "'"]
+
+
+def test_nobody_sees_what_is_anothers(world: Any, dsn: str) -> None:
+    cache = world.cache(dsn)
+    for number, tenant in enumerate(TENANTS):
+        for key in ("k", "b:k", "b:c:k"):
+            assert cache.for_tenant(tenant).get("store", key) is None
+            cache.for_tenant(tenant).set("store", key, [number, key])
+    for _ in range(2):
+        for number, tenant in enumerate(TENANTS):
+            assert cache.for_tenant(tenant).get("store", "b:k") == [number, "b:k"]
+            assert cache.for_tenant(tenant).get_many("store", ["b:c:k", "k"]) == {
+                "b:c:k": [number, "b:c:k"],
+                "k": [number, "k"],
+            }
+    assert cache.get_cache_stats()["tier"]["postgres_hits"] == 0
+
+
+def test_the_sessions_tenant_is_not_meant(world: Any, dsn: str) -> None:
+    """Redis could not know it."""
+    connection = world.connect(dsn, autocommit=True, options="-c pgcache.tenant=session")
+    cache = world.cache(connection)
+    cache.set("store", "k", 1)
+    assert cache.get("store", "k") == 1
+    assert world.cache(dsn).get("store", "k") == 1
+    assert world.cache(dsn, tenant="session").get("store", "k") is None
+    assert connection.execute("SHOW pgcache.tenant").fetchone() == ("session",)
+
+
+def test_images_of_a_tenant_that_is_named(world: Any, dsn: str) -> None:
+    cache = world.cache(dsn, tenant="own")
+    cache.phash.set(b"i", None, "own")
+    cache.phash.set(b"i", "other", "other")
+    for _ in range(2):
+        assert cache.phash.get(b"i") == cache.phash.get(b"i", "own") == "own"
+        assert cache.phash.get(b"i", "other") == cache.for_tenant("other").phash.get(b"i") == "other"
+        assert cache.phash.get(b"i", "third") is None
+    assert cache.get_cache_stats()["tier"]["postgres_hits"] == 0
+
+
+@pytest.mark.parametrize("by", ["client", "SQL"])
+def test_invalidating_one_leaves_the_others(world: Any, dsn: str, db: psycopg.Connection, by: str) -> None:
+    cache = world.cache(dsn)
+    for tenant in ("a", "b"):
+        cache.cache_perceptual_hash(b"i", tenant, tenant)
+        cache.for_tenant(tenant).set("store", "k", tenant)
+    if by == "client":
+        assert cache.invalidate_tenant_cache("a") == 2
+    else:
+        db.execute("SELECT pgcache.cache_invalidate_tenant('a')")
+    world.tier.settle()
+    assert cache.get_cached_perceptual_hash(b"i", "a") is None
+    assert cache.for_tenant("a").get("store", "k") is None
+    assert cache.get_cached_perceptual_hash(b"i", "b") == "b"
+    assert cache.for_tenant("b").get("store", "k") == "b"
