@@ -223,9 +223,7 @@ class HybridCache(Cache):
             postgres["by_type"] = types
             hot = self._report(OUTBOX)
             tier["types"] = {row["type"]: row["ttl"] for row in hot if row["hot"]}
-            tier |= {
-                name: hot[0][name] for name in ("outbox_length", "outbox_age", "drained_at", "delivered", "flushes")
-            }
+            tier |= {name: hot[0][name] for name in OF_THE_OUTBOX}
         redis = self._tier.info()
         if redis is not None:
             redis["leases_and_tombstones"] = self._tier.leases()
