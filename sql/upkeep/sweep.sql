@@ -211,7 +211,8 @@ declare
     -- Where the size is an estimate, its error stays below the limit.
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
     -- With room for the writes until the next sweep ends, and for those that others are committing now.
-    max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1) - least(others, registered.max_entries / 20);
+    max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1) 
+        - least(others + least(others, 3) * registered.max_entries / 100, registered.max_entries / 20);
     max_bytes constant bigint := registered.max_bytes * aim;
     entries bigint;
     bytes bigint;
