@@ -128,5 +128,10 @@ def why_void(known_epoch: Any, known_redis: Any, epoch: str, identity: str, owne
     return ""
 
 
+def permanent(error: Exception) -> bool:
+    """Whether Redis can be reached, but refuses: the password, the number of the database."""
+    return type(error).__name__ in ("AuthenticationError", "NoPermissionError", "ResponseError")
+
+
 def text(reply: Any) -> str:
     return reply.decode() if isinstance(reply, bytes) else reply

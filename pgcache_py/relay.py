@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
 from .errors import BusyError, HotTierError, PgcacheError, ReadOnlyError, UnavailableError, translated
-from .hot_cycle import STATEMENTS, Cycle, ForeignPrefix, Report
+from .hot_cycle import STATEMENTS, Cycle, ForeignPrefix, Report, permanent
 
 LOCK = "SELECT pg_try_advisory_lock(hashtext('pgcache.hot_relay'))"
 # A server that is gone without a word is noticed within ten seconds.
@@ -160,7 +160,8 @@ class Relay:
             self._say(f"too slow: a cycle takes longer than max_staleness ({report.staleness:g} s)")
 
     def _failed(self, server: str, error: Exception) -> None:
-        self._say(f"tries {server} again", f": {_first_line(error)}")
+        advice = "; check the password and the database in --redis" if permanent(error) else ""
+        self._say(f"tries {server} again", f": {_first_line(error)}{advice}")
         self.stop.wait(self._pause)
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
 

@@ -9,7 +9,7 @@ declare
 begin
     if not pg_has_role(owner, 'usage') then
         raise exception using errcode = '42501',
-            message = 'only the owner of schema pgcache decides about the AI functions',
+            message = 'only the owner of schema pgcache may do this',
             hint = format('Run it as %I.', pg_get_userbyid(owner));
     end if;
 end

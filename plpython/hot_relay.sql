@@ -85,7 +85,8 @@ begin
             message = 'pg_cron is not installed in this database',
             hint = format(
             'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L). Or run the relay outside of the server: python -m pgcache_py relay',
-            'pgcache_hot_relay', '* * * * *', 'CALL pgcache.hot_relay()', current_database());
+            -- A name of its own: another database's job of the same name would be replaced.
+            'pgcache_hot_relay_' || current_database(), '* * * * *', 'CALL pgcache.hot_relay()', current_database());
     end if;
 end
 $$;
@@ -100,13 +101,18 @@ declare
     job bigint;
 begin
     perform ai_check_owner(), hot_check_cron();
+    if not exists (select from hot_secrets s where s.name = 'redis_url') then
+        raise exception using errcode = 'PC030',
+            message = 'no Redis is configured for the relay inside the server',
+            hint = 'First SELECT cache_hot_redis(''redis://...'').';
+    end if;
     execute 'select cron.schedule(''pgcache_hot_relay'', ''* * * * *'', ''CALL pgcache.hot_relay()'')' into job;
     return job;
 end
 $$;
 
 comment on function pgcache.cache_hot_schedule() is
-'Lets pg_cron run the relay of the hot tier all the time; returns the job''s id. For the owner of schema pgcache. Errors: 42501, PC012.';
+'Lets pg_cron run the relay of the hot tier all the time; returns the job''s id. For the owner of schema pgcache. Errors: 42501, PC012, PC030 no Redis is configured.';
 
 create or replace function pgcache.cache_hot_unschedule() returns boolean
 language plpgsql volatile parallel unsafe
@@ -115,11 +121,11 @@ as $$
 declare
     jobs integer;
 begin
-    perform hot_check_cron();
+    perform ai_check_owner(), hot_check_cron();
     execute 'select count(cron.unschedule(c.jobid)) from cron.job c'
-        ' where c.database = current_database() and c.jobname = ''pgcache_hot_relay''' into jobs;
+        ' where c.database = current_database() and c.jobname like ''pgcache\_hot\_relay%''' into jobs;
     return jobs > 0;
 end
 $$;
 
-comment on function pgcache.cache_hot_unschedule() is 'Ends what cache_hot_schedule began; true if there was such a job. Errors: PC012.';
+comment on function pgcache.cache_hot_unschedule() is 'Ends what cache_hot_schedule began; true if there was such a job. For the owner of schema pgcache. Errors: 42501, PC012.';

@@ -4,6 +4,7 @@ import json
 
 OUTSIDE = "or run the relay outside of the server: python -m pgcache_py relay"
 CONFIGURE = f"Let the owner of schema pgcache run SELECT cache_hot_redis('redis://...'), {OUTSIDE}"
+CHECK = "Check the password and the database in SELECT cache_hot_redis('redis://:password@host:port/database')."
 ARGUMENTS = {"hot_begin_epoch": ["text", "text"], "hot_delivered": ["bigint[]", "bigint"]}
 
 
@@ -21,7 +22,8 @@ def cycle_here(plpy, kept):
         try:
             report = Cycle(lambda *call: statement(plpy, *call), client).run()  # noqa: F821
         except lost as error:
-            raise Trouble("PC031", f"Redis: {error}", "The relay goes on as soon as it can be reached.") from None
+            hint = CHECK if permanent(error) else "The relay goes on as soon as it can be reached."  # noqa: F821
+            raise Trouble("PC031", f"Redis: {error}", hint) from None
         return json.dumps(vars(report))
     except (Trouble, ForeignPrefix) as error:  # noqa: F821
         return json.dumps({"error": {"sqlstate": error.sqlstate, "message": str(error), "hint": error.hint}})

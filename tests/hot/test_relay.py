@@ -126,6 +126,12 @@ def test_a_redis_that_is_gone_is_waited_for(tier: Tier, dsn: str, own_redis: Cal
     assert sum(line.startswith("tries") for line in log) == 1
 
 
+def test_a_redis_that_refuses_the_password_is_told_from_one_that_is_gone(tier: Tier, dsn: str) -> None:
+    log = Lines()
+    with running(Relay(dsn, tier.server.url.replace(tier.server.password, "wrong"), log=log)):
+        log.wait_for("check the password")
+
+
 def test_a_redis_that_hangs_does_not_stop_the_writers(
     tier: Tier, dsn: str, own_redis: Callable[..., RedisServer]
 ) -> None:
