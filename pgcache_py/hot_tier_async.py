@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -15,12 +15,14 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+import psycopg
 import redis.asyncio as redis_py
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError
 
 from .breaker import Breaker
 from .failsoft import logger
-from .hot_scripts import ALIVE, ASOF, EPOCH, LEASE, PUSH, tier_key
+from .hot_scripts import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
+from .hybrid_calls import Identity
 from .waiting import AsyncSlots, forget_in_children
 
 T = TypeVar("T")
@@ -32,6 +34,8 @@ CONNECTIONS = 64
 # Of how many entries hits may wait to be reported to PostgreSQL, and how often they are, in seconds.
 UNREPORTED = 50_000
 REPORT_EVERY = 1.0
+# For how long a prefix of another database's is not looked at again, and PostgreSQL not asked which one it is.
+DISTRUST = 5.0
 # How many rounds a count of the leases may take, of a thousand keys each.
 SCANS = 100
 
@@ -89,10 +93,13 @@ class AsyncHotTier:
 
     Talks to redis-py's connections rather than through its client, with ready-made commands: a third faster for a get.
 
-    redis: a URL or a client, of which only address and credentials are used. timeout: seconds for each step.
+    redis: a URL or a client, of which only address and credentials are used. timeout: seconds for each step. identify:
+    asks PostgreSQL whose the prefix has to be; None if it is known to be unreachable.
     """
 
-    def __init__(self, redis: str | AnyRedis, prefix: str, timeout: float) -> None:
+    def __init__(
+        self, redis: str | AnyRedis, prefix: str, timeout: float, identify: Callable[[], Awaitable[Identity | None]]
+    ) -> None:
         if not (isinstance(redis, str | redis_py.Redis)):
             raise TypeError(f"redis is a URL or a redis.asyncio.Redis, not {type(redis).__name__}")
         pool = redis_py.ConnectionPool.from_url(redis) if isinstance(redis, str) else redis.connection_pool
@@ -114,6 +121,7 @@ class AsyncHotTier:
 
         self.prefix = prefix
         self._alive, self._epoch = tier_key(prefix, ALIVE).encode(), tier_key(prefix, EPOCH).encode()
+        self._owner = tier_key(prefix, OWNER).encode()
         self._mget = b"*3\r\n$4\r\nMGET\r\n$%d\r\n%b\r\n" % (len(self._alive), self._alive)
         self._kind = len(prefix.encode()) + 1  # where a name says whether it is an entry's or that of its leases
 
@@ -125,6 +133,13 @@ class AsyncHotTier:
         self.off: dict[str, float] = {}
         self._fence = 0  # the moment, in ms by Redis, of the last change of entries that are not known
         self._spoilt = False
+        # Of an epoch it must be known that it is one of this database's: others may use the same Redis.
+        self._identify = identify
+        self._identity: Identity | None = None
+        self._identify_at = 0.0
+        self._trusted: bytes | None = None
+        self._distrusted: tuple[bytes | None, float] = (None, 0.0)  # the epoch, and until when
+        self._warned = False
         self.forget()
         forget_in_children(self)
 
@@ -152,7 +167,11 @@ class AsyncHotTier:
         if self._fence and not await self._passed():
             return AWAY
         found = await self._ask(lambda: b"%b$%d\r\n%b\r\n" % (self._mget, len(name), name), 1, self._found, AWAY)
-        return await self._sound(name, found) if isinstance(found, Spoilt) else found
+        if not isinstance(found, Unsettled):
+            return found
+        if isinstance(found, Doubt):
+            return await self.read(name) if await self._trusts(found.epoch) else AWAY
+        return await self._sound(name, found)
 
     async def read_many(self, names: Sequence[bytes], *, vouched: bool = True) -> list[Any]:
         """The same for each name. vouched: False for the values that there were when somebody last vouched for them."""
@@ -160,6 +179,10 @@ class AsyncHotTier:
             return [AWAY] * len(names)
         epoch = self._alive if vouched else self._epoch
         found = await self._ask(lambda: command(b"MGET", epoch, *names), 1, self._found_many, [AWAY] * len(names))
+        if isinstance(found, Doubt):
+            if not await self._trusts(found.epoch, ask=vouched):
+                return [AWAY] * len(names)
+            return await self.read_many(names, vouched=vouched)
         return [await self._sound(name, each) for name, each in zip(names, found, strict=True)]
 
     # Putting.
@@ -167,7 +190,7 @@ class AsyncHotTier:
     async def lease(self, names: Sequence[bytes]) -> list[Lease | None]:
         """Take leases; to be done before the statement in PostgreSQL begins."""
         none: list[Lease | None] = [None] * len(names)
-        if not names or not self.pushes.admits():
+        if not names or monotonic() < self._distrusted[1] or not self.pushes.admits():
             return none
         tokens: dict[bytes, bytes] = {}
         returned = taken(self._returned, 100)
@@ -186,7 +209,12 @@ class AsyncHotTier:
                 for name, epoch in zip(names, epochs, strict=True)
             ]
 
-        return await self._call(_LEASE, build, len(names) + len(returned), parse, none)
+        leases = await self._call(_LEASE, build, len(names) + len(returned), parse, none)
+        for lease in leases:
+            if lease and lease.epoch != self._trusted and not await self._trusts(lease.epoch):
+                self.give_back(leases)
+                return none
+        return leases
 
     async def push(self, pushes: Sequence[Push]) -> list[bool]:
         """Put entries; whether each is there now."""
@@ -324,11 +352,78 @@ class AsyncHotTier:
 
     def _found(self, replies: list[Any]) -> Any:
         epoch, entry = raised(replies[0])
-        return AWAY if epoch is None else content(epoch, entry)
+        return Doubt(epoch) if epoch is None or epoch != self._trusted else content(epoch, entry)
 
-    def _found_many(self, replies: list[Any]) -> list[Any]:
+    def _found_many(self, replies: list[Any]) -> Any:
         epoch, *entries = raised(replies[0])
-        return [AWAY if epoch is None else content(epoch, entry) for entry in entries]
+        if epoch is None or epoch != self._trusted:
+            return Doubt(epoch)
+        return [content(epoch, entry) for entry in entries]
+
+    async def _trusts(self, epoch: bytes | None, *, ask: bool = True) -> bool:
+        """Whether an epoch is one of this database's. None: nobody vouches. ask: PostgreSQL, if need be."""
+        if epoch is not None and epoch == self._trusted:
+            return True
+        refused, until = self._distrusted
+        if epoch == refused and monotonic() < until:
+            return False
+        identity = self._identity or (await self._known() if ask else None)
+        if identity is None or (epoch is None and (self._warned or identity.prefix == self.prefix)):
+            return False
+
+        def parse(replies: list[Any]) -> list[Any]:
+            found = raised(replies[0])
+            return found if isinstance(found, list) and len(found) == 2 else [None, None]
+
+        # Both at once, or the owner might be one that came later.
+        found = await self._ask(lambda: command(b"MGET", self._owner, self._epoch), 1, parse, None)
+        if found is None:
+            return False
+        owner, current = found
+        if epoch is not None and owner == identity.database and current == epoch:
+            self._trusted, self._distrusted = epoch, (None, 0.0)
+            return True
+        if owner != identity.database:
+            self._distrusted = epoch, monotonic() + DISTRUST
+            if owner is not None or identity.prefix != self.prefix:
+                self._warn(identity)
+        return False
+
+    async def _known(self) -> Identity | None:
+        """What PostgreSQL says it is, which does not change."""
+        with self._lock:
+            if monotonic() < self._identify_at:
+                return None
+            self._identify_at = monotonic() + DISTRUST
+        try:
+            self._identity = await self._identify()
+        except psycopg.Error as error:
+            self._identify_at = monotonic() + DISTRUST
+            if isinstance(error, psycopg.errors.UndefinedFunction):  # else all other calls fail too, and say so
+                self._warn(error)
+        return self._identity
+
+    def _warn(self, why: Identity | psycopg.Error) -> None:
+        """Say once why Redis is not used."""
+        with self._lock:
+            warned, self._warned = self._warned, True
+        if warned:
+            return
+        if isinstance(why, psycopg.Error):
+            logger.warning("Redis is not used before pgcache in the database is upgraded: %s", why)
+        elif why.prefix != self.prefix:
+            logger.warning(
+                "Redis is not used: this client has the prefix %r, but its database has %r. Pass"
+                " HybridCache(prefix=%r), or change that of the database with SELECT cache_hot_configure(prefix => %r)"
+                " if no other database uses it",
+                *(self.prefix, why.prefix, why.prefix, self.prefix),
+            )
+        else:
+            logger.warning(
+                "Redis is not used: there the prefix %r belongs to another database. Give this database a prefix of its"
+                " own with SELECT cache_hot_configure(prefix => '...'), and pass the same to HybridCache(prefix=...)",
+                self.prefix,
+            )
 
     async def _sound(self, name: bytes, found: Any) -> Any:
         if not isinstance(found, Spoilt):
@@ -411,8 +506,21 @@ async def reply(connection: Any) -> Any:
         return error
 
 
-class Spoilt:
+class Unsettled:
+    """What is no answer yet."""
+
+
+class Spoilt(Unsettled):
     """An entry that makes no sense."""
+
+
+class Doubt(Unsettled):
+    """An epoch that is not known to be one of this database's; None if nobody vouches."""
+
+    def __init__(self, epoch: bytes | None) -> None:
+        if not isinstance(epoch, bytes | None):
+            raise TypeError(f"{epoch!r} is no epoch")
+        self.epoch = epoch
 
 
 def content(epoch: bytes, entry: bytes | None) -> Any:

@@ -23,6 +23,7 @@ from .hybrid_calls import (
     CHANGES,
     HOT_GET,
     HOT_GET_MANY,
+    HOT_IDENTITY,
     HOT_SET,
     IS_HOT,
     OUTBOX,
@@ -33,6 +34,7 @@ from .hybrid_calls import (
     WAKE,
     WRITES,
     Found,
+    Identity,
     Place,
     Write,
     located,
@@ -68,7 +70,8 @@ class HybridCache(Cache):
     Parameters are those of Cache, and:
 
     redis: a URL ("redis://...", "unix://...") or a redis.Redis, of which the address and the credentials are
-    used. prefix: what the keys in Redis begin with, as the relay has it. redis_timeout: seconds for each step.
+    used. prefix: what the keys in Redis begin with, as the relay has it; one that belongs to another database is not
+    used, which is logged. redis_timeout: seconds for each step.
     negative: put into Redis also that there is no entry. serve_when_down: go on reading Redis while PostgreSQL cannot
     be reached.
 
@@ -92,7 +95,14 @@ class HybridCache(Cache):
         serve_when_down: bool = True,
     ) -> None:
         super().__init__(source, tenant=tenant or "", fail_soft=fail_soft, timeout=timeout)
-        self._tier = HotTier(redis, prefix, redis_timeout)
+        pg, soft = self._source, self._soft
+
+        def identify() -> Identity | None:
+            if soft and soft.unreachable():
+                return None
+            return pg.run(HOT_IDENTITY, (), None)
+
+        self._tier = HotTier(redis, prefix, redis_timeout, identify)
         self._connection = source if isinstance(source, psycopg.Connection) else None
         self._negative = negative
         self._serve_when_down = serve_when_down

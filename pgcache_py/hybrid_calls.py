@@ -203,6 +203,13 @@ class Stored(NamedTuple):
     text: bytes | None
 
 
+class Identity(NamedTuple):
+    """What hot_identity returns. database: as the owner of a prefix in Redis. prefix: the setting hot_prefix."""
+
+    database: bytes
+    prefix: str
+
+
 UNREAD = Found(None, 0, 0, False)
 """In fail-soft mode, when PostgreSQL was not asked."""
 
@@ -234,9 +241,15 @@ def _stored(result: PGresult, encoding: str) -> Stored:
     return Stored(stored == b"t", int(version or 0), int(ttl_ms or 0), _utf8(text, encoding))
 
 
+def _identity(result: PGresult, encoding: str) -> Identity:
+    database, prefix = (result.get_value(0, column) or b"" for column in range(2))
+    return Identity(database, prefix.decode(encoding))
+
+
 HOT_GET: Call[Found] = Call("hot_get($1, $2)", _found, UNREAD, rows=True)
 HOT_GET_MANY: Call[dict[str, Found]] = Call("hot_get_many($1, $2)", _found_many, {}, rows=True)
 HOT_SET: Call[Stored] = Call("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None), rows=True)
+HOT_IDENTITY: Call[Identity] = Call("hot_identity()", _identity, rows=True)
 REPORT_HITS = calls.count("hot_report_hits($1, $2, $3)", repeatable=False)
 IS_HOT = flag("is_hot($1)")
 

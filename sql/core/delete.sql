@@ -56,7 +56,7 @@ comment on function pgcache.cache_clear(text) is
 create or replace function pgcache.cache_clear_all() returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
-as $$ select coalesce(sum(cache_clear(t.type)), 0)::bigint from cache_types t $$;
+as $$ select coalesce(sum(cache_clear(t.type)), 0)::bigint from types_here() t $$;
 
 comment on function pgcache.cache_clear_all() is
 'Removes all entries of all types: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were. Errors: 25006.';
@@ -64,7 +64,7 @@ comment on function pgcache.cache_clear_all() is
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
-as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint from cache_types t $$;
+as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint from types_here() t $$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
 'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
@@ -82,7 +82,7 @@ begin
     end if;
     return query
     select t.type, delete_where(t.type, format('t.created_at < %L', cache_now() - make_interval(days => days)), null)
-    from cache_types t
+    from types_here() t
     order by t.type;
 end
 $$;

@@ -117,7 +117,7 @@ create or replace function pgcache.get_all_cache_keys(max_keys integer default 1
 language sql stable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select t.type, k from cache_types t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit check_rows(max_keys)
+    select t.type, k from types_here() t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit check_rows(max_keys)
 $$;
 
 comment on function pgcache.get_all_cache_keys(integer) is 'The keys of the current tenant''s live entries of all types, max_keys at most. Errors: PC010.';

@@ -275,6 +275,27 @@ $$;
 comment on function pgcache.cache_configure(text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]) is
 'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
 
+-- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: pg_partition_tree does both, and leaves out
+-- what is gone when it has the lock. Only partitions can be dropped.
+create or replace function pgcache.types_here() returns setof pgcache.cache_types
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select t.* from cache_types t
+    where t.builtin or t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p)
+$$;
+
+comment on function pgcache.types_here() is
+'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another session. One that has just been dropped is left out.';
+
+create or replace function pgcache.is_here(registered cache_types) returns boolean
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select exists (select from types_here() t where t.relation = registered.relation) $$;
+
+comment on function pgcache.is_here(cache_types) is
+'Whether a type is still there, for what commits between types: see types_here.';
+
 create or replace function pgcache.cache_drop_type(type text) returns void
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
@@ -289,11 +310,16 @@ begin
             message = format('the built-in type %s cannot be dropped', type),
             hint = format('Empty it with SELECT cache_clear(%L), or stop its use with SELECT cache_configure(%L, enabled => false).', type, type);
     end if;
+    -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks; with
+    -- the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
+    perform pg_advisory_xact_lock(hashtext('pgcache.fold_hits')), pg_advisory_xact_lock(hashtext('pgcache.settle_counters'));
+    perform from cache_types t where t.type = type for no key update;
+    perform check_type(type);
+    execute format('drop table %s', registered.relation);
     delete from cache_types t where t.type = type;
     delete from counters_seen s where s.type = type;
     delete from hand_passes p where p.type = type;
     delete from hit_log l where l.type = type;
-    execute format('drop table %s', registered.relation);
     foreach counter in array counter_names() loop
         execute format('drop sequence pgcache.%I', counter || '_' || type);
     end loop;
@@ -302,7 +328,7 @@ end
 $$;
 
 comment on function pgcache.cache_drop_type(text) is
-'Drops a type that a user created, with its entries and statistics. Errors: PC001, PC008 built-in type.';
+'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
 
 select pgcache.prepare_type(type) from pgcache.cache_types order by type;
 select pgcache.compile_types();

@@ -11,6 +11,14 @@ $$;
 comment on function pgcache.hot_database() is
 'Tells this database from all others, also from those that are copied or restored from it; the same on its standbys.';
 
+create or replace function pgcache.hot_identity(out database text, out prefix text)
+language sql stable parallel safe security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$ select hot_database(), cache_setting('hot_prefix') $$;
+
+comment on function pgcache.hot_identity() is
+'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_database, and the setting hot_prefix. For all who may read, and on standbys too.';
+
 create or replace function pgcache.hot_state(
     out epoch text, out redis text, out database text, out staleness_ms bigint, out prefix text
 )

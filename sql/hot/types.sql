@@ -6,6 +6,7 @@ set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
+    perform from cache_types t where t.type = type for no key update;  -- as cache_drop_type does
     perform check_type(type), expiry('epoch', ttl, null);
     insert into hot_types as h (type, ttl)
     values (type, coalesce(ttl, case type

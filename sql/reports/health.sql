@@ -7,9 +7,16 @@ declare
     low_rate constant numeric := cache_setting('alert_hit_rate')::numeric;
     high_size constant numeric := cache_setting('alert_size')::numeric;
     backlog bigint := 0;
+    max_absence constant interval := greatest('1 minute', 3 * cache_setting('hot_max_staleness')::interval);
+    max_changes constant bigint := cache_setting('hot_outbox_limit')::bigint / 2;
+    changes bigint;
+    relay_seen timestamptz;
 begin
     if not pg_is_in_recovery() then
         select count(*) into backlog from hit_log;
+        -- As if it had been there when the first type came into the tier.
+        select greatest(min(h.since), (select p.drained_at from hot_progress() p)) into relay_seen from hot_types h;
+        select count(*) into changes from hot_outbox;
     end if;
     return query
     select 'hit rate: ' || s.type,
@@ -34,18 +41,28 @@ begin
         case when j.outcome = 'failed' then 'critical' when j.overdue then 'warning' else 'ok' end,
         case when j.last_run is null then 'has not run yet'
             else format('%s at %s%s', j.outcome, j.last_run, coalesce(': ' || j.detail, '')) end,
-        case when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
+        case when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
+                then 'Run CALL hot_relay(''0 seconds'') by hand to see the error.'
+            when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
             when j.overdue then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.' end
     from cache_jobs j
     union all
     select 'hit log', case when backlog > 50000 then 'warning' else 'ok' end,
         backlog || ' lines waiting to be folded',
-        case when backlog > 50000 then 'Hits are logged more rarely until CALL cache_upkeep() folds them.' end;
+        case when backlog > 50000 then 'Hits are logged more rarely until CALL cache_upkeep() folds them.' end
+    union all
+    select 'hot tier', case when w.absent or changes > max_changes then 'warning' else 'ok' end,
+        format('%s %s, %s changes in the outbox',
+            case when w.absent then 'no relay since' else 'last relay at' end, relay_seen, changes),
+        case when w.absent or changes > max_changes
+            then 'Start the relay: python -m pgcache_py relay, or SELECT cache_hot_schedule() with plpython3u and pg_cron.' end
+    from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
+    where relay_seen is not null;
 end
 $$;
 
 comment on function pgcache.cache_health() is
-'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log growing; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate, alert_size, overdue_after.';
+'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), outbox above half of hot_outbox_limit; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate, alert_size, overdue_after.';
 
 create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint

@@ -10,7 +10,7 @@ declare
     patience constant interval := cache_setting('overdue_after')::interval;
     cron_here constant boolean := cron_has('job', 'SELECT') and cron_has('job_run_details', 'SELECT');
 begin
-    for job_name in select j.job_name from scheduled_jobs() j loop
+    for job_name in select j.job_name from scheduled_jobs() j union all select 'pgcache_hot_relay' loop
         select r.started_at, r.finished_at - r.started_at, r.outcome, r.removed, r.detail
         into last_run, duration, outcome, removed, detail
         from upkeep_runs r where r.job = job_runs.job_name order by r.run_id desc limit 1;
@@ -19,9 +19,14 @@ begin
         if cron_here then
             execute 'select c.schedule, c.active from cron.job c where c.database = current_database() and c.jobname = $1'
             into schedule, active using job_name;
+        end if;
+        continue when job_name = 'pgcache_hot_relay' and schedule is null;
+        if cron_here then
             execute 'select d.start_time, d.end_time - d.start_time, d.status, d.return_message from cron.job_run_details d'
                 ' inner join cron.job c on c.jobid = d.jobid where c.database = current_database() and c.jobname = $1'
-                ' and d.start_time is not null and d.start_time >= coalesce($2, ''-infinity'') order by d.start_time desc limit 1'
+                ' and d.start_time is not null and d.start_time >= coalesce($2, ''-infinity'')'
+                -- One run of the relay follows the other: what counts is how the last one ended.
+                ' order by d.end_time is null and c.jobname = ''pgcache_hot_relay'', d.start_time desc limit 1'
             into last_run, duration, outcome, detail using job_name, last_run - interval '1 minute';
             if last_run is null then
                 select r.started_at, r.finished_at - r.started_at, r.outcome, r.detail
@@ -32,6 +37,7 @@ begin
         -- Newly scheduled jobs are given time; jobs that nobody schedules (here) are judged by their runs alone.
         overdue := case
             when last_run is not null then last_run < cache_now() - patience
+            when job_name = 'pgcache_hot_relay' then false  -- cache_health says whether a relay is there
             when active then (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
             else job_name = 'pgcache_upkeep' and (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
         end;
@@ -56,4 +62,4 @@ select
 from pgcache.job_runs() as j;
 
 comment on view pgcache.cache_jobs is
-'The upkeep jobs: when and how each last ran, and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is not in this database.';
+'The upkeep jobs, and pgcache_hot_relay if pg_cron runs it (its last run that ended): when and how each last ran, and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is not in this database.';

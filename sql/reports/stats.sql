@@ -14,7 +14,7 @@ declare
     registered cache_types;
     pending record;
 begin
-    for registered in select * from cache_types t order by t.type loop
+    for registered in select * from types_here() t order by t.type loop
         type := registered.type;
         hits := counter_total(registered.type, 'hits');
         misses := counter_total(registered.type, 'misses');

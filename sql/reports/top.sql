@@ -10,7 +10,7 @@ declare
     registered cache_types;
 begin
     perform check_rows(per_type);
-    for registered in select * from cache_types t order by t.type loop
+    for registered in select * from types_here() t order by t.type loop
         continue when not is_readable(registered.type);
         return query execute format($sql$
             select $1, t.tenant, t.cache_key, t.hit_count, (%s)::bigint, t.created_at, t.last_accessed_at, t.expires_at

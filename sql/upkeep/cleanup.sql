@@ -13,7 +13,7 @@ begin
     if type is not null then
         perform check_type(type);
     end if;
-    for registered in select * from cache_types t where type in (t.type) or type is null loop
+    for registered in select * from types_here() t where type in (t.type) or type is null loop
         removed := removed + (sweep(registered, 0, heap_blocks(registered.relation), 0, 0, null)).expired;
     end loop;
     return removed;
@@ -52,7 +52,7 @@ declare
     registered cache_types;
 begin
     perform fold_log();
-    for registered in select * from cache_types t where type in (t.type) or type is null loop
+    for registered in select * from types_here() t where type in (t.type) or type is null loop
         perform measure(registered.type);
         loop
             over := excess(registered.type);
@@ -100,13 +100,14 @@ begin
     end loop;
     for registered in select * from pgcache.cache_types t order by t.type loop
         first_block := 0;
-        while first_block < pgcache.heap_blocks(registered.relation) loop
+        -- Each commit lets go of the types: one may be dropped then.
+        while pgcache.is_here(registered) and first_block < pgcache.heap_blocks(registered.relation) loop
             removed_total := removed_total
                 + (pgcache.sweep(registered, first_block, 1024, 0, 0, null)).expired;
             first_block := first_block + 1024;
             commit;
         end loop;
-        loop
+        while pgcache.is_here(registered) loop
             perform pgcache.measure(registered.type);
             over := pgcache.excess(registered.type);
             exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;

@@ -34,7 +34,9 @@ begin
     end if;
     for settled in
         select t.type, t.counter, counter(t.type, t.counter) as value, coalesce(s.value, 0) as seen
-        from counter_totals t left join counters_seen s on s.type = t.type and s.counter = t.counter
+        from types_here() h
+        inner join counter_totals t on t.type = h.type
+        left join counters_seen s on s.type = t.type and s.counter = t.counter
     loop
         update counter_totals t set total = t.total + settled.value - settled.seen
         where t.type = settled.type and t.counter = settled.counter and settled.value <> settled.seen;

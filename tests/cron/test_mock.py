@@ -209,6 +209,25 @@ def test_upkeep_by_an_owner_who_may_not_see_cron(empty_dsn: str, admin: psycopg.
         superuser.close()
 
 
+def test_the_relay_is_listed_if_it_is_scheduled(cron: Session) -> None:
+    name = "pgcache_hot_relay"
+    assert name not in cron.column("SELECT job_name FROM cache_jobs")
+    cron("SELECT cron.schedule(%s, '* * * * *', 'CALL pgcache.hot_relay()')", name)
+    cron("SELECT set_config('pgcache.clock', (now() + interval '3 hours')::text, false)")
+    assert job(cron, name) == {
+        "schedule": "* * * * *", "active": True, "ago": None, "seconds": None, "outcome": None, "detail": None,
+        "overdue": False,
+    }  # fmt: skip
+    cron("RESET pgcache.clock")
+    run(cron, name, "-0.1 seconds", 0, "running", "")
+    assert job(cron, name)["outcome"] == "running"
+    run(cron, name, "-1 minute", 59, "failed", "Redis cannot be reached")
+    found = job(cron, name)
+    assert (found["outcome"], found["seconds"], found["detail"]) == ("failed", 59, "Redis cannot be reached")
+    health = cron.row("SELECT status, hint FROM cache_health() WHERE check_name = 'upkeep: pgcache_hot_relay'")
+    assert (health["status"], "hot_relay" in health["hint"]) == ("critical", True)
+
+
 def test_runs_are_pruned_and_only_ours(cron: Session) -> None:
     cron("SELECT cache_schedule(), cron.schedule('other', '0 0 * * *', 'SELECT 1')")
     for name in ("pgcache_upkeep", "ai_worker_cleanup_cache", "other"):

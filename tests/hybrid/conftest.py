@@ -139,6 +139,7 @@ def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:
     tier = Tier(dsn, server)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache.cache_types")
+        connection.execute("SELECT pgcache.cache_hot_configure(prefix => %s)", [tier.prefix])
     tier.start_relay()
     until(tier.alive)
     yield tier

@@ -157,3 +157,12 @@ def test_a_standby_that_is_promoted_writes_and_counts(
     assert promoted.stats("store")["hits"] == 6
     ask.close()
     promoted.close()
+
+
+def test_the_relay_is_watched_on_the_primary_only(pair: tuple[Session, Session]) -> None:
+    pair[0]("SELECT cache_hot_on('store')")
+    try:
+        checks = "SELECT count(*) FROM cache_health() WHERE check_name = 'hot tier'"
+        assert (pair[0](checks), caught_up(pair)(checks)) == (1, 0)
+    finally:
+        pair[0]("SELECT cache_hot_off('store')")

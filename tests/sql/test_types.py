@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tests.sql.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, at_once, refused
+from tests.sql.tools import Session, at_once, refused, wait_until
 
 
 def test_create_with_defaults(ask: Session) -> None:
@@ -201,3 +203,62 @@ def test_the_registry_and_the_tables_agree(ask: Session) -> None:
         WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE attrelid = relation AND attname = field)
     """)
     assert columns == []
+
+
+# What goes through all types while one of them is dropped.
+
+THROUGH_ALL = [
+    "SELECT count(*) FROM cache_stats", "SELECT count(*) FROM cache_health()", "SELECT count(*) FROM cache_top",
+    "SELECT count(*) FROM get_all_cache_keys()", "SELECT cache_clear_expired(NULL)", "SELECT cache_cleanup()",
+    "SELECT cache_invalidate_tenant('q')", "SELECT count(*) FROM cleanup_old_cache_entries(1)",
+    "SELECT cache_clear_all()", "CALL cache_upkeep()",
+]  # fmt: skip
+
+
+def test_a_type_that_is_dropped_meanwhile_is_skipped(new_session: NewSession) -> None:
+    done = threading.Event()
+
+    def create_and_drop() -> None:
+        session = new_session()
+        try:
+            for _ in range(25):
+                session("SELECT cache_create_type('zz')")
+                session("SELECT cache_set('zz', 'k', '1'), cache_get('zz', 'k')")
+                session("SELECT cache_drop_type('zz')")
+        finally:
+            done.set()
+
+    def go_through(calls: list[str]) -> None:
+        session = new_session()
+        while not done.is_set():
+            for call in calls:
+                session(call)
+
+    at_once(create_and_drop, lambda: go_through(THROUGH_ALL), lambda: go_through(THROUGH_ALL[::-1]))
+
+
+@pytest.mark.parametrize("call", THROUGH_ALL[:-1])
+def test_whoever_meets_a_type_being_dropped_waits_and_skips_it(new_session: NewSession, call: str) -> None:
+    dropping, session, other = new_session(), new_session(), new_session()
+    dropping("SELECT cache_create_type('zz')")
+    dropping("SELECT cache_set('zz', 'k', '1')")
+    with dropping.transaction():
+        dropping("SELECT cache_drop_type('zz')")
+        called = session.start(call)
+        wait_until(lambda: other("SELECT cardinality(pg_blocking_pids(%s)) > 0", session.pid))
+        dropping("COMMIT")
+        called.result(20)
+
+
+def test_a_type_stays_until_those_who_use_it_are_done(new_session: NewSession) -> None:
+    dropping, session, other = new_session(), new_session(), new_session()
+    dropping("SELECT cache_create_type('zz')")
+    with session.transaction():
+        session("SELECT count(*) FROM cache_stats")
+        dropped = dropping.start("SELECT cache_drop_type('zz')")
+        wait_until(lambda: other("SELECT cardinality(pg_blocking_pids(%s)) > 0", dropping.pid))
+        session("SET lock_timeout = '5s'")  # the one that drops waits for this one, not the other way round
+        for call in THROUGH_ALL[:-1]:
+            session(call)
+        session("COMMIT")
+    dropped.result(20)
