@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.client.test_cached import *  # noqa: F403
 from tests.client.test_errors import *  # noqa: F403
 from tests.client.test_generic import *  # noqa: F403
 from tests.client.test_typed import *  # noqa: F403
+
+pytestmark = pytest.mark.once
 
 # What is different: without a tenant a hybrid cache means the shared one, never the session's setting; Redis does not
 # know the session's clock; hits are reported with a delay; and Redis saves or costs round trips.
