@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median
@@ -25,6 +24,7 @@ from tests.bench.machine import Bench, Database
 from tests.bench.workloads import zipf
 from tests.servers.cluster import server_user
 from tests.servers.local import Redis
+from tests.sql.tools import wait_until
 
 REFERENCE = "redis-py, GET and json.loads"
 HYBRID = "hybrid cache"
@@ -172,10 +172,9 @@ def relay(database: Database, server: Redis) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         with redis.Redis.from_url(server.url) as client:
-            while not client.exists("pgcache:alive"):
-                if process.poll() is not None:
-                    raise RuntimeError("the relay has ended")
-                time.sleep(0.01)
+            wait_until(lambda: client.exists("pgcache:alive") or process.poll() is not None)
+            if process.poll() is not None:
+                raise RuntimeError("the relay has ended")
         yield
     finally:
         process.terminate()

@@ -27,6 +27,7 @@ from tests.servers import Cluster
 from tests.servers.cluster import server_user
 from tests.servers.local import Local, Redis
 from tests.servers.server import STATE
+from tests.sql.tools import wait_until
 
 HOME = STATE / "bench"
 CORES = os.cpu_count() or 1
@@ -89,8 +90,8 @@ class Database:
 
     def count(self, table: str | None = None) -> dict[str, float]:
         """Transaction ids and WAL used, and rows written to a table or to all; once pgbench's sessions have ended."""
-        while self.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'"):
-            time.sleep(0.005)
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'"
+        wait_until(lambda: not self.value(sessions))
         self.run("SELECT pg_stat_force_next_flush()")  # of what this session itself has written
         with self.session.cursor(row_factory=psycopg.rows.dict_row) as cursor:
             row = cursor.execute(COUNTERS, {"table": table}).fetchone() or {}
@@ -198,8 +199,7 @@ class Bench:
         pid_file = directory / "memcached.pid"
         subprocess.run([program, "-d", "-P", pid_file, "-s", socket, "-m", "1024", *user], check=True)
         self.stack.callback(end, pid_file, "memcached")
-        while not socket.exists():
-            time.sleep(0.01)
+        wait_until(socket.exists)
         return socket
 
     def about(self) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def singly(ask: Session, keys: str, value: str = "'1'", key: str = "'k' || i") -
     ask(f"DO $$ BEGIN FOR i IN {keys} LOOP PERFORM cache_set('mine', {key}, {value}); COMMIT; END LOOP; END $$")
 
 
+def together(ask: Session, first: int, last: int) -> None:
+    """All keys in one statement."""
+    ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i", first, last)
+
+
 def steps(total: int, step: int) -> Iterator[str]:
     for first in range(0, total, step):
         yield f"{first} .. {first + step - 1}"
@@ -48,7 +53,7 @@ def single_sets(ask: Session) -> Iterator[None]:
 
 
 def sets_in_one_statement(ask: Session) -> Iterator[None]:
-    ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, %s) i", WRITTEN)
+    together(ask, 1, WRITTEN)
     yield
 
 
@@ -76,37 +81,25 @@ def long_transactions(ask: Session) -> Iterator[None]:
     for half in range(0, WRITTEN, WRITTEN // 2):
         with ask.transaction():
             for first in range(half, half + WRITTEN // 2, 20):
-                ask(
-                    "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i",
-                    first,
-                    first + 19,
-                )
+                together(ask, first, first + 19)
+            ask("COMMIT")
+        yield
+
+
+def isolated(ask: Session, level: str) -> Iterator[None]:
+    for first in range(0, WRITTEN, 60):
+        with ask.transaction(f"ISOLATION LEVEL {level}"):
+            together(ask, first, first + 59)
             ask("COMMIT")
         yield
 
 
 def repeatable_read(ask: Session) -> Iterator[None]:
-    for first in range(0, WRITTEN, 60):
-        with ask.transaction("ISOLATION LEVEL REPEATABLE READ"):
-            ask(
-                "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i",
-                first,
-                first + 59,
-            )
-            ask("COMMIT")
-        yield
+    return isolated(ask, "REPEATABLE READ")
 
 
 def serializable(ask: Session) -> Iterator[None]:
-    for first in range(0, WRITTEN, 60):
-        with ask.transaction("ISOLATION LEVEL SERIALIZABLE"):
-            ask(
-                "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(%s::int, %s::int) i",
-                first,
-                first + 59,
-            )
-            ask("COMMIT")
-        yield
+    return isolated(ask, "SERIALIZABLE")
 
 
 def overwrites_among_new_ones(ask: Session) -> Iterator[None]:
