@@ -211,7 +211,7 @@ declare
     -- Where the size is an estimate, its error stays below the limit.
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
     -- With room for the writes until the next sweep ends, and for those that others are committing now.
-    max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1) 
+    max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1)
         - least(others + least(others, 3) * registered.max_entries / 100, registered.max_entries / 20);
     max_bytes constant bigint := registered.max_bytes * aim;
     entries bigint;
@@ -269,10 +269,12 @@ begin
     if join_in then
         perform pg_advisory_xact_lock_shared(key, type_key);  -- nobody takes it exclusively
     end if;
-    return count(*) from pg_locks l
+    return (
+        select count(*) from pg_locks l
         where l.locktype = 'advisory' and l.classid = key::bigint & 4294967295 and l.objid = type_key::bigint & 4294967295
             and l.database = (select d.oid from pg_database d where d.datname = current_database())
-            and l.pid <> pg_backend_pid();
+            and l.pid <> pg_backend_pid()
+    );
 end
 $$;
 
