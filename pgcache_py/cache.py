@@ -178,12 +178,13 @@ class Cache:
 
     def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of the entries that there are, by key, in the order asked."""
-        return dict(self._run(calls.GET_MANY, type, calls.array(keys)))
+        keys = keys if isinstance(keys, str) else list(keys)
+        found = self._run(calls.GET_MANY, type, calls.array(keys))
+        return {key: found[key] for key in keys if key in found}
 
     def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
         """Cache many values, all or none; returns how many were stored."""
-        documents = calls.array(map(calls.json_text, values.values()))
-        return self._run(calls.SET_MANY, type, calls.array(values), documents, calls.interval(ttl))
+        return self._run(calls.SET_MANY, type, calls.json_object(values), calls.interval(ttl))
 
     def delete_many(self, type: str, keys: Iterable[str]) -> int:
         """Remove many entries; returns how many live ones there were."""

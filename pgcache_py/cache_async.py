@@ -178,12 +178,13 @@ class AsyncCache:
 
     async def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of the entries that there are, by key, in the order asked."""
-        return dict(await self._run(calls.GET_MANY, type, calls.array(keys)))
+        keys = keys if isinstance(keys, str) else list(keys)
+        found = await self._run(calls.GET_MANY, type, calls.array(keys))
+        return {key: found[key] for key in keys if key in found}
 
     async def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
         """Cache many values, all or none; returns how many were stored."""
-        documents = calls.array(map(calls.json_text, values.values()))
-        return await self._run(calls.SET_MANY, type, calls.array(values), documents, calls.interval(ttl))
+        return await self._run(calls.SET_MANY, type, calls.json_object(values), calls.interval(ttl))
 
     async def delete_many(self, type: str, keys: Iterable[str]) -> int:
         """Remove many entries; returns how many live ones there were."""

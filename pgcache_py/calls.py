@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
@@ -181,6 +181,14 @@ def _quoted(item: str | None) -> str:
     return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def json_object(values: Mapping[str, object]) -> str:
+    """JSON text of an object; unlike json.dumps this does not make texts of keys that are none."""
+    for key in values:
+        if not isinstance(key, str):
+            raise TypeError(f"expected str, not {type(key).__name__}: {key!r}")
+    return json_text(dict(values))
+
+
 def number(value: int | None) -> str | None:
     return None if value is None else f"{value:d}"
 
@@ -226,15 +234,6 @@ def _value(result: PGresult, encoding: str) -> Any:
 def _document(result: PGresult, encoding: str) -> Any:
     data = result.get_value(0, 0)
     return None if data is None else _decode_json(data.decode(encoding))[0]
-
-
-def _values(result: PGresult, encoding: str) -> Iterable[tuple[str, Any]]:
-    found = []
-    for row in range(result.ntuples):
-        if (data := result.get_value(row, 1)) is not None:
-            key = result.get_value(row, 0) or b""
-            found.append((key.decode(encoding), _decode_json(data.decode(encoding))[0]))
-    return found
 
 
 def _text(result: PGresult, encoding: str) -> str | None:
@@ -365,8 +364,8 @@ GET = Call("cache_get($1, $2)", _value, MISS)
 SET = flag("cache_set($1, $2, $3, $4)")
 ADD = flag("cache_add($1, $2, $3, $4)", repeatable=False)
 INCR = count("cache_incr($1, $2, $3, $4)", repeatable=False)
-GET_MANY: Call[Iterable[tuple[str, Any]]] = Call("cache_get_many($1, $2)", _values, (), rows=True)
-SET_MANY = count("cache_set_many($1, $2, $3, $4)")
+GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", _document, {})
+SET_MANY = count("cache_set_many_json($1, $2, $3)")
 EXISTS = flag("cache_exists($1, $2)")
 TTL_LEFT = Call("cache_ttl($1, $2)", _duration, None, binary=True)
 TOUCH = flag("cache_touch($1, $2, $3)")

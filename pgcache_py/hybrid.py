@@ -374,7 +374,7 @@ class HybridCache(Cache):
 
     def _read_and_push_many(self, type: str, keys: Sequence[str], leases: Mapping[str, Lease | None]) -> dict[str, Any]:
         if not any(leases.values()):
-            return dict(super()._run(calls.GET_MANY, type, calls.array(keys)))
+            return super()._run(calls.GET_MANY, type, calls.array(keys))
         try:
             found = super()._run(HOT_GET_MANY, type, calls.array(keys))
         except BaseException:

@@ -378,7 +378,7 @@ class AsyncHybridCache(AsyncCache):
         self, type: str, keys: Sequence[str], leases: Mapping[str, Lease | None]
     ) -> dict[str, Any]:
         if not any(leases.values()):
-            return dict(await super()._run(calls.GET_MANY, type, calls.array(keys)))
+            return await super()._run(calls.GET_MANY, type, calls.array(keys))
         try:
             found = await super()._run(HOT_GET_MANY, type, calls.array(keys))
         except BaseException:

@@ -25,7 +25,7 @@ Fields = Mapping[str, Any]
 class Entry(NamedTuple):
     """One entry to store. Those of the same `call`, tenant and ttl can go to the server together.
 
-    call: the name of the function. arguments: a key and a value for cache_set_many, else those of the typed function.
+    call: a function's name. arguments: a member of the object for cache_set_many_json, else those of a typed function.
     """
 
     line: int
@@ -42,9 +42,8 @@ class Shape(NamedTuple):
     arguments: Callable[[Fields, Path], tuple[Any, ...]]
 
 
-# Arrays in binary form, as the textual one has a backslash for each quotation mark in it, which takes long to write.
-SET_MANY = "SELECT pgcache.cache_set_many(%s, %b::text[], %b::text[]::jsonb[], %s::interval)"
-_encoded = json.JSONEncoder(separators=(",", ":")).encode
+SET_MANY = "SELECT pgcache.cache_set_many_json(%s, %s, %s::interval)"
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 COMMON = {"type", "value", "ttl", "tenant"}
 
 
@@ -103,7 +102,7 @@ def _value(fields: Fields) -> Fields:
 
 
 def _keyed(fields: Fields, _: Path) -> tuple[Any, ...]:
-    return _text(fields, "key"), _json(fields, "value")
+    return (f"{_encoded(_text(fields, 'key'))}:{_json(fields, 'value')}",)
 
 
 def _llm(fields: Fields, _: Path) -> tuple[Any, ...]:

@@ -165,8 +165,8 @@ class _Loader:
                     scope = tenant
                 arguments = [e.arguments for e in entries]
                 if call is SET_MANY:
-                    keys, values = zip(*arguments, strict=True)
-                    cursor.execute(call.encode(), [kind, list(keys), list(values), ttl])
+                    members = ",".join(member for (member,) in arguments)
+                    cursor.execute(call.encode(), [kind, f"{{{members}}}", ttl])
                     # Of a key that is there twice, both lines count.
                     stored[kind] += len(arguments) if _first(cursor) else 0
                 else:

@@ -113,7 +113,8 @@ begin
             return next;
         end loop;
     end if;
-    perform pgcache.record_hits('embedding', keys, logged);
+    perform pgcache.record_hits(
+        'embedding', keys, pg_catalog.cardinality(pg_catalog.array_positions(logged, null)), keys, logged);
 end
 $$;
 comment on function pgcache.cache_get_embeddings(text[], text) is

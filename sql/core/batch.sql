@@ -5,33 +5,8 @@ create or replace function pgcache.compile_get_many() returns void
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $compile$
-declare
-    look_ups constant text := (
-        select string_agg(format($sql$type = %1$L%2$s then
-        select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.logged)%3$s
-        into found_values, logged%4$s
-        from (
-            select
-                case when t.hit_weight is not null then %5$s end as value,
-                pgcache.count_and_draw(%6$L, t.hit_weight, crowding) as logged%7$s
-            from pg_catalog.unnest(keys) with ordinality a (key, place)
-            left join pgcache.%8$I t
-                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
-            order by a.place
-        ) f;
-$sql$,
-            t.type,
-            case when not is_logged(t.type) then ' and not pg_catalog.pg_is_in_recovery()' else '' end,
-            case when t.payload ? 'tokens_used' then ', pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)' else '' end,
-            case when t.payload ? 'tokens_used' then ', models, tokens' else '' end,
-            value_of(t.payload), 'pgcache.hits_' || t.type,
-            case when t.payload ? 'tokens_used' then ', t.model, t.tokens_used' else '' end,
-            c.relname
-        ), '    elsif ' order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
-        from cache_types t inner join pg_class c on c.oid = t.relation
-    );
 begin
-    execute format($function$
+    execute replace($function$
 create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
 language plpgsql volatile parallel unsafe
 as $body$
@@ -41,49 +16,117 @@ declare
     moment constant timestamptz := pgcache.cache_now();
     crowding constant integer := pgcache.hit_log_crowding();
     found_values jsonb[];
-    logged integer[];  -- the weights of lines of the log; NULL for a miss
+    weights integer[];  -- of lines of the log; NULL for a miss
     models text[];
     tokens integer[];
 begin
-    if %s    end if;
-    perform pgcache.record_hits(type, keys, logged, models, tokens);
+    if @look_ups    end if;
+    perform pgcache.record_hits(
+        type, keys, pg_catalog.cardinality(pg_catalog.array_positions(weights, null)), keys, weights, models, tokens);
     return query select * from unnest(keys, found_values);
 end
 $body$;
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
-$function$, look_ups);
+$function$, '@look_ups', per_type($sql$type = '@type'@readable then
+        select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{, pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)}
+        into found_values, weights@tokens{, models, tokens}
+        from (
+            select
+                case when t.hit_weight is not null then @value end as value,
+                pgcache.count_and_draw('pgcache.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
+            from pg_catalog.unnest(keys) with ordinality a (key, place)
+            left join @table t
+                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
+            order by a.place
+        ) f;
+$sql$));
 end
 $compile$;
 
 comment on function pgcache.compile_get_many() is 'Writes cache_get_many for the types that there are; run whenever they change.';
 
+-- What the clients call: to a program, a hundred rows cost more than the look-ups.
+create or replace function pgcache.compile_get_many_json() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $compile$
+begin
+    execute replace($function$
+create or replace function pgcache.cache_get_many_json(type text, keys text[]) returns json
+language plpgsql volatile parallel unsafe
+as $body$
+#variable_conflict use_variable
+declare
+    scope constant text := pgcache.current_tenant();
+    moment constant timestamptz := pgcache.cache_now();
+    crowding constant integer := pgcache.hit_log_crowding();
+    entries json;
+    missed bigint;
+    logged text[];  -- the keys of the hits that the log gets
+    weights integer[];
+    models text[];
+    tokens integer[];
+begin
+    if @look_ups    end if;
+    if missed > 0 then  -- unless a key was given twice
+        missed := missed - (
+            select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C") from pg_catalog.unnest(keys) k where k is not null
+        );
+    end if;
+    if missed is distinct from 0 or logged is not null then
+        perform pgcache.record_hits(type, keys, missed, logged, weights, models, tokens);
+    end if;
+    return coalesce(entries, '{}');
+end
+$body$;
+comment on function pgcache.cache_get_many_json(text, text[]) is
+'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular order; a key given twice counts once. Else counts and errors as cache_get.';
+$function$, '@look_ups', per_type($sql$type = '@type'@readable then
+        select
+            pg_catalog.json_object_agg(f.cache_key, f.value), pg_catalog.cardinality(keys) - pg_catalog.count(*),
+            pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0), pg_catalog.array_agg(f.weight) filter (where f.weight > 0)
+            @tokens{, pg_catalog.array_agg(f.model) filter (where f.weight > 0), pg_catalog.array_agg(f.tokens_used) filter (where f.weight > 0)}
+        into entries, missed, logged, weights@tokens{, models, tokens}
+        from (
+            select
+                t.cache_key, @value as value,
+                pgcache.count_and_draw('pgcache.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
+            from @table t
+            where t.tenant = scope and t.cache_key = any(keys) and (t.expires_at is null or t.expires_at > moment)
+        ) f;
+$sql$));
+end
+$compile$;
+
+comment on function pgcache.compile_get_many_json() is
+'Writes cache_get_many_json for the types that there are; run whenever they change.';
+
 create or replace function pgcache.record_hits(
-    type text, keys text[], logged integer[], models text[] default null, tokens integer[] default null
+    type text, asked text[], misses bigint, keys text[], weights integer[],
+    models text[] default null, tokens integer[] default null
 ) returns void
 language plpgsql volatile parallel unsafe
 as $$
 #variable_conflict use_variable
-declare
-    misses constant bigint := coalesce(pg_catalog.cardinality(pg_catalog.array_positions(logged, null)), 0);
 begin
-    if misses > 0 or logged is null then
-        perform pgcache.check_type(type), pgcache.check_keys(keys);
+    if misses is distinct from 0 then
+        perform pgcache.check_type(type), pgcache.check_keys(asked);
         if pg_catalog.current_setting('transaction_read_only') = 'off' then
             perform pgcache.count_events('misses', type, misses);
         end if;
     end if;
-    if 0 < any(logged) then
+    if 0 < any(weights) then
         insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        select type, pgcache.current_tenant(), l.key, l.logged, pgcache.cache_now(), l.model, l.tokens
-        from unnest(keys, logged, models, tokens) l (key, logged, model, tokens)
-        where l.logged > 0;
+        select type, pgcache.current_tenant(), l.key, l.weight, pgcache.cache_now(), l.model, l.tokens
+        from unnest(keys, weights, models, tokens) l (key, weight, model, tokens)
+        where l.weight > 0;
     end if;
 end
 $$;
 
-comment on function pgcache.record_hits(text, text[], integer[], text[], integer[]) is
-'Counts the misses of a batch (logged NULL), after the checks of the call, and logs the hits that should be (logged > 0). Errors: PC001, PC002.';
+comment on function pgcache.record_hits(text, text[], bigint, text[], integer[], text[], integer[]) is
+'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and logs the hits with a weight. Errors: PC001, PC002.';
 
 -- A call for each row costs 5 us, so to join many rows, join the entries.
 create or replace function pgcache.cache_live(type text) returns table (key text, value jsonb)
@@ -106,13 +149,8 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
-declare
-    registered constant cache_types := check_type(type);
-    moment constant timestamptz := cache_now();
-    expires constant timestamptz := expiry(moment, ttl, registered.ttl);
-    misfit jsonb;
-    stored bigint;
 begin
+    perform check_type(type);
     if keys is null or "values" is null or cardinality(keys) <> cardinality("values") then
         raise exception using errcode = 'PC004',
             message = format('%s keys need as many values, not %s',
@@ -120,73 +158,66 @@ begin
             hint = 'Pass two arrays of the same length: cache_set_many(type, keys, values).';
     end if;
     perform check_keys(keys);
-    if cardinality(keys) = 0 then
-        return 0;
-    end if;
-    perform check_writable();
-    if not registered.payload ? 'data' then
-        select v into misfit from unnest("values") v where not value_fits(type, v) limit 1;
-        if found then
-            perform reject_value(type, misfit);
-        end if;
-    elsif array_position("values", null) is not null then
+    if array_position("values", null) is not null then
         perform reject_value(type, null);
     end if;
-    if not registered.enabled then
-        return 0;
-    end if;
-    if registered.payload ? 'data' and registered.eviction <> 'none' then
-        return put_many(type, keys, "values", moment, expires);
-    end if;
-    select count(*) filter (where put(type, u.key, u.value, ttl, true)) into stored
-    from (
-        select distinct on (u.key collate "C") u.key, u.value from unnest(keys, "values") with ordinality u (key, value, place)
-        order by u.key collate "C", u.place desc
-    ) u;
-    return stored;
+    return (
+        select cache_set_many_json(type, coalesce(jsonb_object_agg(u.key, u.value), '{}'), ttl)
+        from unnest(keys, "values") u (key, value)
+    );
 end
 $$;
 
 comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
 'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how many were stored. Errors: as cache_set.';
 
+create or replace function pgcache.cache_set_many_json(type text, entries jsonb, ttl interval default null) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant cache_types := check_type(type);
+    moment constant timestamptz := cache_now();
+    expires constant timestamptz := expiry(moment, ttl, registered.ttl);
+    misfit jsonb;
+    stored bigint;
+begin
+    if entries is null or jsonb_typeof(entries) <> 'object' then
+        raise exception using errcode = 'PC004',
+            message = 'cache_set_many_json takes a JSON object of keys and values',
+            hint = 'For example: SELECT cache_set_many_json(''store'', ''{"a": 1, "b": [2, 3]}'')';
+    end if;
+    perform check_key(k) from jsonb_object_keys(entries) k where k = '' or octet_length(k) > 1024;
+    perform check_writable();
+    if not registered.payload ? 'data' then
+        select e.value into misfit from jsonb_each(entries) e where not value_fits(type, e.value) limit 1;
+        if found then
+            perform reject_value(type, misfit);
+        end if;
+    end if;
+    if entries = '{}' or not registered.enabled then
+        return 0;
+    end if;
+    if registered.payload ? 'data' and registered.eviction <> 'none' then
+        return put_many(type, entries, moment, expires);
+    end if;
+    select count(*) filter (where put(type, e.key, e.value, ttl, true)) into stored
+    from (select * from jsonb_each(entries) order by key collate "C") e;
+    return stored;
+end
+$$;
+
+comment on function pgcache.cache_set_many_json(text, jsonb, interval) is
+'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored. Errors: as cache_set.';
+
 create or replace function pgcache.compile_put_many() returns void
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $compile$
-declare
-    -- Sorted, so that batches that overlap do not deadlock; of a key that is given twice the last value counts.
-    upserts constant text := (
-        select string_agg(format($sql$type = %1$L then
-        with upserted as (
-            insert into %2$I as t (
-                type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-            )
-            select %1$L, scope, e.key, e.value, moment, expires, moment, type_hit_weight(%1$L)
-            from (
-                select distinct on (u.key collate "C") u.key, u.value
-                from unnest(keys, "values") with ordinality u (key, value, place)
-                order by u.key collate "C", u.place desc
-            ) e
-            on conflict on constraint %3$I do update
-            set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-                last_accessed_at = excluded.last_accessed_at
-            returning nextval(%4$L) as clock, pg_column_size(t.data) as size
-        )
-        select count(*), count(*) filter (where p.clock = 1), sum(p.size) into stored, strikes, bytes from upserted p;
-$sql$,
-            t.type, c.relname, k.conname, 'pgcache.writes_' || t.type
-        ), '    elsif ' order by t.type <> 'store', t.type)
-        from cache_types t
-        inner join pg_class c on c.oid = t.relation
-        inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
-        where t.payload ? 'data'
-    );
 begin
     execute replace($function$
-create or replace function pgcache.put_many(
-    type text, keys text[], "values" jsonb[], moment timestamptz, expires timestamptz
-) returns bigint
+create or replace function pgcache.put_many(type text, entries jsonb, moment timestamptz, expires timestamptz) returns bigint
 language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $body$
@@ -202,9 +233,23 @@ begin
     return stored;
 end
 $body$;
-comment on function pgcache.put_many(text, text[], jsonb[], timestamptz, timestamptz) is
-'Upserts entries of a JSON type, checked by cache_set_many; returns how many.';
-$function$, '@upserts', upserts);
+comment on function pgcache.put_many(text, jsonb, timestamptz, timestamptz) is
+'Upserts entries of a JSON type, checked by cache_set_many_json; returns how many.';
+$function$, '@upserts', per_type($sql$type = '@type' then
+        with upserted as (
+            insert into @table as t (
+                type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
+            )
+            select '@type', scope, e.key, e.value, moment, expires, moment, type_hit_weight('@type')
+            from jsonb_each(entries) e
+            order by e.key collate "C"  -- so that batches that overlap do not deadlock
+            on conflict on constraint @pkey do update
+            set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+                last_accessed_at = excluded.last_accessed_at
+            returning nextval('pgcache.writes_@type') as clock, pg_column_size(t.data) as size
+        )
+        select count(*), count(*) filter (where p.clock = 1), sum(p.size) into stored, strikes, bytes from upserted p;
+$sql$, json_only => true));
 end
 $compile$;
 

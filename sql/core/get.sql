@@ -15,27 +15,8 @@ create or replace function pgcache.compile_get() returns void
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $compile$
-declare
-    look_ups constant text := (
-        select string_agg(format($sql$type = %1$L%2$s then
-        select %3$s, pgcache.count_hit(%4$L), t.hit_weight, pgcache.draw_hit(t.hit_weight)
-        into value, %5$scounted, weight, drawn
-        from pgcache.%6$I t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
-$sql$,
-            t.type,
-            -- A standby has nothing of an UNLOGGED table: there its entries are misses.
-            case when not is_logged(t.type) then ' and not pg_catalog.pg_is_in_recovery()' else '' end,
-            value_of(t.payload) || case when t.payload ? 'tokens_used' then ', t.model, t.tokens_used' else '' end,
-            'pgcache.hits_' || t.type,
-            case when t.payload ? 'tokens_used' then 'model, tokens, ' else '' end,
-            c.relname
-        ), '    elsif ' order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
-        from cache_types t inner join pg_class c on c.oid = t.relation
-    );
 begin
-    execute format($function$
+    execute replace($function$
 create or replace function pgcache.cache_get(type text, key text) returns jsonb
 language plpgsql volatile parallel unsafe
 as $body$
@@ -48,7 +29,7 @@ declare
     weight smallint;  -- how many hits a line of the log stands for
     drawn boolean;  -- whether this hit is to be logged; NULL: there was none
 begin
-    if %s    end if;
+    if @look_ups    end if;
     if drawn is not false then
         perform pgcache.record_hit(type, key, counted, weight, model, tokens);
     end if;
@@ -57,7 +38,13 @@ end
 $body$;
 comment on function pgcache.cache_get(text, text) is
 'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type, PC002 invalid key.';
-$function$, look_ups);
+$function$, '@look_ups', per_type($sql$type = '@type'@readable then
+        select @value, @tokens{t.model, t.tokens_used, }pgcache.count_hit('pgcache.hits_@type'), t.hit_weight, pgcache.draw_hit(t.hit_weight)
+        into value, @tokens{model, tokens, }counted, weight, drawn
+        from @table t
+        where t.tenant = pgcache.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+$sql$));
 end
 $compile$;
 

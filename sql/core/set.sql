@@ -22,29 +22,6 @@ create or replace function pgcache.compile_put() returns void
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $compile$
-declare
-    json_upserts constant text := (
-        select string_agg(format($sql$type = %1$L then
-        insert into pgcache.%2$I as t (
-            type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-        )
-        select
-            %1$L, pgcache.current_tenant(), key, value, moment, moment + coalesce(ttl, pgcache.type_ttl(%1$L)), moment,
-            pgcache.type_hit_weight(%1$L)
-        where pgcache.may_write(%1$L, key, ttl) and value is not null
-        on conflict on constraint %3$I do update
-        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at
-        where overwrite or t.expires_at <= moment
-        returning pg_catalog.nextval(%4$L) into clock;
-$sql$,
-            t.type, c.relname, k.conname, 'pgcache.writes_' || t.type
-        ), '    elsif ' order by t.type <> 'store', t.type)
-        from cache_types t
-        inner join pg_class c on c.oid = t.relation
-        inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
-        where t.payload ? 'data'
-    );
 begin
     execute replace($function$
 create or replace function pgcache.put(type text, key text, value jsonb, ttl interval, overwrite boolean) returns boolean
@@ -166,7 +143,20 @@ end
 $body$;
 comment on function pgcache.put(text, text, jsonb, interval, boolean) is
 'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
-$function$, '@json_upserts', json_upserts);
+$function$, '@json_upserts', per_type($sql$type = '@type' then
+        insert into @table as t (
+            type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
+        )
+        select
+            '@type', pgcache.current_tenant(), key, value, moment, moment + coalesce(ttl, pgcache.type_ttl('@type')), moment,
+            pgcache.type_hit_weight('@type')
+        where pgcache.may_write('@type', key, ttl) and value is not null
+        on conflict on constraint @pkey do update
+        set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_accessed_at = excluded.last_accessed_at
+        where overwrite or t.expires_at <= moment
+        returning pg_catalog.nextval('pgcache.writes_@type') into clock;
+$sql$, json_only => true));
 end
 $compile$;
 

@@ -6,15 +6,16 @@
 create or replace function pgcache.counter_names() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
-as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes'] $$;
+as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
 
 comment on function pgcache.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes: as last measured.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured.';
 
 create or replace function pgcache.counter(type text, counter text) returns bigint
 language sql volatile parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
-as $$ select coalesce(pg_sequence_last_value(format('pgcache.%I', counter || '_' || type)::regclass), 0) $$;
+as $$
+    select coalesce(pg_catalog.pg_sequence_last_value(pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass), 0)
+$$;
 
 comment on function pgcache.counter(text, text) is 'The last value of a type''s counter (see counter_names).';
 
@@ -101,51 +102,6 @@ $$;
 
 comment on function pgcache.hit_weight_at(text, bigint) is
 'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
-
--- A look-up of the registry would cost a set an eighth of its time. So the settings that a set needs are compiled into
--- functions, whose calls the planner folds into constants; it plans anew when they change.
-create or replace function pgcache.compile_settings() returns void
-language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-declare
-    compiled record;
-begin
-    perform pg_advisory_xact_lock(hashtext('pgcache.compile_settings'));
-    for compiled in
-        select f.name, f.result, f.description,
-            string_agg(format('when %L then %s', t.type, f.setting), ' ' order by t.type) as cases
-        from cache_types t
-        cross join lateral (values
-            ('type_ttl', 'interval', quote_nullable(t.ttl) || '::interval', 'The default TTL of a type, NULL for never.'),
-            ('type_hit_weight', 'smallint',
-                coalesce(case when t.enabled then hit_weight_at(t.hit_tracking, 0) end::text, 'null') || '::smallint',
-                'The hit_weight of new entries of a type; NULL if the type takes no writes.'),
-            ('type_may_be_full', 'boolean', (t.eviction = 'none')::text, 'Whether sets are refused when a type is full.'),
-            ('type_has_fields', 'boolean', (not t.payload ? 'data')::text, 'Whether values of a type have fields of their own.'),
-            ('type_dimensions', 'integer', coalesce(t.dimensions::text, 'null') || '::integer',
-                'The dimensions that vectors of a type must have, NULL for any.')
-        ) f (name, result, setting, description)
-        group by f.name, f.result, f.description
-    loop
-        execute format('create or replace function pgcache.%I(type text) returns %s language sql immutable parallel safe'
-            ' as %L', compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end');
-        execute format('comment on function pgcache.%I(text) is %L', compiled.name,
-            compiled.description || ' Compiled from cache_types by compile_settings().');
-    end loop;
-end
-$$;
-
-comment on function pgcache.compile_settings() is
-'Makes the functions type_ttl, type_hit_weight, type_may_be_full, type_has_fields and type_dimensions anew from cache_types.';
-
-create or replace function pgcache.compile_types() returns void
-language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
-as $$ select compile_clock(), compile_settings(), compile_get(), compile_get_many(), compile_put(), compile_put_many() $$;
-
-comment on function pgcache.compile_types() is
-'Writes the functions that depend on cache_types anew; run after each change of it.';
 
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,

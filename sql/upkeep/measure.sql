@@ -31,18 +31,20 @@ language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 declare
-    held record := count_entries(check_type(type), 4096);
+    registered constant cache_types := check_type(type);
+    held record := count_entries(registered, 4096);
 begin
-    perform set_counter(type, 'entries', held.entries), set_counter(type, 'bytes', held.bytes);
+    perform set_counter(type, 'entries', held.entries), set_counter(type, 'bytes', held.bytes),
+        set_counter(type, 'blocks', heap_blocks(registered.relation));
 end
 $$;
 
 comment on function pgcache.measure(text) is
-'Sets a type''s counters entries and bytes to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
+'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
 
 create or replace function pgcache.set_counter(type text, counter text, value bigint) returns void
 language sql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$ select setval(format('pgcache.%I', counter || '_' || type)::regclass, greatest(0, value)) $$;
 
-comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, or the clock writes.';
+comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks, or the clock writes.';

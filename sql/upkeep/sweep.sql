@@ -8,8 +8,7 @@
 
 create or replace function pgcache.heap_blocks(relation regclass) returns bigint
 language sql volatile parallel safe
-set search_path to pg_catalog, pg_temp
-as $$ select pg_relation_size(relation) / current_setting('block_size')::bigint $$;
+as $$ select pg_catalog.pg_relation_size(relation) / pg_catalog.current_setting('block_size')::bigint $$;
 
 comment on function pgcache.heap_blocks(regclass) is 'How many blocks the heap of a table has.';
 
@@ -212,7 +211,7 @@ declare
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
     -- With room for the writes until the next sweep ends, and for those that others are committing now.
     max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1)
-        - least(others + least(others, 3) * registered.max_entries / 100, registered.max_entries / 20);
+        - least(others + least(others, 4) * registered.max_entries / 100, registered.max_entries / 20);
     max_bytes constant bigint := registered.max_bytes * aim;
     entries bigint;
     bytes bigint;
@@ -309,7 +308,7 @@ declare
     type constant text := registered.type;
     blocks constant bigint := heap_blocks(registered.relation);
     chunks constant bigint := (blocks + 7) / 8;
-    entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(blocks, 1));
+    entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(1, counter(type, 'blocks')));
     to_visit bigint := ceil(visit_entries / entries_per_chunk);
     removed bigint := 0;
     wanted bigint;

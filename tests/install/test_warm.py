@@ -83,7 +83,7 @@ BAD: list[tuple[dict[str, Any] | str | bytes, str]] = [
     (store("k", ttl=-1), "is not possible"),
     (store(""), "empty"),
     (store("k" * 1025), "too long"),
-    (store("k\0"), "invalid byte sequence"),
+    (store("k\0"), "unsupported Unicode escape sequence"),
     (store("k", "\0"), "unsupported Unicode"),
     ('{"type": "store", "key": "\\ud800", "value": 1}', "surrogates"),
     ('{"type": "store", "key": "k", "value": NaN}', "invalid input syntax for type json"),

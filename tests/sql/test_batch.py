@@ -1,4 +1,4 @@
-"""Many entries in one call: cache_get_many, cache_set_many, cache_delete_many, cache_warm."""
+"""Many entries in one call: cache_get_many, cache_set_many, both with JSON, cache_delete_many, cache_warm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,65 @@ def test_get_many_answers_in_the_order_asked(shared: Session, type: str) -> None
     assert (stats["hits"], stats["misses"]) == (4, 2)
 
 
+@pytest.mark.parametrize("type", [*VALUES, "mine"])
+def test_get_many_json_has_the_hits(shared: Session, type: str) -> None:
+    value = json.loads(VALUES.get(type, ["[1]"])[0])
+    assert shared("SELECT cache_set_many_json(%s, %s)", type, json.dumps({"b": value, "a": value, "c": value})) == 3
+    stored = shared("SELECT cache_get(%s, 'a')", type)
+    before = shared.stats(type)
+    # A key that is asked for twice is one hit, or one miss.
+    found = shared("SELECT cache_get_many_json(%s, '{c,absent,a,c,other,absent}')", type)
+    assert found == {"a": stored, "c": stored}
+    assert shared("SELECT cache_get_many_json(%s, '{a,b,a}')", type) == {"a": stored, "b": stored}
+    stats = shared.stats(type)
+    assert (stats["hits"] - before["hits"], stats["misses"] - before["misses"]) == (4, 2)
+
+
+@pytest.mark.parametrize("key", ['quo"te', "back\\slash", "new\nline", "é🐘", "{}", "null", " ", "1", "k" * 1024])
+def test_keys_survive_json(ask: Session, key: str) -> None:
+    assert ask("SELECT cache_set_many_json('store', %s)", json.dumps({key: None, "other": {key: [key]}})) == 2
+    assert ask("SELECT cache_get_many_json('store', ARRAY[%s, 'other'])", key) == {key: None, "other": {key: [key]}}
+    assert ask("SELECT cache_get('store', %s)::text", key) == "null"
+
+
+def test_hits_of_get_many_json_reach_the_entries(ask: Session) -> None:
+    ask("SELECT cache_set_many_json('llm', %s)", '{"a": {"response": "r", "model": "m", "tokens_used": 7}}')
+    for _ in range(3):
+        ask("SELECT cache_get_many_json('llm', '{a,absent}')")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT hit_count FROM cache_entry('llm', 'a')") == 3
+    assert ask.stats("llm")["tokens_saved"] == 21
+
+
+def test_set_many_json_is_all_or_none(ask: Session) -> None:
+    for entries in (None, "null", "[]", "1", '"a"', '[{"a": 1}]'):
+        with refused("PC004", "For example: SELECT cache_set_many_json"):
+            ask("SELECT cache_set_many_json('store', %s)", entries)
+    for key in ("", "x" * 1025):
+        with refused("PC002"):
+            ask("SELECT cache_set_many_json('store', %s)", json.dumps({"a": 1, key: 2}))
+        with refused("PC002"):
+            ask("SELECT cache_get_many_json('store', ARRAY['a', %s])", key)
+    with refused("PC004", "response (string, required)"):
+        ask("SELECT cache_set_many_json('llm', %s)", '{"a": {"response": "r"}, "b": {}}')
+    with refused("PC003"):
+        ask("SELECT cache_set_many_json('store', '{\"a\": 1}', '0')")
+    for call in ("cache_set_many_json('nosuch', '{}')", "cache_get_many_json('nosuch', '{a}')"):
+        with refused("PC001"):
+            ask(f"SELECT {call}")
+    with refused("PC002"):
+        ask("SELECT cache_get_many_json('store', NULL)")
+    with refused("PC002"):
+        ask("SELECT cache_get_many_json('store', '{a,NULL}')")
+    assert ask("SELECT sum(entries) FROM cache_stats") == 0
+    with refused("25006"):
+        ask("BEGIN READ ONLY")
+        ask("SELECT cache_set_many_json('store', '{\"a\": 1}')")
+
+
 def test_nothing_in_nothing_out(ask: Session) -> None:
+    assert ask("SELECT cache_get_many_json('store', '{}')") == {}
+    assert ask("SELECT cache_set_many_json('store', '{}')") == 0
     assert ask.rows("SELECT * FROM cache_get_many('store', '{}')") == []
     assert ask("SELECT cache_set_many('store', '{}', '{}')") == 0
     assert ask("SELECT cache_delete_many('store', '{}')") == 0

@@ -15,10 +15,6 @@ OURS = "what is put into the statement comes from this project's own code, not f
 EXPLAINED = {
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
-    ("compile_get", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
-    ("compile_get_many", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
-    ("compile_put_many", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
-    ("compile_put", "text type variable is not sanitized"): OURS + ": format quotes what it puts in",
     ("compile_settings", "text type variable is not sanitized"): OURS + ": made of literals that format quotes",
     ("delete_where", "text type variable is not sanitized"): OURS
     + ": the conditions are in core/delete.sql and caches/",
