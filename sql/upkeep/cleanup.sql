@@ -78,6 +78,8 @@ declare
     run bigint;
     removed_total bigint := 0;
     batch bigint;
+    lines bigint;
+    parts integer;
     registered pgcache.cache_types;
     first_block bigint;
     over record;
@@ -94,9 +96,16 @@ begin
     insert into pgcache.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
     returning run_id into run;
     commit;
-    for part in 0..(select pg_catalog.count(*) / 10000 from pgcache.hit_log) loop
-        perform pgcache.fold_hits();
-        commit;
+    -- In parts: the next one reuses the room of the row versions that this one leaves behind, so that the table does not
+    -- grow. Were all entries updated in one transaction, it would double.
+    lines := (select pg_catalog.count(*) from pgcache.hit_log);
+    parts := least(100, 1 + lines / 50);
+    for part in 0..parts - 1 loop
+        for attempt in 0..lines / 10000 loop
+            batch := pgcache.fold_hits(10000, part, parts);
+            commit;
+            exit when batch < 10000;
+        end loop;
     end loop;
     for registered in select * from pgcache.cache_types t order by t.type loop
         first_block := 0;

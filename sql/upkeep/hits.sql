@@ -1,6 +1,8 @@
 -- The hit log is folded into the entries: hit_count, last_accessed_at, and how rarely further hits are logged.
 
-create or replace function pgcache.fold_hits(max_lines integer default 10000) returns bigint
+create or replace function pgcache.fold_hits(
+    max_lines integer default 10000, part integer default 0, parts integer default 1
+) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
@@ -13,7 +15,10 @@ begin
     end if;
     with taken as (
         delete from hit_log l
-        where l.ctid = any(array(select h.ctid from hit_log h limit max_lines for update skip locked))
+        where l.ctid = any(array(
+            select h.ctid from hit_log h where (hashtext(h.cache_key) & 1048575) % parts = part
+            limit max_lines for update skip locked
+        ))
         returning l
     )
     select array_agg(t.l) into lines from taken t;
@@ -68,8 +73,8 @@ begin
 end
 $$;
 
-comment on function pgcache.fold_hits(integer) is
-'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
+comment on function pgcache.fold_hits(integer, integer, integer) is
+'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000), those of part 0, 1, ... of so many parts of the keys (default: of all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
 
 -- Not until the log is empty: readers fill it all the while, and the hits of entries that are locked stay in it.
 create or replace function pgcache.fold_log() returns void
