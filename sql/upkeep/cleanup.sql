@@ -99,7 +99,7 @@ begin
     -- In parts: the next one reuses the room of the row versions that this one leaves behind, so that the table does not
     -- grow. Were all entries updated in one transaction, it would double.
     lines := (select pg_catalog.count(*) from pgcache.hit_log);
-    parts := least(100, 1 + lines / 50);
+    parts := least(40, 1 + lines / 50);
     for part in 0..parts - 1 loop
         for attempt in 0..lines / 10000 loop
             batch := pgcache.fold_hits(10000, part, parts);

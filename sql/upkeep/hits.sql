@@ -13,13 +13,12 @@ begin
     if not pg_try_advisory_xact_lock(hashtext('pgcache.fold_hits')) then
         return 0;  -- another session is at it, and nobody should wait for that
     end if;
-    with taken as (
-        delete from hit_log l
-        where l.ctid = any(array(
-            select h.ctid from hit_log h where (hashtext(h.cache_key) & 1048575) % parts = part
-            limit max_lines for update skip locked
-        ))
-        returning l
+    -- A join: ctid = any(array) would be compared with each line, once a plan is cached that was made for a short log.
+    with picked as materialized (
+        select h.ctid as row_id from hit_log h where (hashtext(h.cache_key) & 1048575) % parts = part
+        limit max_lines for update skip locked
+    ), taken as (
+        delete from hit_log l using picked where l.ctid = picked.row_id returning l
     )
     select array_agg(t.l) into lines from taken t;
     if lines is null then
