@@ -43,7 +43,7 @@ begin
                 (%3$s) + (t.created_at >= $1)::integer * 1e10 as score  -- what was just written goes last
             from %1$s t where t.ctid >= $2 and t.ctid < $3
         ), due as (  -- what has expired makes room, too
-            select least(greatest($5 - x.entries, count(*) filter (where r.bytes_before < $6 - x.bytes)), greatest($7, count(*) / 2)) as entries
+            select least(greatest($5 - x.entries, count(*) filter (where r.bytes_before < $6 - x.bytes)), greatest($7, (count(*) + 2) / 4)) as entries
             from (select count(*) as entries, coalesce(sum(v.bytes), 0) as bytes from visited v where v.expired) x
             left join (
                 select sum(v.bytes) over (order by v.score rows unbounded preceding) - v.bytes as bytes_before
@@ -72,18 +72,19 @@ end
 $$;
 
 comment on function pgcache.sweep(cache_types, bigint, bigint, bigint, bigint, timestamptz) is
-'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most half of the others, worst first. read_since: when the hand last passed, by which idle times are judged. Rows that are locked are skipped.';
+'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most a quarter of the others, worst first. read_since: when the hand last passed, by which idle times are judged. Rows that are locked are skipped.';
 
 -- Reuse, discounted by the time without it in laps of the hand; for cost times what a reuse saves per byte
--- (GreedyDual-Size-Frequency with the idle time for its clock).
+-- (GreedyDual-Size-Frequency with the idle time for its clock). More hits than four lines of the log stand for say little
+-- about the next one, and would keep what was popular once.
 create or replace function pgcache.eviction_score(eviction text, payload jsonb) returns text
 language sql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
     select case eviction
         when 'fifo' then 'extract(epoch from t.created_at)::float8'
-        else '(1 + t.hit_count)::float8 / (1 + extract(epoch from greatest($1 - t.last_accessed_at, ''0''))'
-            ' / greatest(extract(epoch from $1 - coalesce($4, $1 - ''1 hour''::interval)), 1e-3))'
+        else 'least(1 + t.hit_count, 4 * abs(t.hit_weight))::float8 / (1 + power(extract(epoch from greatest($1 - t.last_accessed_at, ''0''))'
+            ' / greatest(extract(epoch from $1 - coalesce($4, $1 - ''1 hour''::interval)), 1e-3), 2))'
             || case when eviction <> 'cost' then '' else format(' / (%s)%s', entry_size(payload),
                 case when payload ? 'tokens_used'
                     then ' * coalesce(t.tokens_used, 1) * greatest(model_price(t.model), 1e-6)::float8' else '' end) end
@@ -210,13 +211,14 @@ declare
     -- Where the size is an estimate, its error stays below the limit.
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
     -- With room for the writes until the next sweep ends, and for those that others are committing now.
-    max_entries constant bigint := registered.max_entries * aim - 2 * (share - 1)
+    max_entries constant bigint := registered.max_entries * aim - (share - 1)
         - least(others + least(others, 4) * registered.max_entries / 100, registered.max_entries / 20);
     max_bytes constant bigint := registered.max_bytes * aim;
     entries bigint;
     bytes bigint;
     removed bigint;
     rate float8;
+    choice bigint;  -- from so many; but others at it would come to the same entries
 begin
     if others > 0 and writes > 0 then
         writes := writes - registered.sweep_every + greatest(1, registered.sweep_every / others / others) + hurry(registered, others);
@@ -230,6 +232,7 @@ begin
     elsif writes > registered.sweep_every then  -- so many that they should not evict before all that has expired is gone
         perform evict(registered, 0, 0, writes);
     end if;
+    choice := greatest(writes, case when others = 0 then 512 end);
     if measure_due then
         perform measure(type);
     end if;
@@ -239,7 +242,7 @@ begin
         -- Nobody sees what others have not committed: each makes up for its own writes, and for its part of the rest.
         removed := evict(registered,
             coalesce(writes + ceil((entries - writes - max_entries) / (others + 1)::numeric), 0)::bigint,
-            coalesce((bytes - max_bytes) / (others + 1), 0), writes);
+            coalesce((bytes - max_bytes) / (others + 1), 0), choice);
         perform set_counter(type, 'entries', entries - removed),
             set_counter(type, 'bytes', bytes - bytes * removed / greatest(1, entries));
     else
@@ -247,7 +250,7 @@ begin
         rate := least(2, greatest(0,
             (entries - max_entries) / (registered.measure_every * registered.sweep_every)::float8 + 1,
             (bytes - max_bytes) / (registered.volume_unit * 16) + 1));
-        perform evict(registered, ceil(writes * rate)::bigint, 0, writes);
+        perform evict(registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then choice else writes end);
     end if;
 exception when serialization_failure or deadlock_detected or lock_not_available then
     null;  -- a later write makes the room
@@ -313,20 +316,27 @@ declare
     removed bigint := 0;
     wanted bigint;
     hand bigint;
+    first_chunk bigint;
     read_since timestamptz;
     swept record;
 begin
     for attempt in 1..least(16 + greatest(need_entries, visit_entries) / 1000, 1000) loop
         exit when chunks = 0;
         -- Ever more in the end: a small type may sit in a few blocks of a long table that vacuum has not shortened.
-        wanted := greatest(to_visit, ceil(need_entries * 4 / entries_per_chunk), 1) * 2 ^ greatest(0, attempt - 5);
-        hand := counter(type, 'hand') + 1;
-        wanted := least(wanted, 64, chunks - hand % chunks);
-        hand := advance_hand(type, wanted);
+        wanted := least(64, greatest(to_visit, ceil(need_entries * 4 / entries_per_chunk), 1) * 2 ^ greatest(0, attempt - 5));
+        if wanted >= chunks then
+            wanted := chunks;
+            first_chunk := 0;
+            hand := advance_hand(type, wanted);
+        else  -- to the end of the heap at most
+            wanted := least(wanted, chunks - (counter(type, 'hand') + 1) % chunks);
+            hand := advance_hand(type, wanted);
+            first_chunk := hand % chunks;
+        end if;
         read_since := (
             select p.passed_at from hand_passes p
             where p.type = type and p.position <= hand - chunks and not p.due order by p.position desc limit 1);
-        swept := sweep(registered, hand % chunks * 8, wanted * 8, need_entries, need_bytes, read_since);
+        swept := sweep(registered, first_chunk * 8, wanted * 8, need_entries, need_bytes, read_since);
         insert into hand_passes (type, position, passed_at) values (type, hand, cache_now());
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;

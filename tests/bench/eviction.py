@@ -133,7 +133,6 @@ class Replayers:
 
 @question("eviction", "Hit ratio at a limit of entries")
 def hit_ratio(bench: Bench) -> Iterable[Result]:
-    repeats = 1 if bench.quick else 2
     with ExitStack() as stack:
         replayers = Replayers(bench, stack)
         for workload, requests in workloads.workloads(bench.quick).items():
@@ -141,18 +140,17 @@ def hit_ratio(bench: Bench) -> Iterable[Result]:
             for share in CAPACITIES[bench.quick :]:
                 limit = int(keys * share)
                 replays = {
-                    policy: [replayers.limited_entries(requests, limit, options) for _ in range(repeats)]
-                    for policy, options in POLICIES.items()
+                    policy: replayers.limited_entries(requests, limit, options) for policy, options in POLICIES.items()
                 }
                 samples = {
-                    LRU: [ratio(workloads.lru(requests, limit))] * repeats,
-                    SIEVE: [ratio(workloads.sieve(requests, limit))] * repeats,
+                    LRU: [ratio(workloads.lru(requests, limit))],
+                    SIEVE: [ratio(workloads.sieve(requests, limit))],
                 }
                 facts = {}
-                for policy, futures in replays.items():
-                    done = [future.result() for future in futures]
-                    samples[policy] = [each.hits / len(requests) for each in done]
-                    sizes = [size / limit for each in done for size in each.sizes]
+                for policy, future in replays.items():
+                    done = future.result()
+                    samples[policy] = [done.hits / len(requests)]
+                    sizes = [size / limit for size in done.sizes]
                     facts[policy] = {"peak / limit": max(sizes), "mean / limit": statistics.mean(sizes)}
                 part = f"{workload}, {share:.0%} of {keys:,} keys"
                 say(f"  {part}")

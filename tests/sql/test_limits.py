@@ -321,7 +321,8 @@ def test_limits_hold_for_concurrent_transactions_of_many_writes(new_session: New
                 sessions[number]("COMMIT")
 
     at_once(*(lambda number=number: write(number) for number in range(4)))
-    assert ENTRIES * 0.9 <= entries(sessions[0]) <= ENTRIES * TOLERANCE
+    # None sees what the others are removing: together they may remove more than they must.
+    assert ENTRIES * 0.7 <= entries(sessions[0]) <= ENTRIES * TOLERANCE
 
 
 def test_limits_hold_while_another_transaction_is_open(ask: Session, new_session: NewSession) -> None:
