@@ -1,6 +1,6 @@
 -- Configuring the AI functions, and who may spend money with them.
 
-create or replace function pgcache.ai_check_owner() returns void
+create or replace function pgcache.check_owner() returns void
 language plpgsql stable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
@@ -15,7 +15,7 @@ begin
 end
 $$;
 
-comment on function pgcache.ai_check_owner() is 'Errors: 42501 for roles that do not own schema pgcache.';
+comment on function pgcache.check_owner() is 'Errors: 42501 for roles that do not own schema pgcache.';
 
 create or replace function pgcache.ai_configure(
     base_url text default null, api_key text default null, api_key_file text default null, model text default null,
@@ -30,7 +30,7 @@ as $$
 declare
     given record;
 begin
-    perform ai_check_owner();
+    perform check_owner();
     for given in
         select s.name, s.value, s.good, s.hint
         from (values
@@ -114,7 +114,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform ai_check_owner();
+    perform check_owner();
     if role is null or to_regrole(quote_ident(role)) is null then
         raise exception using errcode = 'PC010',
             message = format('there is no role %L', role),
@@ -135,7 +135,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform ai_check_owner();
+    perform check_owner();
     execute format('revoke execute on function ai_fetch(text, jsonb) from %I', role);
 end
 $$;

@@ -58,7 +58,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform ai_check_owner();
+    perform check_owner();
     if url = '' then
         delete from hot_secrets s where s.name = 'redis_url';
     elsif url is null or url !~ '^(rediss?|unix)://[^\s]+$' then
@@ -75,23 +75,17 @@ $$;
 comment on function pgcache.cache_hot_redis(text) is
 'Sets the Redis of the relay inside the server, redis://[:password@]host[:port][/database]; '''' removes it. Nothing shows it again. For the owner of schema pgcache. Errors: 42501, PC010.';
 
-create or replace function pgcache.hot_check_cron() returns void
-language plpgsql stable
+create or replace function pgcache.check_relay_cron() returns void
+language sql stable
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-begin
-    if to_regprocedure('cron.schedule(text,text,text)') is null then
-        raise exception using errcode = 'PC012',
-            message = 'pg_cron is not installed in this database',
-            hint = format(
-            'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L). Or run the relay outside of the server: python -m pgcache_py relay',
-            -- A name of its own: another database's job of the same name would be replaced.
-            'pgcache_hot_relay_' || current_database(), '* * * * *', 'CALL pgcache.hot_relay()', current_database());
-    end if;
-end
+    select check_cron(format(
+        'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L). Or run the relay outside of the server: python -m pgcache_py relay',
+        -- A name of its own: another database's job of the same name would be replaced.
+        'pgcache_hot_relay_' || current_database(), '* * * * *', 'CALL pgcache.hot_relay()', current_database()))
 $$;
 
-comment on function pgcache.hot_check_cron() is 'Errors: PC012 if this database has no pg_cron.';
+comment on function pgcache.check_relay_cron() is 'Errors: PC012 if this database has no pg_cron to run the relay with.';
 
 create or replace function pgcache.cache_hot_schedule() returns bigint
 language plpgsql volatile parallel unsafe
@@ -100,7 +94,7 @@ as $$
 declare
     job bigint;
 begin
-    perform ai_check_owner(), hot_check_cron();
+    perform check_owner(), check_relay_cron();
     if not exists (select from hot_secrets s where s.name = 'redis_url') then
         raise exception using errcode = 'PC030',
             message = 'no Redis is configured for the relay inside the server',
@@ -118,13 +112,9 @@ create or replace function pgcache.cache_hot_unschedule() returns boolean
 language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-declare
-    jobs integer;
 begin
-    perform ai_check_owner(), hot_check_cron();
-    execute 'select count(cron.unschedule(c.jobid)) from cron.job c'
-        ' where c.database = current_database() and c.jobname like ''pgcache\_hot\_relay%''' into jobs;
-    return jobs > 0;
+    perform check_owner(), check_relay_cron();
+    return unschedule('{pgcache_hot_relay}') > 0;
 end
 $$;
 

@@ -11,23 +11,44 @@ $$;
 
 comment on function pgcache.scheduled_jobs(text) is 'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
 
-create or replace function pgcache.check_cron() returns void
+create or replace function pgcache.check_cron(hint text) returns void
 language plpgsql stable
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
     if to_regprocedure('cron.schedule(text,text,text)') is null then
-        raise exception using errcode = 'PC012',
-            message = 'pg_cron is not installed in this database',
-            hint = format(
-            'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s), or call cache_upkeep from any other scheduler.',
-            coalesce(
-                (select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see'));
+        raise exception using errcode = 'PC012', message = 'pg_cron is not installed in this database', hint = hint;
     end if;
 end
 $$;
 
-comment on function pgcache.check_cron() is 'Errors: PC012 if this database has no pg_cron.';
+comment on function pgcache.check_cron(text) is 'Errors: PC012, with this hint, if this database has no pg_cron.';
+
+create or replace function pgcache.check_upkeep_cron() returns void
+language sql stable
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select check_cron(format(
+        'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s), or call cache_upkeep from any other scheduler.',
+        coalesce((select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see')))
+$$;
+
+comment on function pgcache.check_upkeep_cron() is 'Errors: PC012 if this database has no pg_cron to schedule the upkeep with.';
+
+create or replace function pgcache.unschedule(job_names text[]) returns integer
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+declare
+    jobs integer;
+begin
+    execute 'select count(cron.unschedule(c.jobid)) from cron.job c where c.database = current_database() and c.jobname = any($1)'
+    into jobs using job_names;
+    return jobs;
+end
+$$;
+
+comment on function pgcache.unschedule(text[]) is 'Removes jobs of pg_cron in this database by their names; returns how many.';
 
 -- By the catalog: to name a table in a schema that one may not use is an error.
 create or replace function pgcache.cron_has(table_name text, privilege text) returns boolean
@@ -48,7 +69,7 @@ language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_cron();
+    perform check_upkeep_cron();
     if schedule is null then
         raise exception using errcode = 'invalid_parameter_value';
     end if;
@@ -67,14 +88,9 @@ create or replace function pgcache.cache_unschedule() returns integer
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-declare
-    jobs integer;
 begin
-    perform check_cron();
-    execute 'select count(cron.unschedule(c.jobid)) from cron.job c'
-        ' where c.database = current_database() and c.jobname in (select j.job_name from pgcache.scheduled_jobs() j)'
-    into jobs;
-    return jobs;
+    perform check_upkeep_cron();
+    return unschedule(array(select j.job_name from scheduled_jobs() j));
 end
 $$;
 
