@@ -183,7 +183,7 @@ class AsyncCache:
         return {key: found[key] for key in keys if key in found}
 
     async def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
-        """Cache many values, all or none; returns how many were stored."""
+        """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         return await self._run(calls.SET_MANY, type, calls.json_object(values), calls.interval(ttl))
 
     async def delete_many(self, type: str, keys: Iterable[str]) -> int:
