@@ -200,7 +200,7 @@ begin
         return 0;
     end if;
     if registered.payload ? 'data' and registered.eviction <> 'none' then
-        return put_many(type, entries, moment, expires);
+        return put_many(type, entries, moment, expires, registered.sweep_every);
     end if;
     select count(*) filter (where put(type, e.key, e.value, ttl, true)) into stored
     from (select * from jsonb_each(entries) order by key collate "C") e;
@@ -217,23 +217,29 @@ set search_path to pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
-create or replace function pgcache.put_many(type text, entries jsonb, moment timestamptz, expires timestamptz) returns bigint
+create or replace function pgcache.put_many(
+    type text, entries jsonb, moment timestamptz, expires timestamptz, sweep_every integer
+) returns bigint
 language plpgsql volatile parallel unsafe
 set search_path to pgcache, pg_catalog, pg_temp
 as $body$
 #variable_conflict use_variable
 declare
     scope constant text := current_tenant();
+    clock constant regclass := 'pgcache.writes_' || type;
     stored bigint;
-    strikes integer;  -- how often the clock has shown 1
     bytes bigint;
 begin
     if @upserts    end if;
-    perform look_after(type, strikes, bytes);
+    if stored >= sweep_every then  -- it pays for itself
+        perform look_after(type, 0, bytes, stored);
+    else
+        perform look_after(type, (select count(*) from generate_series(1, stored) where nextval(clock) = 1)::integer, bytes);
+    end if;
     return stored;
 end
 $body$;
-comment on function pgcache.put_many(text, jsonb, timestamptz, timestamptz) is
+comment on function pgcache.put_many(text, jsonb, timestamptz, timestamptz, integer) is
 'Upserts entries of a JSON type, checked by cache_set_many_json; returns how many.';
 $function$, '@upserts', per_type($sql$type = '@type' then
         with upserted as (
@@ -246,9 +252,9 @@ $function$, '@upserts', per_type($sql$type = '@type' then
             on conflict on constraint @pkey do update
             set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
                 last_accessed_at = excluded.last_accessed_at
-            returning nextval('pgcache.writes_@type') as clock, pg_column_size(t.data) as size
+            returning pg_column_size(t.data) as size
         )
-        select count(*), count(*) filter (where p.clock = 1), sum(p.size) into stored, strikes, bytes from upserted p;
+        select count(*), sum(u.size) into stored, bytes from upserted u;
 $sql$, json_only => true));
 end
 $compile$;

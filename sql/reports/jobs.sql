@@ -11,9 +11,11 @@ declare
     cron_here constant boolean := cron_has('job', 'SELECT') and cron_has('job_run_details', 'SELECT');
 begin
     for job_name in select j.job_name from scheduled_jobs() j union all select 'pgcache_hot_relay' loop
-        select r.started_at, r.finished_at - r.started_at, r.outcome, r.removed, r.detail
+        select r.started_at, r.finished_at - r.started_at,
+            case when o.broke_off then 'failed' else r.outcome end, r.removed, case when o.broke_off then 'interrupted' else r.detail end
         into last_run, duration, outcome, removed, detail
-        from upkeep_runs r where r.job = job_runs.job_name order by r.run_id desc limit 1;
+        from upkeep_runs r cross join lateral (select r.outcome = 'running' and not goes_on(r) as broke_off) o
+        where r.job = job_runs.job_name order by r.run_id desc limit 1;
         schedule := null;
         active := null;
         if cron_here then

@@ -12,8 +12,19 @@ as $$
 #variable_conflict use_column
 declare
     registered cache_types;
-    pending record;
+    logged jsonb;
+    pending jsonb;
 begin
+    if not pg_is_in_recovery() then  -- what is logged and not folded yet counts too
+        logged := (
+            select jsonb_object_agg(l.type, jsonb_build_object('weight', l.weight, 'tokens', l.tokens, 'usd', l.usd))
+            from (
+                select l.type, sum(l.weight) as weight, sum(l.weight::bigint * l.tokens) as tokens,
+                    sum(l.weight::bigint * l.tokens * model_price(l.model)) / 1000000 as usd
+                from hit_log l group by l.type
+            ) l
+        );
+    end if;
     for registered in select * from types_here() t order by t.type loop
         type := registered.type;
         hits := counter_total(registered.type, 'hits');
@@ -43,14 +54,10 @@ begin
             $sql$, entry_size(registered.payload), registered.relation)
         into entries, valid, bytes, oldest, newest, entry_hits, max_hits using cache_now();
         expired := entries - valid;
-        -- What is logged and not folded yet counts too.
-        select coalesce(sum(l.weight), 0) as weight, coalesce(sum(l.weight::bigint * l.tokens), 0) as tokens,
-            coalesce(sum(l.weight::bigint * l.tokens * model_price(l.model)) / 1000000, 0) as usd
-        into pending
-        from hit_log l where l.type = registered.type;
-        tokens_saved := tokens_saved + pending.tokens;
-        money_saved := round(money_saved + pending.usd, 6);
-        if pending.weight > 0 then
+        pending := logged -> registered.type;
+        tokens_saved := tokens_saved + coalesce((pending ->> 'tokens')::bigint, 0);
+        money_saved := round(money_saved + coalesce((pending ->> 'usd')::numeric, 0), 6);
+        if pending is not null then
             execute format($sql$
                 select $1 + coalesce(sum(p.weight), 0), greatest($2, max(t.hit_count + p.weight))
                 from (

@@ -34,11 +34,13 @@ create or replace function pgcache.excess(type text, out entries bigint, out byt
 language sql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select greatest(0, counter(t.type, 'entries') - t.max_entries), greatest(0, counter(t.type, 'bytes') - t.max_bytes)
+    select  -- max: one row also of a type that evicts nothing
+        coalesce(max(greatest(0, counter(t.type, 'entries') - t.max_entries)), 0),
+        coalesce(max(greatest(0, counter(t.type, 'bytes') - t.max_bytes)), 0)
     from cache_types t where t.type = excess.type and t.eviction <> 'none'
 $$;
 
-comment on function pgcache.excess(text) is 'How far a type is over its limits, as last measured.';
+comment on function pgcache.excess(text) is 'How far a type that evicts is over its limits, as last measured.';
 
 create or replace function pgcache.cache_cleanup(type text default null) returns bigint
 language plpgsql volatile security definer
@@ -56,7 +58,7 @@ begin
         perform measure(registered.type);
         loop
             over := excess(registered.type);
-            exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;
+            exit when greatest(over.entries, over.bytes) = 0;
             batch := evict(registered, over.entries, over.bytes, 0);
             removed := removed + batch;
             exit when batch = 0;
@@ -69,6 +71,19 @@ $$;
 
 comment on function pgcache.cache_cleanup(text) is
 'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date; returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors: PC001, 25006.';
+
+create or replace function pgcache.goes_on(run upkeep_runs) returns boolean
+language sql stable parallel safe
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+    select pg_is_in_recovery() or exists (  -- a standby does not see the primary's sessions
+        select from pg_stat_activity a
+        -- Still in that call, as far as we may see it.
+        where a.pid = run.backend_pid and (a.query_start is null or a.state = 'active' and a.query_start <= run.started_at)
+    )
+$$;
+
+comment on function pgcache.goes_on(upkeep_runs) is 'Whether the session that began a run is still at it.';
 
 -- A procedure that commits cannot have a SET clause, so every name here is qualified.
 create or replace procedure pgcache.cache_upkeep()
@@ -87,12 +102,7 @@ begin
     perform pgcache.check_writable();
     update pgcache.upkeep_runs r
     set outcome = 'failed', detail = 'interrupted', finished_at = pg_catalog.clock_timestamp()
-    where r.outcome = 'running' and not exists (
-        select from pg_catalog.pg_stat_activity a
-        where a.pid = r.backend_pid and a.pid <> pg_catalog.pg_backend_pid()
-            -- Still in that call, as far as we may see it.
-            and (a.query_start is null or a.state = 'active' and a.query_start <= r.started_at)
-    );
+    where r.outcome = 'running' and not pgcache.goes_on(r);
     insert into pgcache.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
     returning run_id into run;
     commit;
@@ -119,7 +129,7 @@ begin
         while pgcache.is_here(registered) loop
             perform pgcache.measure(registered.type);
             over := pgcache.excess(registered.type);
-            exit when coalesce(greatest(over.entries, over.bytes), 0) = 0;
+            exit when greatest(over.entries, over.bytes) = 0;
             batch := pgcache.evict(registered, over.entries, over.bytes, 0);
             removed_total := removed_total + batch;
             commit;

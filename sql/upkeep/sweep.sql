@@ -119,17 +119,18 @@ $$;
 comment on function pgcache.ticks(text, text, bigint, bigint) is
 'Advances a clock of a type so many times; true if it showed 1, or 1 more than a multiple of due, on the way.';
 
-create or replace function pgcache.look_after(type text, strikes integer, bytes bigint) returns void
+create or replace function pgcache.look_after(type text, strikes integer, bytes bigint, batch bigint default 0) returns void
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     registered constant cache_types := check_type(type);
-    -- Values up to 2 kB come here only with a strike, which then stands for all of them.
-    volume constant float8 := case when bytes > 2048 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
+    -- Values up to 2 kB come here only with a strike, which then stands for all of them, or in a batch.
+    volume constant float8 := case when bytes > 2048 or batch > 0 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
     volume_ticks constant bigint := least(coalesce(floor(volume / registered.volume_unit + random()), 0), 100000);
-    -- Writes of this transaction that are due, and whether a measurement is. Undone with them by a rollback to a savepoint.
+    -- What of this transaction is due: writes for which the clock has struck, whether to measure, and writes in batches.
+    -- Undone with them by a rollback to a savepoint.
     setting constant text := 'pgcache.due_' || type;
     due constant bigint[] := nullif(current_setting(setting, true), '')::bigint[];
     measure_due boolean := false;
@@ -138,8 +139,8 @@ begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
         perform check_room(registered, bytes);
     end if;
-    if strikes > 0 then
-        measure_due := ticks(type, 'sweeps', strikes, registered.measure_every);
+    if strikes > 0 or batch > 0 then
+        measure_due := ticks(type, 'sweeps', strikes + batch / registered.sweep_every, registered.measure_every);
     end if;
     if volume_ticks > 0 then
         measure_due := ticks(type, 'volume', volume_ticks, 16) or measure_due;
@@ -147,7 +148,7 @@ begin
     if measure_due and registered.eviction = 'none' then
         perform measure(type);
     end if;
-    if strikes > 0 or measure_due then
+    if strikes > 0 or batch > 0 or measure_due then
         if due is null then
             begin
                 insert into hand_passes (type, position, passed_at, due) values (type, counter(type, 'hand'), cache_now(), true);
@@ -159,13 +160,13 @@ begin
             writes := writes + hurry(registered, others_at_it(type, false));
         end if;
         perform set_config(setting, array[
-            coalesce(due[1], 0) + writes, greatest(due[2], measure_due::integer)]::text, true);
+            coalesce(due[1], 0) + writes, greatest(due[2], measure_due::integer), coalesce(due[3], 0) + batch]::text, true);
     end if;
 end
 $$;
 
-comment on function pgcache.look_after(text, integer, bigint) is
-'What a write does when its type''s clock strikes, or when its value has more than 2 kB: ticks the clocks of the measurements, and has the commit make room. Errors: PC009.';
+comment on function pgcache.look_after(text, integer, bigint, bigint) is
+'What a write does when its type''s clock strikes, or when its value has more than 2 kB, or a batch that has not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors: PC009.';
 
 create or replace function pgcache.pay_at_commit() returns trigger
 language plpgsql volatile security definer
@@ -179,7 +180,7 @@ declare
 begin
     select * into registered from cache_types t where t.type = new.type;
     if found and due is not null then  -- the transaction may have dropped the type
-        perform set_config(setting, '', true), make_room(registered, due[1], due[2] > 0);
+        perform set_config(setting, '', true), make_room(registered, due[1], due[3], due[2] > 0);
     end if;
     return null;
 end
@@ -200,7 +201,7 @@ begin
 end
 $$;
 
-create or replace function pgcache.make_room(registered cache_types, writes bigint, measure_due boolean) returns void
+create or replace function pgcache.make_room(registered cache_types, writes bigint, batch bigint, measure_due boolean) returns void
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
@@ -223,6 +224,7 @@ begin
     if others > 0 and writes > 0 then
         writes := writes - registered.sweep_every + greatest(1, registered.sweep_every / others / others) + hurry(registered, others);
     end if;
+    writes := writes + batch;
     if current_setting('transaction_isolation') = 'read committed' then  -- the others fail at what has changed since they began
         perform fold_hits();
     end if;
@@ -257,8 +259,8 @@ exception when serialization_failure or deadlock_detected or lock_not_available 
 end
 $$;
 
-comment on function pgcache.make_room(cache_types, bigint, boolean) is
-'The share of upkeep that falls on so many writes: folds hits, measures the type if that is due, sweeps a few windows. Never fails the write.';
+comment on function pgcache.make_room(cache_types, bigint, bigint, boolean) is
+'The share of upkeep that falls on so many writes, by the clock and in batches: folds hits, measures the type if that is due, sweeps a few windows. Never fails the write.';
 
 create or replace function pgcache.others_at_it(type text, join_in boolean) returns bigint
 language plpgsql volatile
@@ -312,6 +314,7 @@ declare
     blocks constant bigint := heap_blocks(registered.relation);
     chunks constant bigint := (blocks + 7) / 8;
     entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(1, counter(type, 'blocks')));
+    bytes_per_entry constant float8 := greatest(1, counter(type, 'bytes') / greatest(1.0, counter(type, 'entries')));
     to_visit bigint := ceil(visit_entries / entries_per_chunk);
     removed bigint := 0;
     wanted bigint;
@@ -320,10 +323,11 @@ declare
     read_since timestamptz;
     swept record;
 begin
-    for attempt in 1..least(16 + greatest(need_entries, visit_entries) / 1000, 1000) loop
+    for attempt in 1..least(16 + greatest(need_entries, visit_entries, need_bytes / bytes_per_entry) / 1000, 1000)::integer loop
         exit when chunks = 0;
         -- Ever more in the end: a small type may sit in a few blocks of a long table that vacuum has not shortened.
-        wanted := least(64, greatest(to_visit, ceil(need_entries * 4 / entries_per_chunk), 1) * 2 ^ greatest(0, attempt - 5));
+        wanted := greatest(to_visit, ceil(greatest(need_entries, need_bytes / bytes_per_entry) * 4 / entries_per_chunk), 1);
+        wanted := least(64, wanted * 2 ^ greatest(0, attempt - 5));
         if wanted >= chunks then
             wanted := chunks;
             first_chunk := 0;

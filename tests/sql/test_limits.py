@@ -305,6 +305,36 @@ def test_limits_hold_for_concurrent_sessions(new_session: NewSession, limit: int
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(("limit", "batch"), [(2000, 10), (2000, 50), (10_000, 100)])
+def test_limits_hold_for_concurrent_batches(new_session: NewSession, limit: int, batch: int) -> None:
+    sessions = [new_session() for _ in range(4)]
+    watcher = new_session()
+    watcher("SELECT cache_create_type('mine', max_entries => %s)", limit)
+    sizes: list[int] = []
+    running = len(sessions)
+
+    def write(number: int) -> None:
+        nonlocal running
+        try:
+            for keys in steps(limit, batch):
+                sessions[number](
+                    f"SELECT cache_set_many_json('mine', jsonb_object_agg('{number} ' || i, i))"
+                    f" FROM generate_series({keys}) i".replace(" .. ", ", ")
+                )
+        finally:
+            running -= 1
+
+    def watch() -> None:
+        while running:
+            sizes.append(entries(watcher))
+
+    at_once(watch, *(lambda number=number: write(number) for number in range(len(sessions))))
+    sizes.append(entries(watcher))
+    assert max(sizes) <= limit * TOLERANCE
+    assert sizes[-1] >= limit * 0.8
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
 def test_limits_hold_for_concurrent_transactions_of_many_writes(new_session: NewSession, isolation: str) -> None:
     sessions = [new_session() for _ in range(4)]
@@ -344,6 +374,14 @@ def test_limits_hold_after_truncating(ask: Session) -> None:
         assert max(sizes) <= ENTRIES * TOLERANCE
         assert sizes[-1] >= ENTRIES * 0.9
         ask(empty)
+
+
+def test_a_limit_of_bytes_that_is_lowered_is_reached_soon(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine')")
+    ask("SELECT count(cache_set('mine', 'k' || i, to_jsonb(repeat('x', 700)))) FROM generate_series(1, 10000) i")
+    ask("SELECT cache_configure('mine', max_bytes => 100000)")
+    singly(ask, "1 .. 50", key="'new ' || i")
+    assert entry_bytes(ask, "mine") <= 100_000 * TOLERANCE
 
 
 def test_a_limit_that_is_lowered_is_reached_soon(ask: Session) -> None:

@@ -48,6 +48,28 @@ def test_cleanup_does_it_all(ask: Session) -> None:
     assert ask("SELECT cache_cleanup('mine')") == 0
 
 
+@pytest.mark.parametrize("eviction", ["lru", "cost", "fifo", "none"])
+def test_clean_up_passes_over_no_policy(ask: Session, eviction: str) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine', max_entries => 5, max_bytes => 10000, eviction => %s)", eviction)
+    ask("SELECT cache_set('mine', 'k', '1', '1 minute'), cache_set('store', 'k', '1', '1 minute')")
+    ask.advance("1 minute")
+    assert ask("SELECT cache_cleanup()") == 2
+    ask("SELECT cache_set('mine', 'k', '1', '1 minute'), cache_set('store', 'k', '1', '1 minute')")
+    ask.advance("1 minute")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT sum(entries) FROM cache_stats") == 0
+
+
+def test_a_run_that_broke_off_is_not_running(ask: Session) -> None:
+    ask("ALTER TABLE stats_snapshots RENAME TO away")
+    with refused("42P01"):
+        ask("CALL cache_upkeep()")
+    rows = ask.rows("SELECT outcome, detail FROM cache_jobs WHERE job_name = 'pgcache_upkeep'")
+    assert rows == [("failed", "interrupted")]
+    assert ask("SELECT status FROM cache_health() WHERE check_name = 'upkeep: pgcache_upkeep'") == "critical"
+
+
 def test_upkeep_records_its_run(ask: Session) -> None:
     ask("SELECT count(cache_set('store', 'k' || i, '1', '1 minute')) FROM generate_series(1, 20) i")
     ask.advance("1 minute")
