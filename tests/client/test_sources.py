@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -293,6 +293,15 @@ def test_a_cancelled_task_leaves_the_cache_usable(dsn: str, db: psycopg.Connecti
     asyncio.run(scenario())
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that a shell started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_the_cache_usable(dsn: str, db: psycopg.Connection) -> None:
     with Cache(dsn) as cache:
         cache.set("store", "k", 1)
