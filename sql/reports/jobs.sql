@@ -9,13 +9,17 @@ as $$
 declare
     patience constant interval := cache_setting('overdue_after')::interval;
     cron_here constant boolean := cron_has('job', 'SELECT') and cron_has('job_run_details', 'SELECT');
+    own record;
 begin
     for job_name in select j.job_name from scheduled_jobs() j union all select 'pgcache_hot_relay' loop
-        select r.started_at, r.finished_at - r.started_at,
-            case when o.broke_off then 'failed' else r.outcome end, r.removed, case when o.broke_off then 'interrupted' else r.detail end
-        into last_run, duration, outcome, removed, detail
+        select r.started_at, r.finished_at - r.started_at as duration, r.removed,
+            case when o.broke_off then 'failed' else r.outcome end as outcome,
+            case when o.broke_off then 'interrupted' else r.detail end as detail
+        into own
         from upkeep_runs r cross join lateral (select r.outcome = 'running' and not goes_on(r) as broke_off) o
         where r.job = job_runs.job_name order by r.run_id desc limit 1;
+        removed := own.removed;
+        last_run := null;
         schedule := null;
         active := null;
         if cron_here then
@@ -29,12 +33,13 @@ begin
                 ' and d.start_time is not null and d.start_time >= coalesce($2, ''-infinity'')'
                 -- One run of the relay follows the other: what counts is how the last one ended.
                 ' order by d.end_time is null and c.jobname = ''pgcache_hot_relay'', d.start_time desc limit 1'
-            into last_run, duration, outcome, detail using job_name, last_run - interval '1 minute';
-            if last_run is null then
-                select r.started_at, r.finished_at - r.started_at, r.outcome, r.detail
-                into last_run, duration, outcome, detail
-                from upkeep_runs r where r.job = job_runs.job_name order by r.run_id desc limit 1;
-            end if;
+            into last_run, duration, outcome, detail using job_name, own.started_at - interval '1 minute';
+        end if;
+        if last_run is null then
+            last_run := own.started_at;
+            duration := own.duration;
+            outcome := own.outcome;
+            detail := own.detail;
         end if;
         -- Newly scheduled jobs are given time; jobs that nobody schedules (here) are judged by their runs alone.
         overdue := case

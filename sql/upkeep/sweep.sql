@@ -319,7 +319,7 @@ declare
     removed bigint := 0;
     wanted bigint;
     hand bigint;
-    first_chunk bigint;
+    whole boolean;  -- the heap; else a window to its end at most
     read_since timestamptz;
     swept record;
 begin
@@ -328,19 +328,13 @@ begin
         -- Ever more in the end: a small type may sit in a few blocks of a long table that vacuum has not shortened.
         wanted := greatest(to_visit, ceil(greatest(need_entries, need_bytes / bytes_per_entry) * 4 / entries_per_chunk), 1);
         wanted := least(64, wanted * 2 ^ greatest(0, attempt - 5));
-        if wanted >= chunks then
-            wanted := chunks;
-            first_chunk := 0;
-            hand := advance_hand(type, wanted);
-        else  -- to the end of the heap at most
-            wanted := least(wanted, chunks - (counter(type, 'hand') + 1) % chunks);
-            hand := advance_hand(type, wanted);
-            first_chunk := hand % chunks;
-        end if;
+        whole := wanted >= chunks;
+        wanted := case when whole then chunks else least(wanted, chunks - (counter(type, 'hand') + 1) % chunks) end;
+        hand := advance_hand(type, wanted);
         read_since := (
             select p.passed_at from hand_passes p
             where p.type = type and p.position <= hand - chunks and not p.due order by p.position desc limit 1);
-        swept := sweep(registered, first_chunk * 8, wanted * 8, need_entries, need_bytes, read_since);
+        swept := sweep(registered, case when whole then 0 else hand % chunks * 8 end, wanted * 8, need_entries, need_bytes, read_since);
         insert into hand_passes (type, position, passed_at) values (type, hand, cache_now());
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;
