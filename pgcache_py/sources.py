@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 # Their order matters, the order of the files within one of them does not: bodies are not checked while they load.
-FOLDERS = ("core", "caches", "hot", "upkeep", "reports")
+CODE = ("core/*.sql", "caches/*.sql", "hot/*.sql", "upkeep/*.sql", "reports/*.sql", "prepare.sql")
 # One installation at a time per database. The number spells "pgcache".
 LOCK = int.from_bytes(b"pgcache", "big")
 
@@ -158,7 +158,7 @@ def load(root: Path | None = None) -> Sources:
     return Sources(
         bootstrap=_read(sql, sql / "bootstrap.sql"),
         migrations=tuple(_migrations(sql)),
-        code=tuple(_read(sql, path) for folder in FOLDERS for path in sorted((sql / folder).glob("*.sql"))),
+        code=tuple(_read(sql, path) for part in CODE for path in sorted(sql.glob(part))),
         plpython=tuple(_with_includes(plpython, path) for path in sorted(plpython.glob("*.sql"))),
         grants=tuple(_read(sql, path) for path in [sql / "grants.sql"] if path.exists()),
     )

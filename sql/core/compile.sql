@@ -7,7 +7,8 @@ set search_path to pgcache, pg_catalog, pg_temp
 as $$
     select
         compile_clock(), compile_settings(),
-        compile_get(), compile_get_many(), compile_get_many_json(), compile_put(), compile_put_many()
+        compile_get(), compile_get_many(), compile_get_many_json(), compile_put(), compile_put_many(),
+        compile_fold(), compile_count(), compile_sweep()
 $$;
 
 comment on function pgcache.compile_types() is
@@ -19,11 +20,13 @@ set search_path to pgcache, pg_catalog, pg_temp
 as $$
     select string_agg(
         regexp_replace(
-            replace(replace(replace(replace(replace(template,
+            replace(replace(replace(replace(replace(replace(replace(template,
                 '@type', t.type),
                 '@table', 'pgcache.' || quote_ident(c.relname)),
                 '@pkey', quote_ident(k.conname)),
                 '@value', value_of(t.payload)),
+                '@size', entry_size(t.payload)),
+                '@score', eviction_score(t.eviction, t.payload)),
                 -- A standby has nothing of an UNLOGGED table: there its entries are misses.
                 '@readable', case when is_logged(t.type) then '' else ' and not pg_catalog.pg_is_in_recovery()' end),
             '@tokens{([^}]*)}', case when t.payload ? 'tokens_used' then '\1' else '' end, 'g'),
@@ -35,7 +38,7 @@ as $$
 $$;
 
 comment on function pgcache.per_type(text, boolean) is
-'The branches of an IF, one for each type, or each JSON type: the template with the type for @type, its table for @table, the constraint of its primary key for @pkey, the JSON value of an entry t for @value, a further condition to read it for @readable; what stands in @tokens{} is left out of types without tokens.';
+'The branches of an IF, one for each type, or each JSON type: the template with the type for @type, its table for @table, the constraint of its primary key for @pkey, for @value, @size and @score the JSON value, the size in bytes and the eviction score of an entry t, a further condition to read it for @readable; what stands in @tokens{} is left out of types without tokens.';
 
 -- A look-up of the registry would cost a set an eighth of its time. So the settings that a set needs are compiled into
 -- functions, whose calls the planner folds into constants; it plans anew when they change.

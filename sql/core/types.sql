@@ -6,10 +6,10 @@
 create or replace function pgcache.counter_names() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
-as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
+as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'lap_began', 'lap_took', 'entries', 'bytes', 'blocks'] $$;
 
 comment on function pgcache.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited; lap_began, lap_took: when it last began a lap (since 1970), and how long the last one took, in microseconds. entries, bytes, blocks: as last measured.';
 
 create or replace function pgcache.counter(type text, counter text) returns bigint
 language sql volatile parallel safe
@@ -222,7 +222,7 @@ begin
     if enabled = false then
         execute format('delete from %s', before.relation);
     end if;
-    if max_entries is not null or max_bytes is not null or reset && '{max_entries,max_bytes}' then
+    if max_entries is not null or max_bytes is not null or eviction is not null or reset && '{max_entries,max_bytes}' then
         perform set_clocks(type), measure(type);
     end if;
 end
@@ -274,7 +274,6 @@ begin
     execute format('drop table %s', registered.relation);
     delete from cache_types t where t.type = type;
     delete from counters_seen s where s.type = type;
-    delete from hand_passes p where p.type = type;
     delete from hit_log l where l.type = type;
     foreach counter in array counter_names() loop
         execute format('drop sequence pgcache.%I', counter || '_' || type);
@@ -285,6 +284,3 @@ $$;
 
 comment on function pgcache.cache_drop_type(text) is
 'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
-
-select pgcache.prepare_type(type) from pgcache.cache_types order by type;
-select pgcache.compile_types();

@@ -17,11 +17,11 @@ create table pgcache.cache_types (
     -- Once in sweep_every writes one of them looks after the type; once in measure_every of those times, that is after
     -- writes of 1/50 of max_entries, or of 16 volume_units of bytes, it measures the type against its limits.
     sweep_every integer not null generated always as (
-        greatest(1, least(256, coalesce(max_entries, 12800) / 50, coalesce(max_bytes, 20971520) / 81920))
+        greatest(1, least(256, coalesce(max_entries, 25600) / 100, coalesce(max_bytes, 20971520) / 81920))
     ) stored,
     measure_every bigint not null generated always as (
         greatest(1, coalesce(max_entries, 4611686018427387904) / 50
-        / greatest(1, least(256, coalesce(max_entries, 12800) / 50, coalesce(max_bytes, 20971520) / 81920)))
+        / greatest(1, least(256, coalesce(max_entries, 25600) / 100, coalesce(max_bytes, 20971520) / 81920)))
     ) stored,
     volume_unit float8 generated always as (max_bytes / 640.0) stored,
     created_at timestamptz not null default now()
@@ -226,16 +226,11 @@ create unlogged table pgcache.hit_log (
 comment on table pgcache.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 
--- Where the hand of each sweep was, and when: tells what was read since it last passed.
-create unlogged table pgcache.hand_passes (
-    type text not null,
-    position bigint not null,
-    passed_at timestamptz not null,
-    due boolean not null default false
+create unlogged table pgcache.room_due (
+    type text not null
 );
-comment on table pgcache.hand_passes is
-'When the sweep''s hand passed which part of a type''s table. due: a write has called for the share of upkeep that falls on it, and its commit pays it. UNLOGGED: a crash empties it.';
-create index hand_passes_position on pgcache.hand_passes (type, position);
+comment on table pgcache.room_due is
+'A row while a transaction that has written a type is to make room in it. A trigger, deferred to the commit, does so and deletes the row.';
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost
 -- exactly when the sequences restart.

@@ -8,7 +8,6 @@ set search_path to pgcache, pg_catalog, pg_temp
 as $$
 declare
     lines hit_log[];
-    folded record;
 begin
     if not pg_try_advisory_xact_lock(hashtext('pgcache.fold_hits')) then
         return 0;  -- another session is at it, and nobody should wait for that
@@ -34,46 +33,61 @@ begin
         group by m.type
     ) saved
     where s.type = saved.type;
-    for folded in
-        select t.type, t.relation, t.hit_tracking from cache_types t
-        where t.type in (select l.type from unnest(lines) l)
-    loop
-        -- An entry that another session has locked gets its hits back into the log, for the next time.
-        execute format($sql$
-            with hits as materialized (
-                select l.tenant, l.cache_key, sum(l.weight) as weight, max(l.hit_at) as hit_at
-                from unnest($1) l where l.type = $2 group by 1, 2
-            ), updated as (
-                update %1$s t
-                set hit_count = t.hit_count + u.weight, last_accessed_at = greatest(t.last_accessed_at, u.hit_at),
-                    hit_weight = hit_weight_at($3, t.hit_count + u.weight)
-                from (
-                    select f.row_id, h.weight, h.hit_at
-                    from hits h
-                    cross join lateral (
-                        select e.ctid as row_id from %1$s e
-                        where e.tenant = h.tenant and e.cache_key = h.cache_key
-                        for no key update skip locked
-                    ) f
-                ) u
-                where t.ctid = u.row_id
-                returning t.tenant, t.cache_key
-            )
-            insert into hit_log (type, tenant, cache_key, weight, hit_at)
-            select $2, h.tenant, h.cache_key, h.weight, h.hit_at
-            from hits h
-            inner join %1$s e on e.tenant = h.tenant and e.cache_key = h.cache_key
-            left join updated u on u.tenant = h.tenant and u.cache_key = h.cache_key
-            where u.cache_key is null
-            $sql$, folded.relation)
-        using lines, folded.type, folded.hit_tracking;
-    end loop;
+    perform fold_lines(t.type, t.hit_tracking, lines) from cache_types t where t.type in (select l.type from unnest(lines) l);
     return cardinality(lines);
 end
 $$;
 
 comment on function pgcache.fold_hits(integer, integer, integer) is
 'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000), those of part 0, 1, ... of so many parts of the keys (default: of all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
+
+-- As compile_sweep.
+create or replace function pgcache.compile_fold() returns void
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $compile$
+begin
+    execute replace($function$
+create or replace function pgcache.fold_lines(type text, hit_tracking text, lines pgcache.hit_log[]) returns void
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+set enable_seqscan to off
+as $body$
+#variable_conflict use_variable
+begin
+    if @folds    end if;
+end
+$body$;
+comment on function pgcache.fold_lines(text, text, pgcache.hit_log[]) is
+'Adds the hits in lines of the hit log to the entries of a type. Those of entries that another session has locked go back into the log, for the next time.';
+$function$, '@folds', per_type($sql$type = '@type' then
+        with hits as materialized (
+            select h.*, e.row_id
+            from (
+                select l.tenant, l.cache_key, sum(l.weight) as weight, max(l.hit_at) as hit_at
+                from unnest(lines) l where l.type = '@type' group by 1, 2
+            ) h
+            left join lateral (
+                select t.ctid as row_id from @table t
+                where t.tenant = h.tenant and t.cache_key = h.cache_key
+                for no key update skip locked
+            ) e on true
+        ), updated as (
+            update @table t
+            set hit_count = t.hit_count + h.weight, last_accessed_at = greatest(t.last_accessed_at, h.hit_at),
+                hit_weight = hit_weight_at(hit_tracking, t.hit_count + h.weight)
+            from hits h where t.ctid = h.row_id
+        )
+        insert into hit_log (type, tenant, cache_key, weight, hit_at)
+        select '@type', h.tenant, h.cache_key, h.weight, h.hit_at
+        from hits h
+        where h.row_id is null
+            and exists (select from @table t where t.tenant = h.tenant and t.cache_key = h.cache_key);
+$sql$));
+end
+$compile$;
+
+comment on function pgcache.compile_fold() is 'Writes fold_lines for the types that there are; run whenever they change.';
 
 -- Not until the log is empty: readers fill it all the while, and the hits of entries that are locked stay in it.
 create or replace function pgcache.fold_log() returns void

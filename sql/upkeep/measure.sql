@@ -1,50 +1,71 @@
 -- How much a type holds.
 
-create or replace function pgcache.count_entries(registered cache_types, max_blocks bigint, out entries bigint, out bytes bigint)
+-- As compile_sweep.
+create or replace function pgcache.compile_count() returns void
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
-as $$
-declare
-    blocks constant bigint := heap_blocks(registered.relation);
-    -- Of more than max_blocks, runs of 8 that are evenly spread.
-    stride constant bigint := greatest(8, blocks * 8 / max_blocks);
+as $compile$
 begin
-    execute format($sql$
-        select coalesce(sum(s.entries) * $2 / 8, 0), coalesce(sum(s.bytes) * $2 / 8, 0)
-        from generate_series(floor(random() * ($2 - 7))::bigint, $1 - 1, $2) b (first_block)
-        cross join lateral (
-            select count(*) as entries, sum(%s) as bytes from %s t
-            where t.ctid >= format('(%%s,0)', b.first_block)::tid and t.ctid < format('(%%s,0)', b.first_block + 8)::tid
-                %s
-        ) s
-        $sql$, entry_size(registered.payload), registered.relation,
-        case when registered.eviction = 'none' then 'and (t.expires_at is null or t.expires_at > $3)' else '' end)
-    into entries, bytes using blocks, stride, cache_now();
+    execute replace($function$
+create or replace function pgcache.count_entries(type text, max_blocks bigint, out entries bigint, out bytes bigint)
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+set enable_seqscan to off
+as $body$
+#variable_conflict use_variable
+declare
+    moment constant timestamptz := cache_now();
+    blocks bigint;
+    run bigint;  -- so many blocks are read at a stretch
+    stride bigint;
+begin
+    if @counts    end if;
 end
-$$;
-
-comment on function pgcache.count_entries(cache_types, bigint) is
+$body$;
+comment on function pgcache.count_entries(text, bigint) is
 'Entries and bytes of a type: a count up to max_blocks blocks, beyond that an estimate from so many. Of types that evict nothing, what has expired does not count.';
+$function$, '@counts', per_type($sql$type = '@type' then
+        blocks := heap_blocks('@table');
+        run := case when blocks > max_blocks then 8 else greatest(blocks, 1) end;
+        stride := greatest(run, blocks * run / max_blocks);
+        select coalesce(sum(s.entries) * stride / run, 0), coalesce(sum(s.bytes) * stride / run, 0)
+        into entries, bytes
+        from generate_series(floor(random() * (stride - run + 1))::bigint, blocks - 1, stride) b (first_block)
+        cross join lateral (
+            select count(*) as entries, sum((@size)::integer) as bytes from @table t
+            where t.ctid >= format('(%s,0)', b.first_block)::tid and t.ctid < format('(%s,0)', b.first_block + run)::tid
+                and (not type_may_be_full('@type') or t.expires_at is null or t.expires_at > moment)
+        ) s;
+$sql$));
+end
+$compile$;
 
-create or replace function pgcache.measure(type text) returns void
+comment on function pgcache.compile_count() is 'Writes count_entries for the types that there are; run whenever they change.';
+
+create or replace function pgcache.measure(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
     registered constant cache_types := check_type(type);
-    held record := count_entries(registered, 4096);
+    held record := count_entries(type, 4096);
 begin
-    perform set_counter(type, 'entries', held.entries), set_counter(type, 'bytes', held.bytes),
-        set_counter(type, 'blocks', heap_blocks(registered.relation));
+    entries := held.entries;
+    bytes := held.bytes;
+    perform set_counter(type, 'bytes', bytes), set_counter(type, 'blocks', heap_blocks(registered.relation)),
+        -- Where sets count in their entries themselves, in has_room, those are more that nobody else sees yet.
+        set_counter(type, 'entries', case when registered.eviction = 'none' then greatest(entries, counter(type, 'entries')) else entries end);
 end
 $$;
 
 comment on function pgcache.measure(text) is
 'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
 
-create or replace function pgcache.set_counter(type text, counter text, value bigint) returns void
+create or replace function pgcache.set_counter(type text, counter text, value bigint) returns bigint
 language sql volatile
-set search_path to pgcache, pg_catalog, pg_temp
-as $$ select setval(format('pgcache.%I', counter || '_' || type)::regclass, greatest(0, value)) $$;
+as $$
+    select pg_catalog.setval(pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass, greatest(0, value))
+$$;
 
 comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks, or the clock writes.';

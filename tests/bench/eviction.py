@@ -80,7 +80,7 @@ def replay(database: Database, type: str, requests: Sequence[int], answers: Sequ
         ).fetchone()  # fmt: skip
         done.hits, done.saved = row or (0, 0)
         done.sizes.append(database.value(f"SELECT count(*) FROM {relation}"))
-        database.run(f"VACUUM {relation}, pgcache.hit_log, pgcache.hand_passes")
+        database.run(f"VACUUM {relation}, pgcache.hit_log, pgcache.room_due")
     return done
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcache_py.sources import FOLDERS, load
+from pgcache_py.sources import CODE, load
 
 PROJECT = Path(__file__).parents[2]
 
@@ -25,13 +25,13 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 def test_order(tmp_path: Path) -> None:
     files = {
         "sql/grants.sql": "", "sql/reports/a.sql": "", "sql/core/b.sql": "", "sql/core/a.sql": "",
-        "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/README.md": "",
+        "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/prepare.sql": "", "sql/README.md": "",
         "sql/migrations/0002_second.sql": "", "sql/migrations/0001_first.sql": "", "plpython/worker.sql": "",
     }  # fmt: skip
     sources = load(tree(tmp_path, files))
     assert [(m.version, m.title) for m in sources.migrations] == [(1, "0001_first"), (2, "0002_second")]
     assert [script.name for script in sources.code] == [
-        "core/a.sql", "core/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql",
+        "core/a.sql", "core/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql", "prepare.sql",
     ]  # fmt: skip
     assert [script.name for script in (*sources.plpython, *sources.grants)] == ["plpython/worker.sql", "grants.sql"]
 
@@ -50,7 +50,7 @@ def test_python_bodies_are_included(tmp_path: Path) -> None:
 
 def test_the_digest_follows_every_file_but_not_its_line_ends(tmp_path: Path) -> None:
     names = ["sql/bootstrap.sql", "sql/migrations/0001_first.sql", "sql/grants.sql"]
-    names += [f"sql/{folder}/a.sql" for folder in FOLDERS]
+    names += [f"sql/{part.replace('*', 'a')}" for part in CODE]
     original = load(tree(tmp_path, dict.fromkeys(names, "SELECT 1;\n"))).digest
     for name in names:
         (tmp_path / name).write_text("SELECT 2;\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 
 from tests.sql.conftest import NewSession
@@ -276,21 +277,33 @@ def test_max_bytes_of_embeddings_holds(ask: Session) -> None:
     assert sizes[-1] >= 1_600_000
 
 
-@pytest.mark.parametrize(
-    ("limit", "writers"), [(100, 2), (100, 8), (500, 4), (500, 8), (2000, 2), (2000, 6), (2000, 8), (5000, 8)]
-)
-def test_limits_hold_for_concurrent_sessions(new_session: NewSession, limit: int, writers: int) -> None:
-    sessions = [new_session() for _ in range(writers)]
-    watcher = new_session()
-    watcher("SELECT cache_create_type('mine', max_entries => %s)", limit)
+# How a session writes several keys, `{key}`, and i from {first} to {last}.
+SEVERAL_AT_ONCE = {
+    "batch": "SELECT cache_set_many_json('mine', jsonb_object_agg({key}, i)) FROM generate_series({first}, {last}) i",
+    "statement": "SELECT count(cache_set('mine', {key}, '1')) FROM generate_series({first}, {last}) i",
+    "transaction": "DO $$ BEGIN FOR i IN {first} .. {last} LOOP PERFORM cache_set('mine', {key}, '1'); END LOOP; END $$",
+    "each": "DO $$ BEGIN FOR i IN {first} .. {last} LOOP PERFORM cache_set('mine', {key}, '1'); COMMIT; END LOOP; END $$",
+}
+
+
+def sizes_while_written(
+    sessions: list[Session], how: str, total: int, at_a_time: int, *, until_refused: bool = False
+) -> list[int]:
+    """How many entries others see while all sessions write new keys, and at the end."""
+    watcher, *writers = sessions
     sizes: list[int] = []
-    running = writers
+    running = len(writers)
 
     def write(number: int) -> None:
         nonlocal running
         try:
-            for keys in steps(limit * 2 // writers + 50, 50):
-                singly(sessions[number], keys, key=f"'{number} ' || i")
+            for first in range(0, total // len(writers) + at_a_time, at_a_time):
+                writers[number](
+                    SEVERAL_AT_ONCE[how].format(key=f"'{number} ' || i", first=first, last=first + at_a_time - 1)
+                )
+        except psycopg.Error as error:
+            assert until_refused, error
+            assert error.sqlstate == "PC009"
         finally:
             running -= 1
 
@@ -298,61 +311,59 @@ def test_limits_hold_for_concurrent_sessions(new_session: NewSession, limit: int
         while running:
             sizes.append(entries(watcher))
 
-    at_once(watch, *(lambda number=number: write(number) for number in range(writers)))
-    sizes.append(entries(watcher))
+    at_once(watch, *(lambda number=number: write(number) for number in range(len(writers))))
+    return [*sizes, entries(watcher)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "writers"), [(100, 2), (100, 8), (500, 4), (500, 8), (2000, 2), (2000, 20), (5000, 8)]
+)
+def test_limits_hold_for_concurrent_sessions(new_session: NewSession, limit: int, writers: int) -> None:
+    sessions = [new_session() for _ in range(1 + writers)]
+    sessions[0]("SELECT cache_create_type('mine', max_entries => %s)", limit)
+    sizes = sizes_while_written(sessions, "each", limit * 2, 50)
     assert max(sizes) <= limit * TOLERANCE
     assert sizes[-1] >= limit * 0.9
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("limit", "batch"), [(2000, 10), (2000, 50), (10_000, 100)])
-def test_limits_hold_for_concurrent_batches(new_session: NewSession, limit: int, batch: int) -> None:
-    sessions = [new_session() for _ in range(4)]
-    watcher = new_session()
-    watcher("SELECT cache_create_type('mine', max_entries => %s)", limit)
-    sizes: list[int] = []
-    running = len(sessions)
-
-    def write(number: int) -> None:
-        nonlocal running
-        try:
-            for keys in steps(limit, batch):
-                sessions[number](
-                    f"SELECT cache_set_many_json('mine', jsonb_object_agg('{number} ' || i, i))"
-                    f" FROM generate_series({keys}) i".replace(" .. ", ", ")
-                )
-        finally:
-            running -= 1
-
-    def watch() -> None:
-        while running:
-            sizes.append(entries(watcher))
-
-    at_once(watch, *(lambda number=number: write(number) for number in range(len(sessions))))
-    sizes.append(entries(watcher))
+@pytest.mark.parametrize("how", ["batch", "statement", "transaction"])
+@pytest.mark.parametrize(("limit", "at_a_time", "writers"), [(500, 7, 4), (1000, 20, 8), (1000, 150, 8), (10_000, 100, 4)])
+def test_limits_hold_for_concurrent_writers_of_several_keys(
+    new_session: NewSession, how: str, limit: int, at_a_time: int, writers: int
+) -> None:
+    sessions = [new_session() for _ in range(1 + writers)]
+    sessions[0]("SELECT cache_create_type('mine', max_entries => %s)", limit)
+    sizes = sizes_while_written(sessions, how, limit * 2, at_a_time)
     assert max(sizes) <= limit * TOLERANCE
-    assert sizes[-1] >= limit * 0.8
+    assert sizes[-1] >= limit * 0.9
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
-def test_limits_hold_for_concurrent_transactions_of_many_writes(new_session: NewSession, isolation: str) -> None:
-    sessions = [new_session() for _ in range(4)]
+def test_limits_hold_for_concurrent_transactions_that_keep_their_snapshot(new_session: NewSession) -> None:
+    sessions = [new_session() for _ in range(5)]
     sessions[0]("SELECT cache_create_type('mine', max_entries => %s)", ENTRIES)
+    for session in sessions:
+        session("SET default_transaction_isolation = 'repeatable read'")
+    sizes = sizes_while_written(sessions, "transaction", ENTRIES * 3, 27)
+    assert max(sizes) <= ENTRIES * TOLERANCE
+    assert sizes[-1] >= ENTRIES * 0.8  # they do not see how many there are, so they may remove too many
 
-    def write(number: int) -> None:
-        for turn in range(30):
-            with sessions[number].transaction(f"ISOLATION LEVEL {isolation}"):
-                for part in range(3):
-                    sessions[number](
-                        "SELECT count(cache_set('mine', %s || i, '1')) FROM generate_series(1, 9) i",
-                        f"{number} {turn} {part} ",
-                    )
-                sessions[number]("COMMIT")
 
-    at_once(*(lambda number=number: write(number) for number in range(4)))
-    # None sees what the others are removing: together they may remove more than they must.
-    assert ENTRIES * 0.7 <= entries(sessions[0]) <= ENTRIES * TOLERANCE
+@pytest.mark.once
+def test_a_commit_that_lasts_does_not_keep_others_from_making_room(ask: Session, new_session: NewSession) -> None:
+    """After SET CONSTRAINTS, or PREPARE TRANSACTION, it has had its turn and goes on."""
+    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    singly(ask, "1 .. 100")
+    other = new_session()
+    with other.transaction():
+        other("SELECT cache_set('mine', 'other', '1')")
+        other("SET CONSTRAINTS ALL IMMEDIATE")
+        assert ask("SELECT cache_set('mine', 'new', '1')")
+        assert ask("SELECT cache_get('mine', 'new')") == 1
+        assert entries(ask) <= 100 * TOLERANCE
+        other("COMMIT")
+    assert entries(ask) <= 100 * TOLERANCE
 
 
 def test_limits_hold_while_another_transaction_is_open(ask: Session, new_session: NewSession) -> None:
@@ -653,6 +664,29 @@ def test_none_refuses_a_batch_as_a_whole(ask: Session) -> None:
             " array_fill('1'::jsonb, '{300}'))"
         )
     assert entries(ask) == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("how", "at_a_time"), [("each", 1), ("batch", 20), ("statement", 20)])
+def test_none_holds_for_concurrent_sessions(new_session: NewSession, how: str, at_a_time: int) -> None:
+    sessions = [new_session() for _ in range(9)]
+    sessions[0]("SELECT cache_create_type('mine', max_entries => %s, eviction => 'none')", ENTRIES)
+    sizes = sizes_while_written(sessions, how, ENTRIES * 2, at_a_time, until_refused=True)
+    assert max(sizes) <= ENTRIES * 1.01
+    assert sizes[-1] >= ENTRIES * 0.9
+
+
+def test_none_takes_what_replaces_another(ask: Session) -> None:
+    """However often, and what is gone makes room."""
+    ask("SELECT cache_create_type('mine', max_entries => 100, eviction => 'none')")
+    for turn in range(4):
+        ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 100) i")
+        assert ask("SELECT cache_delete_pattern('mine', 'k_')") == 9
+        ask("SELECT count(cache_set('mine', %s || i, '1')) FROM generate_series(1, 9) i", f"{turn} ")
+        with refused("PC009", "Raise a limit"):
+            ask("SELECT cache_set('mine', 'one more', '1')")
+        assert ask("SELECT cache_delete_pattern('mine', %s)", f"{turn} %") == 9
+    assert entries(ask) == 91
 
 
 # measure().

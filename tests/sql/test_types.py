@@ -77,7 +77,7 @@ def test_names_that_end_alike_live_side_by_side(ask: Session) -> None:
 
 def test_names_that_our_tables_and_indexes_have_are_refused(ask: Session) -> None:
     ask("SELECT cache_create_type('a')")
-    for name in ("passes", "passes_position", "store_pkey", "a_pkey"):
+    for name in ("store_pkey", "a_pkey"):
         with refused("PC010", "another name"):
             ask("SELECT cache_create_type(%s)", name)
 
@@ -94,7 +94,7 @@ def test_drop(ask: Session) -> None:
     after = ask.rows("SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgcache'::regnamespace ORDER BY 1")
     assert after == before
     assert ask("SELECT count(*) FROM cache_store") == 0
-    for table in ("counter_totals", "counters_seen", "savings", "hit_log", "hand_passes", "cache_stats"):
+    for table in ("counter_totals", "counters_seen", "savings", "hit_log", "room_due", "cache_stats"):
         assert ask(f"SELECT count(*) FROM {table} WHERE type = 'mine'") == 0
     with refused("PC001"):
         ask("SELECT cache_get('mine', 'k')")

@@ -147,7 +147,7 @@ def test_a_write_that_is_interrupted_while_it_looks_after_the_type(ask: Session,
     ask("SELECT cache_get('mine', 'k60')")
     victim, blocker = new_session(), new_session()
     with blocker.transaction():
-        blocker("LOCK TABLE hand_passes IN ACCESS EXCLUSIVE MODE")
+        blocker("LOCK TABLE room_due IN ACCESS EXCLUSIVE MODE")
         running = victim.start("SELECT cache_set('mine', 'new', '1')")
         wait_until(lambda: blocker("SELECT pg_blocking_pids(%s)", victim.pid) == [blocker.pid])
         victim.connection.cancel()
@@ -164,7 +164,7 @@ def test_a_lock_timeout_of_the_callers_fails_no_write(ask: Session, new_session:
     ask("SELECT cache_create_type('mine', max_entries => 40)")
     other = new_session()
     with other.transaction():
-        other("LOCK TABLE hand_passes, savings IN ACCESS EXCLUSIVE MODE")
+        other("LOCK TABLE room_due, savings IN ACCESS EXCLUSIVE MODE")
         ask("SET lock_timeout = '10ms'")
         for i in range(30):
             assert ask("SELECT cache_set('mine', %s, '1')", f"k{i}") is True

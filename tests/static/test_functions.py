@@ -81,6 +81,7 @@ UNPINNED = {
     "log_weight(integer,integer)": INLINED,
     "may_write(text,text,interval)": INLINED,
     "phash_fits(jsonb)": INLINED,
+    "set_counter(text,text,bigint)": INLINED,
     "type_dimensions(text)": INLINED,
     "type_has_fields(text)": INLINED,
     "type_hit_weight(text)": INLINED,
