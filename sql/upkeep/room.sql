@@ -112,7 +112,7 @@ declare
     type constant text := registered.type;
     -- It will fail at what others have changed since it began: so it folds no hits, and keeps to entries of its own.
     stale constant boolean := current_setting('transaction_isolation') <> 'read committed';
-    waited constant boolean := case when registered.eviction <> 'none' and not stale then wait_for_turn(type, 1000 + writes) end;
+    waited constant boolean := case when registered.eviction <> 'none' and not stale then wait_for_turn(type, 500 + writes) end;
     -- Where the size is an estimate, its error stays below the limit.
     aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
     -- With room for the writes until the next turn; where turns are waited for, more writes go on meanwhile; and what has
