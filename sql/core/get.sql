@@ -115,21 +115,24 @@ language sql volatile parallel unsafe
 as $$
     select case
         when weight is null then null
-        when pgcache.count_hit(counter) > 0 and pgcache.draw_hit(weight) then pgcache.log_weight(weight, crowding)
+        when crowding is not null and pg_catalog.nextval(counter) > 0 and pgcache.draw_hit(weight) then pgcache.log_weight(weight, crowding)
         else 0
     end
 $$;
 
 comment on function pgcache.count_and_draw(regclass, smallint, integer) is
-'Counts a hit among many; returns the weight of the line of the log for it, 0 for no line; NULL for no weight, which is no hit.';
+'Counts a hit among many, unless crowding is NULL; returns the weight of the line of the log for it, 0 for no line; NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
 create or replace function pgcache.hit_log_crowding() returns integer
 language sql volatile parallel safe
-as $$ select 1 << least(14, pg_catalog.pg_relation_size('pgcache.hit_log') / 1048576)::integer $$;
+as $$
+    select case when pg_catalog.current_setting('transaction_read_only') = 'off'
+        then 1 << least(14, pg_catalog.pg_relation_size('pgcache.hit_log') / 1048576)::integer end
+$$;
 
 comment on function pgcache.hit_log_crowding() is
-'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more.';
+'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more; NULL in a READ ONLY transaction: none.';
 
 create or replace function pgcache.count_miss(type text, key text) returns void
 language plpgsql volatile parallel unsafe

@@ -6,10 +6,10 @@
 create or replace function pgcache.counter_names() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
-as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'lap_began', 'lap_took', 'entries', 'bytes', 'blocks'] $$;
+as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
 
 comment on function pgcache.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited; lap_began, lap_took: when it last began a lap (since 1970), and how long the last one took, in microseconds. entries, bytes, blocks: as last measured.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured.';
 
 create or replace function pgcache.counter(type text, counter text) returns bigint
 language sql volatile parallel safe

@@ -14,7 +14,7 @@ begin
         perform check_type(type);
     end if;
     for registered in select * from types_here() t where type in (t.type) or type is null loop
-        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, 0)).expired;
+        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0)).expired;
     end loop;
     return removed;
 end
@@ -122,7 +122,7 @@ begin
         -- Each commit lets go of the types: one may be dropped then.
         while pgcache.is_here(registered) and first_block < pgcache.heap_blocks(registered.relation) loop
             removed_total := removed_total
-                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0, 0)).expired;
+                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0)).expired;
             first_block := first_block + 1024;
             commit;
         end loop;

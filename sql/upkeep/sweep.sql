@@ -17,7 +17,7 @@ as $compile$
 begin
     execute replace($function$
 create or replace function pgcache.sweep(
-    type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint, lap float8,
+    type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint,
     out expired bigint, out evicted bigint, out freed bigint
 )
 language plpgsql volatile security definer
@@ -36,8 +36,8 @@ begin
     perform count_events('expired', type, expired), count_events('evicted', type, evicted);
 end
 $body$;
-comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint, float8) is
-'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most a quarter of the others, worst first. lap: how many seconds the hand takes for a lap, by which idle times are judged. Rows that are locked are skipped.';
+comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint) is
+'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most a quarter of the others, worst first. Rows that are locked are skipped.';
 $function$, '@sweeps', per_type($sql$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
@@ -77,16 +77,16 @@ $compile$;
 
 comment on function pgcache.compile_sweep() is 'Writes sweep for the types that there are; run whenever they change.';
 
--- Reuse, discounted by the time without it in laps of the hand; for cost times what a reuse saves per byte
--- (GreedyDual-Size-Frequency with the idle time for its clock). More hits than four lines of the log stand for say little
--- about the next one, and would keep what was popular once.
+-- Reuse, discounted by the square of the time without it; for cost times what a reuse saves per byte (GreedyDual-Size-Frequency
+-- with the idle time for its clock). More hits than four lines of the log stand for say little about the next one, and would
+-- keep what was popular once.
 create or replace function pgcache.eviction_score(eviction text, payload jsonb) returns text
 language sql immutable parallel safe
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
     select case eviction
         when 'fifo' then 'date_part(''epoch'', t.created_at)'
-        else 'least(1 + t.hit_count, 4 * abs(t.hit_weight)) / (1 + (greatest(0, date_part(''epoch'', moment - t.last_accessed_at)) / lap) ^ 2)'
+        else 'least(1 + t.hit_count, 4 * abs(t.hit_weight)) / (1e-6::float8 + greatest(0, date_part(''epoch'', moment - t.last_accessed_at)) ^ 2)'
             || case when eviction <> 'cost' then '' else format(' / (%s)%s', entry_size(payload),
                 case when payload ? 'tokens_used'
                     then ' * coalesce(t.tokens_used, 1) * greatest(model_price(t.model), 1e-6)::float8' else '' end) end
@@ -94,7 +94,7 @@ as $$
 $$;
 
 comment on function pgcache.eviction_score(text, jsonb) is
-'The SQL expression of what an entry t is worth keeping by a policy at a moment, when the hand takes lap seconds for a lap: lru (reuse, less the longer it was not read), cost (that, times tokens x price / bytes), fifo (its age). The lowest goes first.';
+'The SQL expression of what an entry t is worth keeping by a policy at a moment: lru (reuse, less the longer it was not read), cost (that, times tokens x price / bytes), fifo (its age). The lowest goes first.';
 
 create or replace function pgcache.count_events(counter text, type text, events bigint) returns void
 language plpgsql volatile
@@ -139,8 +139,7 @@ begin
         whole := wanted >= chunks;
         wanted := case when whole then chunks else least(wanted, chunks - (counter(type, 'hand') + 1) % chunks) end;
         hand := (select min(nextval(hand_counter)) from generate_series(1, wanted));
-        swept := sweep(type, case when whole then 0 else hand % chunks * 8 end, wanted * 8, need_entries, need_bytes,
-            seconds_per_lap(type, whole or (hand + wanted) % chunks = 0));
+        swept := sweep(type, case when whole then 0 else hand % chunks * 8 end, wanted * 8, need_entries, need_bytes);
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;
         need_bytes := need_bytes - swept.freed;
@@ -153,25 +152,3 @@ $$;
 
 comment on function pgcache.evict(cache_types, bigint, bigint, bigint) is
 'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, 16 windows of 512 blocks at most and one more for each 1000 entries; returns how many entries it removed.';
-
-create or replace function pgcache.seconds_per_lap(type text, ends boolean) returns float8
-language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    -- In microseconds: sequences hold whole numbers.
-    moment constant bigint := date_part('epoch', cache_now()) * 1000000;
-    began constant bigint := counter(type, 'lap_began');
-    took bigint := counter(type, 'lap_took');
-begin
-    if ends then
-        took := case when began = 0 then 0 else greatest(1000, moment - began) end;
-        perform set_counter(type, 'lap_took', took), set_counter(type, 'lap_began', moment);
-    end if;
-    return case when took = 0 then 3600 else took / 1e6 end;
-end
-$$;
-
-comment on function pgcache.seconds_per_lap(text, boolean) is
-'How long a type''s hand took for its last lap; an hour before the first. ends: this moment ends a lap.';
