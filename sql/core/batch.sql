@@ -113,7 +113,7 @@ begin
     if misses is distinct from 0 then
         perform pgcache.check_type(type), pgcache.check_keys(asked);
         if pg_catalog.current_setting('transaction_read_only') = 'off' then
-            perform pgcache.count_events('misses', type, misses);
+            perform pgcache.advance(type, 'misses', misses);
         end if;
     end if;
     if 0 < any(weights) then

@@ -15,26 +15,40 @@ comment on function pgcache.compile_types() is
 'Writes the functions that depend on cache_types anew; run after each change of it.';
 
 create or replace function pgcache.per_type(template text, json_only boolean default false) returns text
-language sql stable
+language plpgsql stable
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
-    select string_agg(
-        regexp_replace(
-            replace(replace(replace(replace(replace(replace(replace(template,
-                '@type', t.type),
-                '@table', 'pgcache.' || quote_ident(c.relname)),
-                '@pkey', quote_ident(k.conname)),
-                '@value', value_of(t.payload)),
-                '@size', entry_size(t.payload)),
-                '@score', eviction_score(t.eviction, t.payload)),
-                -- A standby has nothing of an UNLOGGED table: there its entries are misses.
-                '@readable', case when is_logged(t.type) then '' else ' and not pg_catalog.pg_is_in_recovery()' end),
-            '@tokens{([^}]*)}', case when t.payload ? 'tokens_used' then '\1' else '' end, 'g'),
-        '    elsif ' order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
-    from cache_types t
-    inner join pg_class c on c.oid = t.relation
-    inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
-    where not json_only or t.payload ? 'data'
+declare
+    branches text[];
+    branch text;
+    part text[];
+    registered record;
+begin
+    for registered in
+        select t.*, c.relname, k.conname as pkey
+        from cache_types t
+        inner join pg_class c on c.oid = t.relation
+        inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
+        where not json_only or t.payload ? 'data'
+        order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type
+    loop
+        branch := regexp_replace(template, '@tokens{([^}]*)}', case when registered.payload ? 'tokens_used' then '\1' else '' end, 'g');
+        foreach part slice 1 in array array[
+            ['@type', registered.type],
+            ['@table', 'pgcache.' || quote_ident(registered.relname)],
+            ['@pkey', quote_ident(registered.pkey)],
+            ['@value', value_of(registered.payload)],
+            ['@size', entry_size(registered.payload)],
+            ['@score', eviction_score(registered.eviction, registered.payload)],
+            -- A standby has nothing of an UNLOGGED table: there its entries are misses.
+            ['@readable', case when is_logged(registered.type) then '' else ' and not pg_catalog.pg_is_in_recovery()' end]
+        ] loop
+            branch := replace(branch, part[1], part[2]);
+        end loop;
+        branches := branches || branch;
+    end loop;
+    return array_to_string(branches, '    elsif ');
+end
 $$;
 
 comment on function pgcache.per_type(text, boolean) is

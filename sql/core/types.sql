@@ -9,7 +9,7 @@ set search_path to pg_catalog, pg_temp
 as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
 
 comment on function pgcache.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
 
 create or replace function pgcache.counter(type text, counter text) returns bigint
 language sql volatile parallel safe
@@ -26,6 +26,10 @@ as $$
 #variable_conflict use_variable
 declare
     registered constant cache_types := check_type(type);
+    options constant text[] := array[
+        'fillfactor=90', 'autovacuum_vacuum_scale_factor=0.05', 'autovacuum_vacuum_threshold=500',
+        'autovacuum_vacuum_insert_scale_factor=0.2', 'autovacuum_analyze_scale_factor=0.2'
+    ];
     counter text;
     payload_column text;
 begin
@@ -41,17 +45,20 @@ begin
     insert into counter_totals (type, counter)
     select type, c from unnest(array['hits', 'misses', 'evicted', 'expired']) c
     on conflict on constraint counter_totals_pkey do nothing;
+    -- What is so already is left alone: to alter it would lock a table, or a sequence, that others are using.
     -- Churn is the rule: vacuum early, and leave room on each page for the updates of hit counts to be HOT.
-    execute format('alter table %s set (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05,'
-        ' autovacuum_vacuum_threshold = 500, autovacuum_vacuum_insert_scale_factor = 0.2,'
-        ' autovacuum_analyze_scale_factor = 0.2, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation);
-    if type = 'audio' then
+    if not exists (select from pg_class c where c.oid = registered.relation and c.reloptions @> options) then
+        execute format('alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation, array_to_string(options, ', '));
+    end if;
+    if exists (
+        select from pg_attribute a
+        where a.attrelid = registered.relation and a.attname = 'audio_data' and a.attstorage <> 'e'
+    ) then
         execute format('alter table %s alter column audio_data set storage external', registered.relation);
-        return;
     end if;
     for payload_column in
         select a.attname from pg_attribute a
-        where a.attrelid = registered.relation and a.attnum > 0
+        where a.attrelid = registered.relation and a.attnum > 0 and a.attcompression <> 'l'
             and a.atttypid in ('text'::regtype, 'jsonb'::regtype) and registered.payload ? a.attname
     loop
         begin
@@ -74,10 +81,17 @@ declare
     registered constant cache_types := check_type(type);
     clock record;
 begin
-    -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
-    for clock in select * from (values ('writes', registered.sweep_every), ('sweeps', registered.measure_every)) c (name, period) loop
-        execute format('alter sequence pgcache.%I minvalue 1 increment %s maxvalue %s cycle restart',
-            clock.name || '_' || type, 1 + (clock.period = 1)::integer, greatest(2, clock.period));
+    for clock in
+        select format('pgcache.%I', c.name || '_' || type)::regclass as sequence,
+            -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
+            greatest(2, c.period) as top, 1 + (c.period = 1)::integer as step
+        from (values ('writes', registered.sweep_every), ('sweeps', registered.measure_every)) c (name, period)
+    loop
+        if not exists (
+            select from pg_sequence s where s.seqrelid = clock.sequence and s.seqcycle and s.seqmax = clock.top and s.seqincrement = clock.step
+        ) then
+            execute format('alter sequence %s minvalue 1 increment %s maxvalue %s cycle restart', clock.sequence, clock.step, clock.top);
+        end if;
     end loop;
 end
 $$;

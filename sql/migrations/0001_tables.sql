@@ -227,10 +227,10 @@ comment on table pgcache.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 
 create unlogged table pgcache.room_due (
-    type text not null
+    backend_pid integer not null default pg_backend_pid()
 );
 comment on table pgcache.room_due is
-'A row while a transaction that has written a type is to make room in it. A trigger, deferred to the commit, does so and deletes the row.';
+'A row while a transaction is to make room for what it has written. A trigger, deferred to the commit, does so and deletes the row.';
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost
 -- exactly when the sequences restart.

@@ -63,7 +63,7 @@ begin
             )) returning 1
         ) select count(*) from gone
         $sql$, registered.relation) into removed using keep;
-    perform count_events('evicted', type, removed), measure(type);
+    perform advance(type, 'evicted', removed), measure(type);
     return removed;
 end
 $$;

@@ -7,20 +7,32 @@ as $$
 #variable_conflict use_variable
 declare
     registered constant cache_types := check_type(type);
-    count_in constant regclass := format('pgcache.%I', 'entries_' || type);
 begin
-    -- Whoever counts the entries waits for those that nobody else sees yet.
-    perform wait_for_turn(type, 100, shared => true);
-    return cache_exists(type, key)
-        -- Counted from now on, before it is committed.
-        or coalesce(nextval(count_in) <= registered.max_entries, true) and coalesce(counter(type, 'bytes') < registered.max_bytes, true)
-        or not is_full(registered)
+    if cache_exists(type, key) then
+        return true;
+    end if;
+    perform wait_for_turn(type, 100, shared => true);  -- whoever recounts waits for what is not committed yet
+    return counts_in(registered)
+        or not is_full(registered) and counts_in(registered)
         or refuse_as_full(registered);
 end
 $$;
 
 comment on function pgcache.has_room(text, text) is
 'For types that evict nothing: true if the key may be written. Errors: PC009 full.';
+
+create or replace function pgcache.counts_in(registered cache_types) returns boolean
+language plpgsql volatile
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(nextval(format('pgcache.%I', 'entries_' || registered.type)::regclass) <= registered.max_entries, true)
+        and coalesce(counter(registered.type, 'bytes') < registered.max_bytes, true);
+end
+$$;
+
+comment on function pgcache.counts_in(cache_types) is
+'Counts an entry before it is committed, for good: true if there is room for it by that count.';
 
 create or replace function pgcache.is_full(registered cache_types) returns boolean
 language plpgsql volatile
@@ -30,7 +42,6 @@ declare
     -- To count a large table costs much. If a glance at it shows what the last count did, most calls leave it at that.
     spared constant boolean := random() * heap_blocks(registered.relation) > 64;
     held record;
-    unseen bigint := 0;  -- what others are writing, at a guess
 begin
     if spared then
         held := count_entries(registered.type, 64);
@@ -38,20 +49,38 @@ begin
             return true;
         end if;
     end if;
-    if wait_for_turn(registered.type, 100) is null then
-        unseen := registered.max_entries / 10;
-    end if;
-    held := measure(registered.type);
-    if coalesce(held.entries + unseen >= registered.max_entries, false) or coalesce(held.bytes >= registered.max_bytes, false) then
-        return true;
-    end if;
-    perform set_counter(registered.type, 'entries', held.entries + unseen + 1);
-    return false;
+    held := recount(registered.type);
+    -- NULL: others are writing it, and what they have counted in may be there to stay.
+    return held.entries is null
+        or coalesce(held.entries >= registered.max_entries, false) or coalesce(held.bytes >= registered.max_bytes, false);
 end
 $$;
 
 comment on function pgcache.is_full(cache_types) is
-'Whether a type that was full when it was measured still is, with one entry to come. Of large tables most calls see 64 blocks only, and take more than 95 % for full.';
+'Whether a type that was full by its counters still is. Of large tables most calls see 64 blocks only, and take more than 95 % for full.';
+
+create or replace function pgcache.recount(type text, out entries bigint, out bytes bigint)
+language plpgsql volatile security definer
+set search_path to pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    held record;
+begin
+    if (wait_for_turn(type, 100)).got and not keeps_its_snapshot() then
+        held := measure(type);
+        perform set_counter(type, 'entries', held.entries);
+        entries := held.entries;
+        bytes := held.bytes;
+    end if;
+    raise sqlstate 'UNDO0';
+exception when sqlstate 'UNDO0' then
+    null;  -- this gives the turn back, which would else last until the commit
+end
+$$;
+
+comment on function pgcache.recount(text) is
+'Sets the counters of a type that evicts nothing to what its table holds, once nobody else is writing it; NULL if that takes longer than 0.1 s.';
 
 create or replace function pgcache.check_room(registered cache_types, bytes bigint) returns void
 language plpgsql volatile

@@ -77,11 +77,13 @@ $function$, '@folds', per_type($sql$type = '@type' then
             set hit_count = t.hit_count + h.weight, last_accessed_at = greatest(t.last_accessed_at, h.hit_at),
                 hit_weight = hit_weight_at(hit_tracking, t.hit_count + h.weight)
             from hits h where t.ctid = h.row_id
+            returning h.row_id
         )
         insert into hit_log (type, tenant, cache_key, weight, hit_at)
         select '@type', h.tenant, h.cache_key, h.weight, h.hit_at
         from hits h
-        where h.row_id is null
+        -- Not a join, which would compare each with each, as the plan was made for few.
+        where (h.row_id is null or h.row_id not in (select u.row_id from updated u))
             and exists (select from @table t where t.tenant = h.tenant and t.cache_key = h.cache_key);
 $sql$));
 end

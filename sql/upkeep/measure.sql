@@ -53,9 +53,11 @@ declare
 begin
     entries := held.entries;
     bytes := held.bytes;
-    perform set_counter(type, 'bytes', bytes), set_counter(type, 'blocks', heap_blocks(registered.relation)),
-        -- Where sets count in their entries themselves, in has_room, those are more that nobody else sees yet.
-        set_counter(type, 'entries', case when registered.eviction = 'none' then greatest(entries, counter(type, 'entries')) else entries end);
+    perform set_counter(type, 'bytes', bytes), set_counter(type, 'blocks', heap_blocks(registered.relation));
+    -- Where sets count in their entries themselves, in has_room, those are more that nobody else sees yet.
+    if registered.eviction <> 'none' or entries > counter(type, 'entries') then
+        perform set_counter(type, 'entries', entries);
+    end if;
 end
 $$;
 
@@ -68,4 +70,4 @@ as $$
     select pg_catalog.setval(pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass, greatest(0, value))
 $$;
 
-comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks, or the clock writes.';
+comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks.';

@@ -1,6 +1,6 @@
 -- Limits and expiry without an index: a hand walks the heap of each type in windows of blocks, deletes what has expired
--- and, as far as the type is over its limit, the worst entries of each window: of four it visits one goes. Nothing here
--- waits for a lock.
+-- and, as far as the type is over its limit, the worst entries of each window: of four it visits one goes. It skips rows
+-- that others have locked.
 
 create or replace function pgcache.heap_blocks(relation regclass) returns bigint
 language sql volatile parallel safe
@@ -33,7 +33,7 @@ declare
     row_ids tid[];
 begin
     if @sweeps    end if;
-    perform count_events('expired', type, expired), count_events('evicted', type, evicted);
+    perform advance(type, 'expired', expired), advance(type, 'evicted', evicted);
 end
 $body$;
 comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint) is
@@ -41,15 +41,13 @@ comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint) is
 $function$, '@sweeps', per_type($sql$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
-                select t.ctid as row_id, (@size)::integer as bytes,
-                    case when t.expires_at <= moment then '-infinity'
-                        else @score + case when t.created_at >= moment then float8 '1e10' else 0 end  -- what was just written goes last
-                    end as score
+                select t.ctid as row_id, (@size)::integer as bytes, t.created_at >= moment as just_written,
+                    case when t.expires_at <= moment then '-infinity' else @score end as score
                 from @table t where t.ctid >= first and t.ctid < behind
             ), ranked as (  -- what has expired makes room, too
                 select v.row_id, v.score, row_number() over worst_first as place,
                     sum(v.bytes) over worst_first - v.bytes as bytes_before
-                from visited v window worst_first as (order by v.score rows unbounded preceding)
+                from visited v window worst_first as (order by v.just_written, v.score rows unbounded preceding)
             )
             select array_agg(r.row_id) into row_ids
             from ranked r
@@ -95,22 +93,6 @@ $$;
 
 comment on function pgcache.eviction_score(text, jsonb) is
 'The SQL expression of what an entry t is worth keeping by a policy at a moment: lru (reuse, less the longer it was not read), cost (that, times tokens x price / bytes), fifo (its age). The lowest goes first.';
-
-create or replace function pgcache.count_events(counter text, type text, events bigint) returns void
-language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    sequence constant regclass := format('pgcache.%I', counter || '_' || type);
-begin
-    if events > 0 then
-        perform nextval(sequence) from generate_series(1, events);
-    end if;
-end
-$$;
-
-comment on function pgcache.count_events(text, text, bigint) is 'Adds events to a type''s counter.';
 
 create or replace function pgcache.evict(registered cache_types, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
 language plpgsql volatile security definer

@@ -229,6 +229,22 @@ def test_the_weight_follows_the_count(ask: Session) -> None:
     assert sampled == sorted(sampled)
 
 
+@pytest.mark.once
+def test_no_hit_is_lost_of_entries_that_are_overwritten_meanwhile(new_session: NewSession) -> None:
+    ask, writer = new_session(), new_session()
+    ask("SELECT cache_create_type('mine', hit_tracking => 'exact')")
+    write = "SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 3000) i"
+    ask(write)
+    for _ in range(5):
+        ask("SELECT count(cache_get('mine', 'k' || i)) FROM generate_series(1, 3000) i")
+        writing = writer.start(write)
+        while not writing.done():
+            ask("SELECT fold_hits(200)")
+        writing.result()
+    fold(ask)
+    assert ask("SELECT sum(hit_count) FROM cache_type_mine") == 15_000
+
+
 def test_last_access_is_that_of_the_last_hit(ask: Session) -> None:
     ask.set_clock("2030-01-01 00:00+00")
     ask("SELECT cache_set('store', 'k', '1', '1 day'), cache_set('store', 'unread', '1', '1 day')")

@@ -49,6 +49,22 @@ def test_writer(ask: Session, role: NewRole) -> None:
         writer("UPDATE cache_types SET ttl = NULL")
 
 
+@pytest.mark.parametrize("eviction", ["lru", "none"])
+def test_writer_at_a_limit(ask: Session, role: NewRole, eviction: str) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 10, eviction => %s)", eviction)
+    writer = role("write")
+    writer("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 10) i")
+    writer("SELECT cache_delete('mine', 'k1')")
+    for key in ("new", "k2"):
+        assert writer("SELECT cache_set('mine', %s, '1')", key)
+    if eviction == "none":
+        with refused("PC009"):
+            writer("SELECT cache_set('mine', 'newer', '1')")
+    else:
+        assert writer("SELECT cache_set('mine', 'newer', '1')")
+    assert ask("SELECT count(*) FROM cache_type_mine") == 10
+
+
 def test_admin(ask: Session, role: NewRole) -> None:
     fill(ask)
     admin = role("admin")

@@ -94,7 +94,7 @@ def test_drop(ask: Session) -> None:
     after = ask.rows("SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgcache'::regnamespace ORDER BY 1")
     assert after == before
     assert ask("SELECT count(*) FROM cache_store") == 0
-    for table in ("counter_totals", "counters_seen", "savings", "hit_log", "room_due", "cache_stats"):
+    for table in ("counter_totals", "counters_seen", "savings", "hit_log", "cache_stats"):
         assert ask(f"SELECT count(*) FROM {table} WHERE type = 'mine'") == 0
     with refused("PC001"):
         ask("SELECT cache_get('mine', 'k')")

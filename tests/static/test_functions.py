@@ -77,6 +77,7 @@ UNPINNED = {
     "is_readable(text)": INLINED,
     "is_text(jsonb)": INLINED,
     "is_writable()": INLINED,
+    "keeps_its_snapshot()": INLINED,
     "llm_fits(jsonb)": INLINED,
     "log_weight(integer,integer)": INLINED,
     "may_write(text,text,interval)": INLINED,
