@@ -383,7 +383,8 @@ def test_limits_hold_where_constraints_are_immediate(ask: Session) -> None:
 
 def test_nothing_stays_due(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 100), cache_create_type('other', max_entries => 100)")
-    ends = "COMMIT", "ROLLBACK", "ROLLBACK TO a; COMMIT", "RESET pgcache.due; COMMIT", "SET TRANSACTION READ ONLY; COMMIT"
+    read_only = "SET TRANSACTION READ ONLY"
+    ends = "COMMIT", "ROLLBACK", "ROLLBACK TO a; COMMIT", "RESET pgcache.due; COMMIT", f"{read_only}; COMMIT"
     for end in ends:
         with ask.transaction():
             ask("SAVEPOINT a")
