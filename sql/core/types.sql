@@ -145,8 +145,10 @@ begin
             hint = 'Choose another name.';
     end if;
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
-    execute format('create %s table pgcache.%I partition of pgcache.cache_store for values in (%L)',
-        case when durable then '' else 'unlogged' end, relation, type);
+    -- CREATE TABLE ... PARTITION OF would wait for all who are writing any JSON type, and have others wait behind it.
+    execute format('create %s table pgcache.%I (like pgcache.cache_store including defaults)',
+        case when durable then '' else 'unlogged' end, relation);
+    execute format('alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation, type);
     execute format('comment on table pgcache.%I is %L', relation, format('Entries of the cache type %s', type));
     insert into cache_types (type, relation, payload, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
     values (type, format('pgcache.%I', relation)::regclass, '{"data": "any!"}', ttl, max_entries, max_bytes,

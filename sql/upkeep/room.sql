@@ -108,7 +108,7 @@ declare
     reserve bigint := registered.sweep_every - 1;  -- room for the writes until the next turn
     turn record;
     max_entries bigint;
-    max_bytes constant bigint := registered.max_bytes * aim;
+    max_bytes bigint := registered.max_bytes * aim;
     entries bigint;
     bytes bigint;
     removed bigint;
@@ -122,7 +122,10 @@ begin
     else
         turn := wait_for_turn(type, least(500 + writes, 2000));
         measure_due := measure_due and turn.got;  -- else it would count what others are evicting
-        reserve := reserve * case when turn.waited then 4 else 1 end;  -- more writes go on meanwhile
+        if turn.waited then  -- others are at it, too, and more writes go on meanwhile
+            reserve := reserve * 4;
+            max_bytes := max_bytes * 0.97;
+        end if;
         perform fold_hits();
     end if;
     if writes > registered.sweep_every then  -- so many that they should not evict before all that has expired is gone

@@ -82,6 +82,16 @@ def test_names_that_our_tables_and_indexes_have_are_refused(ask: Session) -> Non
             ask("SELECT cache_create_type(%s)", name)
 
 
+def test_creating_a_type_waits_for_no_writer(ask: Session, new_session: NewSession) -> None:
+    other = new_session()
+    with other.transaction():
+        other("SELECT cache_set('store', 'k', '1'), cache_live('store')")
+        ask("SET lock_timeout = '1s'")
+        ask("SELECT cache_create_type('mine', max_entries => 10)")
+        assert ask("SELECT cache_set('mine', 'k', '1')")
+        other("COMMIT")
+
+
 def test_drop(ask: Session) -> None:
     before = ask.rows(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgcache'::regnamespace ORDER BY 1"
