@@ -114,22 +114,24 @@ declare
     removed bigint;
     rate float8;
 begin
-    if registered.eviction = 'none' then
-        perform evict(registered, 0, 0, writes);
-        return;
-    elsif stale then
+    if stale then
         reserve := greatest(reserve, registered.max_entries / 12);  -- it does not see what has been written since it began
-    else
+    elsif registered.eviction <> 'none' then
         turn := wait_for_turn(type, least(500 + writes, 2000));
         measure_due := measure_due and turn.got;  -- else it would count what others are evicting
         if turn.waited then  -- others are at it, too, and more writes go on meanwhile
             reserve := reserve * 4;
             max_bytes := max_bytes * 0.97;
         end if;
+    end if;
+    if not stale then
         perform fold_hits();
     end if;
-    if writes > registered.sweep_every then  -- so many that they should not evict before all that has expired is gone
-        perform evict(registered, 0, 0, writes);
+    if registered.eviction = 'none' or writes > registered.sweep_every then
+        perform evict(registered, 0, 0, writes);  -- so many that first of all goes what has expired
+    end if;
+    if registered.eviction = 'none' then
+        return;
     end if;
     if measure_due then
         perform measure(type);
