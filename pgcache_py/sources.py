@@ -160,7 +160,7 @@ def load(root: Path | None = None) -> Sources:
         migrations=tuple(_migrations(sql)),
         code=tuple(_read(sql, path) for part in CODE for path in sorted(sql.glob(part))),
         plpython=tuple(_with_includes(plpython, path) for path in sorted(plpython.glob("*.sql"))),
-        grants=tuple(_read(sql, path) for path in [sql / "grants.sql"] if path.exists()),
+        grants=tuple(_read(sql, path) for path in sql.glob("grants.sql")),
     )
 
 

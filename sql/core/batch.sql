@@ -226,7 +226,6 @@ as $body$
 #variable_conflict use_variable
 declare
     scope constant text := current_tenant();
-    clock constant regclass := 'pgcache.writes_' || type;
     stored bigint;
     bytes bigint;
 begin
@@ -234,7 +233,7 @@ begin
     if stored >= sweep_every then  -- it pays for itself
         perform look_after(type, 0, bytes, stored);
     else
-        perform look_after(type, (select count(*) from generate_series(1, stored) where nextval(clock) = 1)::integer, bytes);
+        perform look_after(type, advance(type, 'writes', stored, sweep_every)::integer, bytes);
     end if;
     return stored;
 end

@@ -11,11 +11,15 @@ as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', '
 comment on function pgcache.counter_names() is
 'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
 
+create or replace function pgcache.sequence_of(type text, counter text) returns regclass
+language sql stable parallel safe
+as $$ select pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass $$;
+
+comment on function pgcache.sequence_of(text, text) is 'The sequence that holds a type''s counter (see counter_names).';
+
 create or replace function pgcache.counter(type text, counter text) returns bigint
 language sql volatile parallel safe
-as $$
-    select coalesce(pg_catalog.pg_sequence_last_value(pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass), 0)
-$$;
+as $$ select coalesce(pg_catalog.pg_sequence_last_value(pgcache.sequence_of(type, counter)), 0) $$;
 
 comment on function pgcache.counter(text, text) is 'The last value of a type''s counter (see counter_names).';
 
@@ -82,7 +86,7 @@ declare
     clock record;
 begin
     for clock in
-        select format('pgcache.%I', c.name || '_' || type)::regclass as sequence,
+        select sequence_of(type, c.name) as sequence,
             -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
             greatest(2, c.period) as top, 1 + (c.period = 1)::integer as step
         from (values ('writes', registered.sweep_every), ('sweeps', registered.measure_every)) c (name, period)

@@ -26,7 +26,7 @@ language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 begin
-    return coalesce(nextval(format('pgcache.%I', 'entries_' || registered.type)::regclass) <= registered.max_entries, true)
+    return coalesce(nextval(sequence_of(registered.type, 'entries')) <= registered.max_entries, true)
         and coalesce(counter(registered.type, 'bytes') < registered.max_bytes, true);
 end
 $$;

@@ -66,8 +66,6 @@ comment on function pgcache.measure(text) is
 
 create or replace function pgcache.set_counter(type text, counter text, value bigint) returns bigint
 language sql volatile
-as $$
-    select pg_catalog.setval(pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass, greatest(0, value))
-$$;
+as $$ select pg_catalog.setval(pgcache.sequence_of(type, counter), greatest(0, value)) $$;
 
 comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks.';

@@ -22,10 +22,10 @@ begin
         perform check_room(registered, bytes);
     end if;
     if writes > 0 then
-        measure_due := advance(type, 'sweeps', writes / registered.sweep_every, registered.measure_every);
+        measure_due := advance(type, 'sweeps', writes / registered.sweep_every, registered.measure_every) > 0;
     end if;
     if volume_ticks > 0 then
-        measure_due := advance(type, 'volume', volume_ticks, 16) or measure_due;
+        measure_due := advance(type, 'volume', volume_ticks, 16) > 0 or measure_due;
     end if;
     if measure_due and registered.eviction = 'none' then
         perform measure(type);
@@ -114,24 +114,25 @@ declare
     removed bigint;
     rate float8;
 begin
-    if stale then
+    if registered.eviction = 'none' then  -- only what has expired goes
+        if not stale then
+            perform fold_hits();
+        end if;
+        perform evict(registered, 0, 0, writes);
+        return;
+    elsif stale then
         reserve := greatest(reserve, registered.max_entries / 12);  -- it does not see what has been written since it began
-    elsif registered.eviction <> 'none' then
+    else
         turn := wait_for_turn(type, least(500 + writes, 2000));
         measure_due := measure_due and turn.got;  -- else it would count what others are evicting
         if turn.waited then  -- others are at it, too, and more writes go on meanwhile
             reserve := reserve * 4;
             max_bytes := max_bytes * 0.97;
         end if;
-    end if;
-    if not stale then
         perform fold_hits();
     end if;
-    if registered.eviction = 'none' or writes > registered.sweep_every then
-        perform evict(registered, 0, 0, writes);  -- so many that first of all goes what has expired
-    end if;
-    if registered.eviction = 'none' then
-        return;
+    if writes > registered.sweep_every then  -- so many that they should not evict before all that has expired is gone
+        perform evict(registered, 0, 0, writes);
     end if;
     if measure_due then
         perform measure(type);
@@ -196,17 +197,17 @@ $$;
 comment on function pgcache.wait_for_turn(text, bigint, boolean) is
 'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared. got: false if it would have had to wait longer than so many milliseconds.';
 
-create or replace function pgcache.advance(type text, counter text, times bigint, due bigint default 1) returns boolean
+create or replace function pgcache.advance(type text, counter text, times bigint, due bigint default 1) returns bigint
 language plpgsql volatile
 set search_path to pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    sequence constant regclass := format('pgcache.%I', counter || '_' || type);
+    sequence constant regclass := sequence_of(type, counter);
 begin
-    return coalesce((select bool_or(nextval(sequence) % due = 1 % due) from generate_series(1, times)), false);
+    return (select count(*) from generate_series(1, times) where nextval(sequence) % due = 1 % due);
 end
 $$;
 
 comment on function pgcache.advance(text, text, bigint, bigint) is
-'Advances a counter of a type so many times; true if it showed 1, or 1 more than a multiple of due, on the way.';
+'Advances a counter of a type so many times; returns how often it showed 1, or 1 more than a multiple of due.';

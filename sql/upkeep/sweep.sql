@@ -101,7 +101,7 @@ as $$
 #variable_conflict use_variable
 declare
     type constant text := registered.type;
-    hand_counter constant regclass := format('pgcache.%I', 'hand_' || type);
+    hand_counter constant regclass := sequence_of(type, 'hand');
     blocks constant bigint := heap_blocks(registered.relation);
     chunks constant bigint := (blocks + 7) / 8;
     entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(1, counter(type, 'blocks')));

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.client.proxy import Proxy
 from tests.servers.cluster import server_user
 from tests.servers.local import Redis
 from tests.servers.server import RUN
+from tests.sql.tools import wait_until
 
 NUMBERS = count(1)
 
@@ -88,12 +89,7 @@ class Tier:
             )
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    """Wait until something has come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.005)
+until = partial(wait_until, seconds=10)
 
 
 @pytest.fixture(scope="session")

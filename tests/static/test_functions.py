@@ -82,6 +82,7 @@ UNPINNED = {
     "log_weight(integer,integer)": INLINED,
     "may_write(text,text,interval)": INLINED,
     "phash_fits(jsonb)": INLINED,
+    "sequence_of(text,text)": INLINED,
     "set_counter(text,text,bigint)": INLINED,
     "type_dimensions(text)": INLINED,
     "type_has_fields(text)": INLINED,
