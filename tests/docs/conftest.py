@@ -1,0 +1,89 @@
+"""A world for each page: a database with what its names stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from pgcache_py.embedded import Embedded
+from tests.conftest import fresh_database
+from tests.docs.blocks import Page
+from tests.docs.run import World
+from tests.plpython.standin import Standin
+from tests.plpython.tools import host_of
+from tests.servers import Server
+from tests.servers.cluster import free_port
+
+PASSWORD = "secret"
+ROLES = ("app", "ops", "report")
+
+
+def uri(dsn: str, **changes: str) -> str:
+    """A conninfo as a URI that needs no quoting in a shell."""
+    parts = {**psycopg.conninfo.conninfo_to_dict(dsn), **changes}
+    user, host, port, name = (quote(str(parts[key]), safe="") for key in ("user", "host", "port", "dbname"))
+    password = f":{quote(str(parts['password']), safe='')}" if "password" in parts else ""
+    return f"postgresql://{user}{password}@{host}:{port}/{name}"
+
+
+@pytest.fixture
+def new_world(
+    server: Server, admin: psycopg.Connection, template: str, tmp_path: Path
+) -> Iterator[Callable[[Page], World]]:
+    """Makes the world of a page."""
+    with ExitStack() as stack:
+
+        def make(page: Page) -> World:
+            lacking = [need for need in page.needs if need != "empty" and not server.offers(need)]
+            if lacking:
+                pytest.skip(f"{server.name} has no {', '.join(lacking)}")
+            empty = "empty" in page.needs
+            databases = fresh_database(server, admin, "template0" if empty else template)
+            dsn = next(databases)
+            stack.callback(lambda: next(databases, None))
+            make_roles(admin)
+            names = {
+                "postgresql://me@host/app": uri(dsn),
+                "postgresql://app@host/app": uri(dsn, user="app", password=PASSWORD),
+                "127.0.0.1:8088": f"127.0.0.1:{(port := free_port())}",
+                "--port 8088": f"--port {port}",
+            }
+            if not empty:
+                with psycopg.connect(dsn, autocommit=True) as connection:
+                    # As the installation leaves it, which a copy of a database does not have.
+                    name = sql.Identifier(connection.info.dbname)
+                    connection.execute(
+                        sql.SQL('ALTER DATABASE {} SET search_path = "$user", public, pgcache').format(name)
+                    )
+                    connection.execute("SELECT pgcache.cache_grant('app')")
+                    if "plpython3u" in page.needs:
+                        standin = stack.enter_context(Standin(host_of(connection)))
+                        names["http://127.0.0.1:11434/v1"] = standin.url
+            if "redis" in page.needs:
+                assert server.redis_url
+                with redis.Redis.from_url(server.redis_url) as client:
+                    client.flushall()
+                names["redis://host:6379/0"] = server.redis_url
+            return World(dsn, names, programs(server), tmp_path)
+
+        yield make
+
+
+def make_roles(admin: psycopg.Connection) -> None:
+    """Those that the pages name. Roles are the server's, not a database's, so they may be there already."""
+    for name in ROLES:
+        if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
+            role = sql.Identifier(name)
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD)))
+
+
+def programs(server: Server) -> Path:
+    """Where psql and pg_dump are, of the server's release or a newer one."""
+    return server.bin_dir or Embedded().program("psql").parent
