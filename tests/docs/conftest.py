@@ -22,6 +22,12 @@ from tests.servers import Server
 from tests.servers.cluster import free_port
 
 PASSWORD = "secret"
+# What the model of the pages says.
+ANSWERS = {
+    "Summarise: ...": "In short: ...",
+    "All customers": "SELECT name FROM customers",
+    "Customers without an order": "SELECT name FROM customers WHERE id NOT IN (SELECT customer_id FROM orders)",
+}
 ROLES = ("app", "ops", "report")
 
 
@@ -65,6 +71,7 @@ def new_world(
                     connection.execute("SELECT pgcache.cache_grant('app')")
                     if "plpython3u" in page.needs:
                         standin = stack.enter_context(Standin(host_of(connection)))
+                        standin.answers |= ANSWERS
                         names["http://127.0.0.1:11434/v1"] = standin.url
             if "redis" in page.needs:
                 assert server.redis_url

@@ -206,8 +206,9 @@ class Run:
             if command.endswith("&"):
                 printed = self._started(command.removesuffix("&"), shown)
             else:
-                done = subprocess.run(self._shell(command), **self._options(), stdout=-1, stderr=subprocess.STDOUT)
-                printed = done.stdout.decode()
+                done = subprocess.run(self._shell(command), **self._options(), capture_output=True, text=True)
+                # Of what succeeds, stderr has the progress only.
+                printed = done.stdout + (done.stderr if done.returncode else "")
                 assert done.returncode == 0 or re.search(r"^(error|miss|curl): ", shown, re.MULTILINE), printed
             printed = "\n".join(line.rstrip() for line in self.world.documented(printed).rstrip("\n").splitlines())
             if not matches(shown, printed):
