@@ -166,12 +166,12 @@ def test_the_default_ttl_is_the_types(ask: Session) -> None:
 
 def test_set_works_whatever_the_callers_search_path_holds(ask: Session) -> None:
     ask("CREATE SCHEMA evil")
-    ask("CREATE TABLE evil.cache_types (type text)")
+    ask("CREATE TABLE evil.types (type text)")
     ask("CREATE FUNCTION evil.nextval(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT 1/0'")
     ask("CREATE FUNCTION evil.octet_length(text) RETURNS integer LANGUAGE sql AS 'SELECT 1/0'")
     ask("CREATE FUNCTION evil.jsonb_typeof(jsonb) RETURNS text LANGUAGE sql AS 'SELECT ''evil'''")
     ask("CREATE TEMP TABLE cache_store (type text)")
-    ask("CREATE TEMP TABLE pgcache_internal.hit_log (type text)")
+    ask("CREATE TEMP TABLE hit_log (type text)")
     for path in ("", "evil", "evil, pgcache, public", "public, pg_temp, pgcache"):
         ask("SELECT set_config('search_path', %s, false)", path)
         for type in VALUES:

@@ -25,7 +25,7 @@ language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if not (check_type(type)).payload ? 'data' then
+    if (check_type(type)).fields is not null then
         raise exception using errcode = 'PC004',
             message = format('the type %s is not a JSON type', type),
             hint = format('Its entries have columns of their own, in the table %s.', (check_type(type)).relation);
@@ -146,46 +146,3 @@ $$;
 
 comment on function pgcache_internal.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
 
-create or replace function pgcache_internal.reject_value(type text, value jsonb) returns void
-language plpgsql stable parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-declare
-    known constant types := check_type(type);
-    shape constant text := (
-        select string_agg(f.key || ' (' || rtrim(f.value, '!') || case when f.value like '%!' then ', required' else '' end || ')', ', ')
-        from jsonb_each_text(known.payload) f);
-    problem text;
-begin
-    if value is null then
-        raise exception using errcode = 'PC004',
-            message = 'the value is NULL',
-            hint = 'NULL is what a miss returns. Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
-    elsif jsonb_typeof(value) <> 'object' then
-        problem := format('it is a JSON %s, not an object', jsonb_typeof(value));
-    else
-        select case
-                when f.kind is null then format('it has an unknown field %I', v.field)
-                when v.kind is null or v.kind = 'null' then format('its field %I is missing', f.field)
-                else format('its field %I should be of kind %s, not the %s %s', f.field, rtrim(f.kind, '!'),
-                    v.kind, left(v.content, 40)) end
-        into problem
-        from (select p.key as field, p.value as kind from jsonb_each_text(known.payload) p) f
-        full join (select e.key as field, jsonb_typeof(e.value) as kind, e.value::text as content from jsonb_each(value) e) v
-            using (field)
-        where f.kind is null
-            or (f.kind like '%!' and coalesce(v.kind, 'null') = 'null')
-            or (v.kind <> 'null' and not case rtrim(f.kind, '!')
-                when 'any' then true
-                when 'base64' then v.kind = 'string'
-                when 'integer' then v.kind = 'number' and v.content ~ '^\d{1,9}$'
-                else v.kind = rtrim(f.kind, '!') end)
-        limit 1;
-    end if;
-    raise exception using errcode = 'PC004',
-        message = format('the value does not fit the type %s: %s', type, coalesce(problem, 'it cannot be stored')),
-        hint = format('%s takes a JSON object of %s.', type, shape);
-end
-$$;
-
-comment on function pgcache_internal.reject_value(text, jsonb) is 'Raises PC004 and says why the value does not fit the type.';

@@ -8,15 +8,9 @@
 -- looked at on a miss, so that a hit does not pay for it. Each further function or operator here would cost a hit 1 %,
 -- each statement 3 to 5 %, and so would SET search_path: hence every name is qualified.
 --
--- The statements differ only by table and columns. So this writes them, one for each registered type, those that users
--- created included; to see the outcome: \sf cache_get in psql.
+-- The statements differ by table and columns only, so they are compiled: see registry/compile.sql.
 
-create or replace function pgcache_internal.compile_get() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache.cache_get(type text, key text) returns jsonb
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $body$
@@ -29,7 +23,7 @@ declare
     weight smallint;  -- how many hits a line of the log stands for
     drawn boolean;  -- whether this hit is to be logged; NULL: there was none
 begin
-    if @look_ups    end if;
+    if @branches    end if;
     if drawn is not false then
         perform pgcache_internal.record_hit(type, key, counted, weight, model, tokens);
     end if;
@@ -38,24 +32,13 @@ end
 $body$;
 comment on function pgcache.cache_get(text, text) is
 'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type, PC002 invalid key.';
-$function$, '@look_ups', per_type($sql$type = '@type'@readable then
-        select @value, @tokens{t.model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
+$frame$, $branch$type = '@type'@readable then
+        select @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
         into value, @tokens{model, tokens, }counted, weight, drawn
         from @table t
         where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
             and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
-$sql$));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_get() is 'Writes cache_get for the types that there are; run whenever they change.';
-
-create or replace function pgcache_internal.value_of(payload jsonb) returns text
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
-as $$ select case when payload ? 'data' then 't.data' else 'pgcache_internal.cache_value(t)' end $$;
-
-comment on function pgcache_internal.value_of(jsonb) is 'The expression for the JSON value of an entry t of a type with this payload.';
+$branch$);
 
 -- Inlined into the statements above.
 create or replace function pgcache_internal.count_hit(counter regclass) returns bigint

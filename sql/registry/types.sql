@@ -1,28 +1,6 @@
 -- Types: what users create, configure and drop; the counters and storage settings that every type has.
 -- SECURITY DEFINER: an application's role may manage types without owning the tables (see grants.sql).
 
--- What is counted for each type, and where the sweep stands, is kept in UNLOGGED sequences: nextval and setval on one
--- need no transaction id, write no WAL, are never undone and never wait.
-create or replace function pgcache_internal.counter_names() returns text[]
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
-as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
-
-comment on function pgcache_internal.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
-
-create or replace function pgcache_internal.sequence_of(type text, counter text) returns regclass
-language sql stable parallel safe  -- not pinned: inlined
-as $$ select pg_catalog.format('pgcache_internal.%I', counter || '_' || type)::regclass $$;
-
-comment on function pgcache_internal.sequence_of(text, text) is 'The sequence that holds a type''s counter (see counter_names).';
-
-create or replace function pgcache_internal.counter(type text, counter text) returns bigint
-language sql volatile parallel safe  -- not pinned: inlined
-as $$ select coalesce(pg_catalog.pg_sequence_last_value(pgcache_internal.sequence_of(type, counter)), 0) $$;
-
-comment on function pgcache_internal.counter(text, text) is 'The last value of a type''s counter (see counter_names).';
-
 create or replace function pgcache_internal.prepare_type(type text) returns void
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -35,7 +13,7 @@ declare
         'autovacuum_vacuum_insert_scale_factor=0.2', 'autovacuum_analyze_scale_factor=0.2'
     ];
     counter text;
-    payload_column text;
+    value_column record;
 begin
     foreach counter in array counter_names() loop
         if to_regclass(format('pgcache_internal.%I', counter || '_' || type)) is null then
@@ -54,22 +32,20 @@ begin
     if not exists (select from pg_class c where c.oid = registered.relation and c.reloptions @> options) then
         execute format('alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation, array_to_string(options, ', '));
     end if;
-    if exists (
-        select from pg_attribute a
-        where a.attrelid = registered.relation and a.attname = 'audio_data' and a.attstorage <> 'e'
-    ) then
-        execute format('alter table %s alter column audio_data set storage external', registered.relation);
-    end if;
-    for payload_column in
-        select a.attname from pg_attribute a
-        where a.attrelid = registered.relation and a.attnum > 0 and a.attcompression <> 'l'
-            and a.atttypid in ('text'::regtype, 'jsonb'::regtype) and registered.payload ? a.attname
+    for value_column in
+        select a.attname as name, a.atttypid = 'bytea'::regtype as is_binary from pg_attribute a
+        where a.attrelid = registered.relation and a.attnum > 0 and coalesce(registered.fields ? a.attname, a.attname = 'data')
+            and case when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e' else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' end
     loop
-        begin
-            execute format('alter table %s alter column %I set compression lz4', registered.relation, payload_column);
-        exception when feature_not_supported then
-            return;  -- this server was built without lz4: pglz then
-        end;
+        if value_column.is_binary then  -- audio and images are compressed already
+            execute format('alter table %s alter column %I set storage external', registered.relation, value_column.name);
+        else
+            begin
+                execute format('alter table %s alter column %I set compression lz4', registered.relation, value_column.name);
+            exception when feature_not_supported then
+                null;  -- this server was built without lz4: pglz then
+            end;
+        end if;
     end loop;
 end
 $$;
@@ -121,10 +97,41 @@ $$;
 comment on function pgcache_internal.hit_weight_at(text, bigint) is
 'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
 
+create or replace function pgcache_internal.declare_type(
+    type text, relation text, description text, ttl interval default '1 hour', max_bytes bigint default 4294967296,
+    fields json default null, writer text default null, hot_ttl interval default '1 hour'
+) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    existing constant regclass := to_regclass(format('pgcache.%I', relation));
+    new_column text;
+begin
+    if existing is not null then
+        for new_column in
+            select column_definition(f.name, f.column_type, f.required, f.fallback) from fields_of(type, check_fields(fields)) f
+            where not exists (select from pg_attribute a where a.attrelid = existing and a.attname = f.name)
+        loop
+            execute format('alter table %s add column %s', existing, new_column);
+        end loop;
+    end if;
+    insert into types as t (type, builtin, relation, fields, ttl, max_bytes, writer, hot_ttl)
+    values (type, true, coalesce(existing, create_entry_table(relation, type, fields, true, format('Entries of type %s: %s.', type, description))),
+        check_fields(fields), ttl, max_bytes, writer, hot_ttl)
+    on conflict on constraint types_pkey do update
+    set fields = excluded.fields, writer = excluded.writer, hot_ttl = excluded.hot_ttl;
+end
+$$;
+
+comment on function pgcache_internal.declare_type(text, text, text, interval, bigint, json, text, interval) is
+'Declares a built-in type, at every install: makes its table, or adds the columns that it lacks, and registers it. ttl, max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields that a released version had can only be taken away, or changed, by a migration. writer: the function that stores an entry, for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns boolean. hot_ttl: default of cache_hot_on.';
+
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
     eviction text default 'lru', hit_tracking text default 'sampled', durable boolean default true,
-    enabled boolean default true
+    enabled boolean default true, fields json default null
 ) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -151,14 +158,9 @@ begin
             hint = 'Choose another name.';
     end if;
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
-    -- CREATE TABLE ... PARTITION OF would wait for all who are writing any JSON type, and have others wait behind it.
-    execute format('create %s table pgcache.%I (like pgcache.cache_store including defaults)',
-        case when durable then '' else 'unlogged' end, relation);
-    execute format('alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation, type);
-    execute format('comment on table pgcache.%I is %L', relation, format('Entries of the cache type %s', type));
-    insert into types (type, relation, payload, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
-    values (type, format('pgcache.%I', relation)::regclass, '{"data": "any!"}', ttl, max_entries, max_bytes,
-        eviction, hit_tracking, durable, enabled);
+    insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
+    values (type, check_fields(fields), create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
+        ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled);
     perform prepare_type(type), compile_types(), grant_like_store(type);
 exception when unique_violation or duplicate_table then
     raise exception using errcode = 'PC007',
@@ -167,8 +169,8 @@ exception when unique_violation or duplicate_table then
 end
 $$;
 
-comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean) is
-'Creates a type for JSON values, with a table of its own (a partition of cache_store). ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
+comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean, json) is
+'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its own: {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, object, any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is not; hits save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any JSON. ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
 
 create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
@@ -185,7 +187,8 @@ begin
             ('max_entries', max_entries > 0, 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
             ('max_bytes', max_bytes > 0, 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
             ('dimensions', dimensions > 0, 'a positive number of dimensions, NULL for any'),
-            ('eviction', eviction in ('lru', 'cost', 'fifo', 'none'), 'lru, cost, fifo or none'),
+            ('eviction', eviction is null or exists (select from eviction_policies() p where p.policy = eviction),
+                'one of ' || (select string_agg(p.policy, ', ') from eviction_policies() p)),
             ('hit_tracking', hit_tracking in ('exact', 'sampled', 'off'), 'exact, sampled or off')
         ) o (name, fine, values)
     loop
@@ -218,10 +221,10 @@ begin
         raise exception using errcode = 'PC010',
             message = format('%s cannot be reset', reset),
             hint = 'These can: ttl, max_entries, max_bytes, dimensions.';
-    elsif dimensions is not null and type <> 'embedding' then
+    elsif dimensions is not null and not exists (select from fields_of(type, before.fields) f where f.kind = 'vector') then
         raise exception using errcode = 'PC010',
             message = format('the type %s has no vectors', type),
-            hint = 'dimensions goes with the type embedding.';
+            hint = 'dimensions goes with the type embedding, and with types of yours that have a field of kind vector.';
     end if;
     update types t
     set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
@@ -253,14 +256,27 @@ $$;
 comment on function pgcache.cache_configure(text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]) is
 'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
 
--- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: pg_partition_tree does both, and leaves out
--- what is gone when it has the lock. Only partitions can be dropped.
+-- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both, and
+-- leaves out what is gone when it has the lock. Built-in types cannot be dropped.
 create or replace function pgcache_internal.types_here() returns setof pgcache_internal.types
-language sql stable parallel safe
+language plpgsql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
+declare
+    registered types;
+begin
+    return query
     select t.* from types t
-    where t.builtin or t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p)
+    where t.builtin or t.fields is null and t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p);
+    for registered in select * from types t where not t.builtin and t.fields is not null loop
+        begin
+            execute format('select from pgcache.%I limit 0', 'cache_type_' || registered.type);
+            return next registered;
+        exception when undefined_table then
+            null;
+        end;
+    end loop;
+end
 $$;
 
 comment on function pgcache_internal.types_here() is

@@ -1,12 +1,6 @@
 -- Many entries in one call.
 
--- As compile_get does for cache_get.
-create or replace function pgcache_internal.compile_get_many() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $body$
@@ -20,7 +14,7 @@ declare
     models text[];
     tokens integer[];
 begin
-    if @look_ups    end if;
+    if @branches    end if;
     perform pgcache_internal.record_hits(
         type, keys, pg_catalog.cardinality(pg_catalog.array_positions(weights, null)), keys, weights, models, tokens);
     return query select * from unnest(keys, found_values);
@@ -28,31 +22,22 @@ end
 $body$;
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
-$function$, '@look_ups', per_type($sql$type = '@type'@readable then
+$frame$, $branch$type = '@type'@readable then
         select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{, pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)}
         into found_values, weights@tokens{, models, tokens}
         from (
             select
                 case when t.hit_weight is not null then @value end as value,
-                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, @model as model, t.tokens_used}
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
             order by a.place
         ) f;
-$sql$));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_get_many() is 'Writes cache_get_many for the types that there are; run whenever they change.';
+$branch$);
 
 -- What the clients call: to a program, a hundred rows cost more than the look-ups.
-create or replace function pgcache_internal.compile_get_many_json() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache.cache_get_many_json(type text, keys text[]) returns json
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $body$
@@ -68,7 +53,7 @@ declare
     models text[];
     tokens integer[];
 begin
-    if @look_ups    end if;
+    if @branches    end if;
     if missed > 0 then  -- unless a key was given twice
         missed := missed - (
             select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C") from pg_catalog.unnest(keys) k where k is not null
@@ -82,7 +67,7 @@ end
 $body$;
 comment on function pgcache.cache_get_many_json(text, text[]) is
 'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular order; a key given twice counts once. Else counts and errors as cache_get.';
-$function$, '@look_ups', per_type($sql$type = '@type'@readable then
+$frame$, $branch$type = '@type'@readable then
         select
             pg_catalog.json_object_agg(f.cache_key, f.value), pg_catalog.cardinality(keys) - pg_catalog.count(*),
             pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0), pg_catalog.array_agg(f.weight) filter (where f.weight > 0)
@@ -91,16 +76,11 @@ $function$, '@look_ups', per_type($sql$type = '@type'@readable then
         from (
             select
                 t.cache_key, @value as value,
-                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, @model as model, t.tokens_used}
             from @table t
             where t.tenant = scope and t.cache_key = any(keys) and (t.expires_at is null or t.expires_at > moment)
         ) f;
-$sql$));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_get_many_json() is
-'Writes cache_get_many_json for the types that there are; run whenever they change.';
+$branch$);
 
 create or replace function pgcache_internal.record_hits(
     type text, asked text[], misses bigint, keys text[], weights integer[],
@@ -190,7 +170,7 @@ begin
     end if;
     perform check_key(k) from jsonb_object_keys(entries) k where k = '' or octet_length(k) > 1024;
     perform check_writable();
-    if not registered.payload ? 'data' then
+    if registered.fields is not null then
         select e.value into misfit from jsonb_each(entries) e where not value_fits(type, e.value) limit 1;
         if found then
             perform reject_value(type, misfit);
@@ -199,7 +179,7 @@ begin
     if entries = '{}' or not registered.enabled then
         return 0;
     end if;
-    if registered.payload ? 'data' and registered.eviction <> 'none' then
+    if registered.writer is null and registered.eviction <> 'none' then
         return put_many(type, entries, moment, expires, registered.sweep_every);
     end if;
     select count(*) filter (where put(type, e.key, e.value, ttl, true)) into stored
@@ -211,12 +191,7 @@ $$;
 comment on function pgcache.cache_set_many_json(text, jsonb, interval) is
 'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored. Errors: as cache_set.';
 
-create or replace function pgcache_internal.compile_put_many() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put_many(
     type text, entries jsonb, moment timestamptz, expires timestamptz, sweep_every integer
 ) returns bigint
@@ -229,7 +204,7 @@ declare
     stored bigint;
     bytes bigint;
 begin
-    if @upserts    end if;
+    if @branches    end if;
     if stored >= sweep_every then  -- it pays for itself
         perform look_after(type, 0, bytes, stored);
     else
@@ -239,26 +214,19 @@ begin
 end
 $body$;
 comment on function pgcache_internal.put_many(text, jsonb, timestamptz, timestamptz, integer) is
-'Upserts entries of a JSON type, checked by cache_set_many_json; returns how many.';
-$function$, '@upserts', per_type($sql$type = '@type' then
+'Upserts entries that cache_set_many_json has checked; returns how many. Not for types that a function of their own writes.';
+$frame$, $branch$type = '@type' then
         with upserted as (
-            insert into @table as t (
-                type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight
-            )
-            select '@type', scope, e.key, e.value, moment, expires, moment, type_hit_weight('@type')
+            insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
+            select scope, key, @given, moment, expires, moment, type_hit_weight('@type')
             from jsonb_each(entries) e
-            order by e.key collate "C"  -- so that batches that overlap do not deadlock
+            order by key collate "C"  -- so that batches that overlap do not deadlock
             on conflict on constraint @pkey do update
-            set data = excluded.data, created_at = excluded.created_at, expires_at = excluded.expires_at,
-                last_accessed_at = excluded.last_accessed_at
-            returning pg_column_size(t.data) as size
+            set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+            returning @bytes as bytes
         )
-        select count(*), sum(u.size) into stored, bytes from upserted u;
-$sql$, json_only => true));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_put_many() is 'Writes put_many for the types that there are; run whenever they change.';
+        select count(*), sum(u.bytes) into stored, bytes from upserted u;
+$branch$, '');
 
 create or replace function pgcache.cache_warm(type text, entries jsonb) returns bigint
 language plpgsql volatile parallel unsafe

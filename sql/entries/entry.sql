@@ -24,25 +24,13 @@ begin
         case when pg_is_in_recovery() then '0' else
             'select sum(l.weight)::bigint from hit_log l'
             ' where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key' end,
-        entry_size(registered.payload), registered.relation)
+        entry_size(registered.fields), registered.relation)
     using current_tenant(), key, cache_now(), type;
 end
 $$;
 
 comment on function pgcache.cache_entry(text, text) is
 'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired = true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
-
-create or replace function pgcache_internal.entry_size(payload jsonb) returns text
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
-as $$
-    select '96 + octet_length(t.tenant) + octet_length(t.cache_key) + ' || string_agg(
-        format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f)
-    from jsonb_object_keys(payload) f
-$$;
-
-comment on function pgcache_internal.entry_size(jsonb) is
-'The SQL expression of an entry''s size in bytes, for a table aliased t: its values as stored (compressed, not detoasted) and 96 bytes for the row''s and the index''s own.';
 
 create or replace function pgcache.cache_exists(type text, key text) returns boolean
 language sql volatile parallel safe

@@ -1,7 +1,35 @@
--- Settings that are newer than the table.
+-- Settings of the whole cache: what each is at first; an upgrade adds those that are new.
 insert into pgcache_internal.settings (name, value, description) values
+('ttl_short', '5 minutes', 'TTL tier for data that changes often'),
+('ttl_medium', '1 hour', 'TTL tier for moderately stable data'),
+('ttl_long', '24 hours', 'TTL tier for data that rarely changes'),
+('ttl_week', '7 days', 'TTL tier for very stable data'),
+('usd_per_million_tokens', '0', 'price of a model that has none of its own in model_prices'),
+('keep_history', '90 days', 'how long hourly statistics are kept'),
+('keep_runs', '7 days', 'how long the records of upkeep runs are kept'),
+('overdue_after', '2 hours', 'upkeep that has not succeeded for so long is overdue'),
+('alert_hit_rate', '0.70', 'cache_health warns below this hit rate'),
+('alert_size', '0.80', 'cache_health warns above this share of a limit'),
+('ai_base_url', 'https://api.openai.com/v1', 'OpenAI-compatible API that the AI functions call'),
+('ai_model', 'gpt-4o-mini', 'model of ai_worker_generate and llm_complete'),
+('ai_embedding_model', 'text-embedding-3-small', 'model of embed'),
+('ai_schema_version', 'auto', 'schema_version of ai_worker_generate; auto: a fingerprint of the schema that the caller may see'),
+('ai_schema_bytes', '32768', 'how much of the schema''s description is sent to the model'),
+('ai_row_limit', '1000', 'LIMIT of generated queries that have none; 0: no limit'),
+('ai_timeout', '60', 'seconds that one request may take'),
+('ai_deadline', '120', 'seconds that a request may take with its repetitions'),
+('ai_retries', '2', 'how often a request is repeated after a failure that may pass'),
+('ai_lease', '60', 'seconds that a caller waits for another''s answer to the same question before it asks itself'),
+('ai_batch', '256', 'how many texts one embeddings request holds'),
+('ai_temperature', '', 'temperature of chat requests; empty: the model''s default'),
+('ai_max_tokens', '', 'max_tokens of chat requests; empty: the model''s default'),
+('ai_instructions', '', 'added to what ai_worker_generate tells the model'),
+('ai_api_key_file', '', 'file on the server with the API key, for where it is not in the database'),
+('hot_max_staleness', '5 seconds', 'how old what the hot tier returns may be, whatever fails'),
+('hot_outbox_limit', '100000', 'rows of the outbox beyond which the hot tier is emptied instead'),
+('hot_prefix', 'pgcache', 'what the names of the hot tier''s keys in Redis begin with'),
 ('test_clock', 'off', 'on: sessions may set the time by which entries expire (SET pgcache.clock), for tests')
-on conflict on constraint settings_pkey do nothing;
+on conflict on constraint settings_pkey do update set description = excluded.description;
 
 create or replace function pgcache.cache_setting(name text) returns text
 language plpgsql stable parallel safe
