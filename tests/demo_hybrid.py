@@ -18,8 +18,9 @@ from typing import Any
 
 import psycopg
 
-from pgcache_py import AsyncHybridCache, show
-from pgcache_py.install import install
+from pgcache_py import AsyncHybridCache
+from pgcache_py.cli import show
+from pgcache_py.setup.install import install
 from tests.servers.cluster import server_user
 from tests.servers.local import Local, Redis
 from tests.servers.server import RUN, end_abandoned_runs

@@ -222,7 +222,7 @@ try:
     pgcache_py.Cache(object())
 except TypeError:
     pass
-from pgcache_py import calls
+from pgcache_py.client import calls
 assert calls.vector_list(calls.vector([1, 2])) == [1, 2]
 assert not {name for name in sys.modules if name.startswith(("redis", "rich"))}
 """

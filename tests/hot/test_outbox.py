@@ -431,7 +431,7 @@ def test_a_read_only_transaction_can_read(hot: Session) -> None:
 
 @pytest.mark.needs("cluster")
 def test_a_standby_reads_and_does_nothing_else(throwaway_cluster: Callable[..., Any]) -> None:
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     primary = throwaway_cluster()
     install(primary.dsn(), cron=False)

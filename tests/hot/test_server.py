@@ -139,8 +139,8 @@ def test_without_pg_cron_there_is_no_job(tier: Tier) -> None:
 @pytest.mark.needs("cluster", "pg_cron")
 def test_pg_cron_runs_it(throwaway_cluster: Callable[..., Any], tier: Tier) -> None:
     """It starts jobs on the minute, so this takes up to one."""
-    from pgcache_py.install import install
-    from pgcache_py.uninstall import uninstall
+    from pgcache_py.setup.install import install
+    from pgcache_py.setup.uninstall import uninstall
     from tests.servers.cluster import CRON_SETTINGS
 
     cluster = throwaway_cluster(**CRON_SETTINGS)

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py import __version__, cli
+from pgcache_py import __version__
+from pgcache_py.cli import main as cli
 
 from .conftest import database, fetch
 
@@ -211,7 +212,7 @@ def test_the_server_may_be_named_before_the_command(dsn: str, run: Run) -> None:
 
 @pytest.mark.usefixtures("no_server_is_named")
 def test_without_a_server_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
-    monkeypatch.setattr("pgcache_py.target.available", lambda: False)
+    monkeypatch.setattr("pgcache_py.setup.target.available", lambda: False)
     code, _, errors = run("stats")
     assert code == 1
     for way in ("--dsn", "DATABASE_URL", "PGHOST", "pip install 'pgcache[binary,embedded]'"):

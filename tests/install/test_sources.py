@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcache_py.sources import CODE, load
+from pgcache_py.setup.sources import CODE, load
 
 PROJECT = Path(__file__).parents[2]
 
@@ -75,10 +75,10 @@ def test_the_wheel_carries_all_of_it(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "installed") for path in (tmp_path / "installed").rglob("*") if path.is_file()
     }
     assert {Path("pgcache_py/_sql") / Path(name).relative_to("sql") for name in names} <= carried
-    assert Path("pgcache_py/demo_data/audio/welcome.opus") in carried
+    assert Path("pgcache_py/cli/demo_data/audio/welcome.opus") in carried
     # And the package finds it there.
     printed = subprocess.run(
-        [sys.executable, "-c", "from pgcache_py import sources; print(sources.load().digest)"],
+        [sys.executable, "-c", "from pgcache_py.setup import sources; print(sources.load().digest)"],
         cwd=tmp_path / "installed",
         capture_output=True,
         text=True,

@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgcache_py import cli
-from pgcache_py import warm as module
-from pgcache_py.demo import DATA
+from pgcache_py.cli import main as cli
+from pgcache_py.cli import warm as module
+from pgcache_py.cli.demo import DATA
+from pgcache_py.cli.warm import BadLine, warm
 from pgcache_py.errors import InvalidValueError, NotInstalledError, PgcacheError
-from pgcache_py.warm import BadLine, warm
 
 from .conftest import fetch
 
