@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from .client._async.cache import AsyncCache
 from .client._sync.cache import Cache
-from .client.calls import MISS, Audio, Entry, Skip
+from .client.calls import Entry
+from .client.typed_calls import Audio, Skip
+from .client.wire import MISS
 from .errors import (
     AbortedTransactionError,
     BrokenError,

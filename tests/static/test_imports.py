@@ -31,16 +31,11 @@ def modules(package: Path) -> dict[str, Path]:
     return {name.removesuffix(".__init__"): path for name, path in paths.items()}
 
 
-def imported(name: str, path: Path, known: dict[str, Path], *, for_types: bool) -> Iterator[str]:
-    """The modules among `known` that one of them imports, be it within a function.
-
-    for_types: also those that only a type checker imports.
-    """
+def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules among `known` that one of them imports, be it within a function or for a type checker only."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
 
     def visit(node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types:
-            return
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom):
@@ -55,9 +50,9 @@ def imported(name: str, path: Path, known: dict[str, Path], *, for_types: bool) 
     return visit(ast.parse(path.read_text(encoding="utf-8")))
 
 
-def arrows(package: Path, *, for_types: bool = True) -> dict[str, set[str]]:
+def arrows(package: Path) -> dict[str, set[str]]:
     known = modules(package)
-    return {name: set(imported(name, path, known, for_types=for_types)) for name, path in known.items()}
+    return {name: set(imported(name, path, known)) for name, path in known.items()}
 
 
 def between_rooms(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -83,7 +78,7 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 
 
 def test_there_is_no_circle_of_modules() -> None:
-    assert circle(arrows(PACKAGE, for_types=False)) == []
+    assert circle(arrows(PACKAGE)) == []
 
 
 def test_there_is_no_circle_of_rooms() -> None:
@@ -105,6 +100,10 @@ CIRCLES = {
     "of two files": {"a.py": "from . import b", "b.py": "from .a import x"},
     "of absolute imports": {"a.py": "import p.b", "b.py": "from p import a"},
     "within a function": {"a.py": "from .b import x", "b.py": "def f():\n    from .a import y"},
+    "for types": {
+        "a.py": "from .b import x",
+        "b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import y",
+    },
     "of three": {"a.py": "from . import b", "b.py": "from .r.c import x", "r/c.py": "from .. import a"},
 }
 

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
-from types import TracebackType
-from typing import Any, TypeVar, cast
-
-import psycopg
+from types import MethodType
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from ... import keys
-from ...errors import translated
-from .. import calls
-from ..calls import MISS, RAISE, TTL, Call, Entry, Row
-from ..failsoft import TIMEOUT, FailSoft
+from .. import calls, typed_calls, wire
+from ..calls import Entry
 from ..waiting import settle_async
-from .cached import AsyncCachedFunction, P
-from .connections import (
-    AnyConnection,
-    AnyPool,
-    AsyncBorrowedConnection,
-    AsyncOwnConnection,
-    AsyncPooledConnections,
-    AsyncSource,
-)
-from .typed import (
-    AsyncAIWorkerCache,
-    AsyncAudioCache,
-    AsyncCrawlCache,
-    AsyncEmbeddingCache,
-    AsyncFaceCache,
-    AsyncLLMCache,
-    AsyncPhashCache,
-    AsyncVectorSearchCache,
-)
+from ..wire import MISS, TTL, Row
+from .typed import AsyncTypedCaches
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncCache:
+class AsyncCache(AsyncTypedCaches):
     """A cache in PostgreSQL: AsyncCache("postgresql://...") or over what you have.
 
     source: a conninfo string or URL, over which the cache opens one connection of its own at the first call; your
@@ -61,68 +40,6 @@ class AsyncCache:
     Raises PgcacheError, whose subclasses tell the SQLSTATEs apart. Safe to share between tasks.
     """
 
-    _shared = frozenset({"_source", "_soft"})  # with the views for tenants
-
-    def __init__(
-        self,
-        source: str | AnyConnection | AnyPool,
-        *,
-        tenant: str | None = None,
-        fail_soft: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"a timeout is positive, not {timeout!r}")
-        if timeout is None and fail_soft:
-            timeout = TIMEOUT
-        self._tenant = tenant
-        self._view = False
-        self._soft = FailSoft() if fail_soft else None
-        self._source = self._open(source, fail_soft, timeout)
-
-    @staticmethod
-    def _open(source: object, fail_soft: bool, timeout: float | None) -> AsyncSource:
-        if isinstance(source, str):
-            return AsyncOwnConnection(source, timeout)
-        if isinstance(source, psycopg.AsyncConnection):
-            return AsyncBorrowedConnection(source, contained=fail_soft)
-        # psycopg_pool need not be installed.
-        if "AsyncConnectionPool" in (base.__name__ for base in type(source).__mro__):
-            return AsyncPooledConnections(cast(AnyPool, source), timeout)
-        raise TypeError(
-            "AsyncCache takes a conninfo string, a psycopg.AsyncConnection or a psycopg_pool.AsyncConnectionPool,"
-            f" not {type(source).__name__}"
-        )
-
-    # The life of a cache.
-
-    async def close(self) -> None:
-        """Close the cache's own connection, if it has one. On a view for a tenant it does nothing."""
-        if not self._view:
-            await self._source.close()
-
-    async def __aenter__(self) -> AsyncCache:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def for_tenant(self, tenant: str | None) -> AsyncCache:
-        """The same cache on the same connection, for another tenant. Cheap: make one per request."""
-        view = copy.copy(self)
-        for name in view.__dict__.keys() - self._shared:
-            del view.__dict__[name]  # the typed caches, which belong to this one
-        view._tenant = tenant
-        view._view = True
-        return view
-
-    @property
-    def tenant(self) -> str | None:
-        """Whose entries the calls see; None for the session's setting."""
-        return self._tenant
-
     # One entry.
 
     async def get(self, type: str, key: str, default: Any = None) -> Any:
@@ -138,18 +55,18 @@ class AsyncCache:
 
         ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
         """
-        return await self._run(calls.SET, type, key, calls.json_text(value), calls.interval(ttl))
+        return await self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
 
     async def add(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
         """Cache a value only if there is none, or an expired one; True if it was stored."""
-        return await self._run(calls.ADD, type, key, calls.json_text(value), calls.interval(ttl))
+        return await self._run(calls.ADD, type, key, wire.json_text(value), wire.interval(ttl))
 
     async def incr(self, type: str, key: str, by: int = 1, ttl: TTL = None) -> int:
         """Add to a whole number and return the sum; an absent one starts from 0 and gets the ttl.
 
         Raises NotANumberError for another value. Fail-soft: 0.
         """
-        return await self._run(calls.INCR, type, key, calls.number(by), calls.interval(ttl))
+        return await self._run(calls.INCR, type, key, wire.number(by), wire.interval(ttl))
 
     async def exists(self, type: str, key: str) -> bool:
         """Whether there is a live entry. Counts as neither hit nor miss."""
@@ -161,7 +78,7 @@ class AsyncCache:
 
     async def touch(self, type: str, key: str, ttl: TTL = None) -> bool:
         """Let a live entry expire later, or sooner; True if there is one. ttl: as in set, from now."""
-        return await self._run(calls.TOUCH, type, key, calls.interval(ttl))
+        return await self._run(calls.TOUCH, type, key, wire.interval(ttl))
 
     async def persist(self, type: str, key: str) -> bool:
         """Let a live entry never expire; True if there is one."""
@@ -180,16 +97,16 @@ class AsyncCache:
     async def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of the entries that there are, by key, in the order asked."""
         keys = keys if isinstance(keys, str) else list(keys)
-        found = await self._run(calls.GET_MANY, type, calls.array(keys))
+        found = await self._run(calls.GET_MANY, type, wire.array(keys))
         return {key: found[key] for key in keys if key in found}
 
     async def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
-        return await self._run(calls.SET_MANY, type, calls.json_object(values), calls.interval(ttl))
+        return await self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl))
 
     async def delete_many(self, type: str, keys: Iterable[str]) -> int:
         """Remove many entries; returns how many live ones there were."""
-        return await self._run(calls.DELETE_MANY, type, calls.array(keys))
+        return await self._run(calls.DELETE_MANY, type, wire.array(keys))
 
     async def delete_pattern(self, type: str, pattern: str) -> int:
         r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many."""
@@ -197,7 +114,7 @@ class AsyncCache:
 
     async def keys(self, type: str, pattern: str = "%", max_keys: int | None = 1000) -> list[str]:
         """The keys of the live entries that match a LIKE pattern, in byte order. max_keys: None for all."""
-        return list(await self._run(calls.KEYS, type, pattern, calls.number(max_keys)))
+        return list(await self._run(calls.KEYS, type, pattern, wire.number(max_keys)))
 
     # Invalidation. With a tenant set, these remove that tenant's entries only.
 
@@ -219,7 +136,7 @@ class AsyncCache:
 
     async def invalidate_user(self, user_id: str) -> int:
         """Remove a user's search results; returns how many live ones there were."""
-        return await self._run(calls.INVALIDATE_USER, user_id)
+        return await self._run(typed_calls.INVALIDATE_USER, user_id)
 
     # Computing what is not there.
 
@@ -284,13 +201,13 @@ class AsyncCache:
         await self._run(
             calls.CREATE_TYPE,
             type,
-            calls.interval(ttl),
-            calls.number(max_entries),
-            calls.number(max_bytes),
+            wire.interval(ttl),
+            wire.number(max_entries),
+            wire.number(max_bytes),
             eviction,
             hit_tracking,
-            calls.boolean(durable),
-            calls.boolean(enabled),
+            wire.boolean(durable),
+            wire.boolean(enabled),
         )
 
     async def configure(
@@ -315,15 +232,15 @@ class AsyncCache:
         await self._run(
             calls.CONFIGURE,
             type,
-            calls.interval(ttl),
-            calls.number(max_entries),
-            calls.number(max_bytes),
+            wire.interval(ttl),
+            wire.number(max_entries),
+            wire.number(max_bytes),
             eviction,
             hit_tracking,
-            calls.boolean(durable),
-            calls.boolean(enabled),
-            calls.number(dimensions),
-            calls.array(reset),
+            wire.boolean(durable),
+            wire.boolean(enabled),
+            wire.number(dimensions),
+            wire.array(reset),
         )
 
     async def drop_type(self, type: str) -> None:
@@ -339,7 +256,7 @@ class AsyncCache:
 
         For a file or an endless stream see `python -m pgcache_py warm`.
         """
-        return await self._run(calls.WARM, type, calls.json_text(list(entries)))
+        return await self._run(calls.WARM, type, wire.json_text(list(entries)))
 
     async def stats(self) -> list[Row]:
         """The view cache_stats: a dict for each type, with entries, hits, misses, hit rate, bytes and so on."""
@@ -353,70 +270,45 @@ class AsyncCache:
         """What get_cache_index_usage() finds: a dict for each index."""
         return await self._report(calls.INDEX_USAGE)
 
-    # The typed caches.
 
-    @cached_property
-    def llm(self) -> AsyncLLMCache:
-        """Answers of language models."""
-        return AsyncLLMCache(self)
+class AsyncCachedFunction(Generic[P, T]):
+    """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
-    @cached_property
-    def embedding(self) -> AsyncEmbeddingCache:
-        """Vectors of texts."""
-        return AsyncEmbeddingCache(self)
+    def __init__(
+        self,
+        cache: AsyncCache,
+        type: str,
+        function: Callable[P, Awaitable[T]],
+        ttl: TTL,
+        key: Callable[..., str],
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._cache = cache
+        self._type = type
+        self._function = function
+        self._ttl = ttl
+        self._key = key
 
-    @cached_property
-    def vector_search(self) -> AsyncVectorSearchCache:
-        """Results of similarity searches."""
-        return AsyncVectorSearchCache(self)
+    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[..., T]:
+        """The function as a method of an object."""
+        if instance is None:
+            return self
+        method = MethodType(self._function, instance)
+        return AsyncCachedFunction(self._cache, self._type, method, self._ttl, functools.partial(self._key, instance))
 
-    @cached_property
-    def audio(self) -> AsyncAudioCache:
-        """Synthesized speech."""
-        return AsyncAudioCache(self)
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        compute = functools.partial(self._function, *args, **kwargs)
+        return await self._cache.get_or_compute(self._type, self.key(*args, **kwargs), compute, self._ttl)
 
-    @cached_property
-    def ai_worker(self) -> AsyncAIWorkerCache:
-        """SQL that a model generated."""
-        return AsyncAIWorkerCache(self)
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Compute the result again, and cache it in place of what is cached."""
+        compute = functools.partial(self._function, *args, **kwargs)
+        return await self._cache.recompute(self._type, self.key(*args, **kwargs), compute, self._ttl)
 
-    @cached_property
-    def face(self) -> AsyncFaceCache:
-        """Face embeddings of images."""
-        return AsyncFaceCache(self)
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the result for these arguments; True if there was one."""
+        return await self._cache.delete(self._type, self.key(*args, **kwargs))
 
-    @cached_property
-    def phash(self) -> AsyncPhashCache:
-        """Perceptual hashes of images."""
-        return AsyncPhashCache(self)
-
-    @cached_property
-    def crawl(self) -> AsyncCrawlCache:
-        """Images that a crawler has stored."""
-        return AsyncCrawlCache(self)
-
-    async def _run(self, call: Call[T], *params: str | bytes | None) -> T:
-        soft = self._soft
-        if soft is None or call.otherwise is RAISE:
-            try:
-                return await self._source.run(call, params, self._tenant)
-            except psycopg.Error as error:
-                raise translated(error) from error
-        if soft.resting():
-            return call.otherwise
-        try:
-            result = await self._source.run(call, params, self._tenant)
-        except psycopg.Error as error:
-            failure = translated(error)
-            if soft.absorbs(call.name, failure):
-                return call.otherwise
-            raise failure from error
-        if soft.incidents:
-            soft.succeeded(call.name)
-        return result
-
-    async def _report(self, query: str) -> list[Row]:
-        try:
-            return await self._source.report(query)
-        except psycopg.Error as error:
-            raise translated(error) from error
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key under which the result for these arguments is cached."""
+        return self._key(*args, **kwargs)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .. import calls
-from ..calls import TTL, Array, Audio, Row, Skip
+from .. import typed_calls, wire
+from ..typed_calls import Audio, Skip
 from ..waiting import settle_async
+from ..wire import TTL, Array, Row
+from .base import AsyncBase
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from .cache import AsyncCache
-
 
 class AsyncTypedCache:
     """One of the built-in types. Errors are those of the generic calls; see Cache."""
 
-    def __init__(self, cache: AsyncCache) -> None:
+    def __init__(self, cache: AsyncBase) -> None:
         self._cache = cache
         self._run = cache._run
 
@@ -29,7 +30,7 @@ class AsyncLLMCache(AsyncTypedCache):
 
     async def get(self, prompt: str, model: str, context: str = "") -> Row | None:
         """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
-        document: Row | None = await self._run(calls.GET_LLM, prompt, model, context)
+        document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context)
         return document
 
     async def set(
@@ -45,14 +46,14 @@ class AsyncLLMCache(AsyncTypedCache):
     ) -> bool:
         """Cache an answer. context: whatever else it depends on, such as the system prompt."""
         return await self._run(
-            calls.SET_LLM,
+            typed_calls.SET_LLM,
             prompt,
             model,
             response,
-            calls.number(tokens_used),
+            wire.number(tokens_used),
             context,
             provider,
-            calls.interval(ttl),
+            wire.interval(ttl),
         )
 
     async def get_or_compute(
@@ -99,14 +100,14 @@ class AsyncEmbeddingCache(AsyncTypedCache):
         self, text: str, model: str, *, as_numpy: bool = False
     ) -> list[float] | NDArray[numpy.float32] | None:
         """The vector of a text, as a list or a NumPy array; None on a miss."""
-        data = await self._run(calls.GET_EMBEDDING, text, model)
+        data = await self._run(typed_calls.GET_EMBEDDING, text, model)
         if data is None:
             return None
-        return calls.vector_array(data) if as_numpy else calls.vector_list(data)
+        return wire.vector_array(data) if as_numpy else wire.vector_list(data)
 
     async def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
         """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
-        return await self._run(calls.SET_EMBEDDING, text, model, calls.vector(vector), calls.interval(ttl))
+        return await self._run(typed_calls.SET_EMBEDDING, text, model, wire.vector(vector), wire.interval(ttl))
 
     @overload
     async def get_many(
@@ -122,16 +123,16 @@ class AsyncEmbeddingCache(AsyncTypedCache):
         self, texts: Sequence[str], model: str, *, as_numpy: bool = False
     ) -> Sequence[list[float] | NDArray[numpy.float32] | None]:
         """For each text, in the order asked, its own vector, or None on a miss."""
-        found = await self._run(calls.GET_EMBEDDINGS, calls.array(texts), model)
-        read = calls.vector_array if as_numpy else calls.vector_list
+        found = await self._run(typed_calls.GET_EMBEDDINGS, wire.array(texts), model)
+        read = wire.vector_array if as_numpy else wire.vector_list
         return [None if (data := found.get(text)) is None else read(data) for text in texts]
 
     async def set_many(
         self, texts: Sequence[str], model: str, vectors: Sequence[Array] | NDArray[Any], *, ttl: TTL = None
     ) -> int:
         """Cache the vectors of many texts, all or none. Returns how many were stored."""
-        literals = calls.array(calls.vector_text(vector) for vector in vectors)
-        return await self._run(calls.SET_EMBEDDINGS, calls.array(texts), model, literals, calls.interval(ttl))
+        literals = wire.array(wire.vector_text(vector) for vector in vectors)
+        return await self._run(typed_calls.SET_EMBEDDINGS, wire.array(texts), model, literals, wire.interval(ttl))
 
     async def get_or_compute(
         self, text: str, model: str, compute: Callable[[], Awaitable[Array]], *, ttl: TTL = None
@@ -141,7 +142,7 @@ class AsyncEmbeddingCache(AsyncTypedCache):
             return vector
         computed = await settle_async(compute())
         await self.set(text, model, computed, ttl=ttl)
-        return calls.vector_list(calls.vector(computed))
+        return wire.vector_list(wire.vector(computed))
 
     async def get_or_compute_many(
         self,
@@ -156,7 +157,7 @@ class AsyncEmbeddingCache(AsyncTypedCache):
         missing = [text for text, vector in vectors.items() if vector is None]
         if missing:
             computed = await settle_async(compute(missing))
-            new = [calls.vector_list(calls.vector(vector)) for vector in computed]
+            new = [wire.vector_list(wire.vector(vector)) for vector in computed]
             vectors.update(zip(missing, new, strict=True))
             await self.set_many(missing, model, new, ttl=ttl)
         return [vectors[text] or [] for text in texts]
@@ -170,10 +171,10 @@ class AsyncVectorSearchCache(AsyncTypedCache):
     ) -> Any:
         """The results, as they were cached; None on a miss. user_id: whose ('' = everybody's)."""
         return await self._run(
-            calls.GET_VECTOR_SEARCH,
-            calls.vector(query),
-            calls.json_text(filters or {}),
-            calls.number(top_k),
+            typed_calls.GET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
             user_id,
         )
 
@@ -189,18 +190,18 @@ class AsyncVectorSearchCache(AsyncTypedCache):
     ) -> bool:
         """Cache the results of a search, any JSON value but null."""
         return await self._run(
-            calls.SET_VECTOR_SEARCH,
-            calls.vector(query),
-            calls.json_text(results),
-            calls.json_text(filters or {}),
-            calls.number(top_k),
+            typed_calls.SET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(results),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
             user_id,
-            calls.interval(ttl),
+            wire.interval(ttl),
         )
 
     async def invalidate_user(self, user_id: str) -> int:
         """Forget a user's results; returns how many there were."""
-        return await self._run(calls.INVALIDATE_USER, user_id)
+        return await self._run(typed_calls.INVALIDATE_USER, user_id)
 
 
 class AsyncAudioCache(AsyncTypedCache):
@@ -210,7 +211,7 @@ class AsyncAudioCache(AsyncTypedCache):
         self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None
     ) -> Audio | None:
         """The speech; None on a miss. settings: whatever else it depends on, such as speed."""
-        return await self._run(calls.GET_AUDIO, text, voice, provider, calls.json_text(settings or {}))
+        return await self._run(typed_calls.GET_AUDIO, text, voice, provider, wire.json_text(settings or {}))
 
     async def set(
         self,
@@ -224,17 +225,17 @@ class AsyncAudioCache(AsyncTypedCache):
     ) -> bool:
         """Cache the speech of a text in a voice."""
         return await self._run(
-            calls.SET_AUDIO,
+            typed_calls.SET_AUDIO,
             text,
             voice,
             bytes(audio.data),
             audio.format,
-            calls.number(audio.duration_ms),
-            calls.number(audio.sample_rate),
-            calls.number(audio.channels),
+            wire.number(audio.duration_ms),
+            wire.number(audio.sample_rate),
+            wire.number(audio.channels),
             provider,
-            calls.json_text(settings or {}),
-            calls.interval(ttl),
+            wire.json_text(settings or {}),
+            wire.interval(ttl),
         )
 
 
@@ -243,7 +244,7 @@ class AsyncAIWorkerCache(AsyncTypedCache):
 
     async def get(self, prompt: str, model: str, schema_version: str) -> Row | None:
         """prompt_text, model, schema_version, generated_sql, validated and tokens_used; None on a miss."""
-        document: Row | None = await self._run(calls.GET_AI_WORKER, prompt, model, schema_version)
+        document: Row | None = await self._run(typed_calls.GET_AI_WORKER, prompt, model, schema_version)
         return document
 
     async def set(
@@ -259,14 +260,14 @@ class AsyncAIWorkerCache(AsyncTypedCache):
     ) -> bool:
         """Cache the SQL for a prompt. validated: whether it was checked against the schema."""
         return await self._run(
-            calls.SET_AI_WORKER,
+            typed_calls.SET_AI_WORKER,
             prompt,
             model,
             schema_version,
             generated_sql,
-            calls.number(tokens_used),
-            calls.boolean(validated),
-            calls.interval(ttl),
+            wire.number(tokens_used),
+            wire.boolean(validated),
+            wire.interval(ttl),
         )
 
     async def get_or_compute(
@@ -288,11 +289,11 @@ class AsyncAIWorkerCache(AsyncTypedCache):
 
     async def invalidate_schema(self, schema_version: str) -> int:
         """Forget all SQL for a version of the schema; returns how many entries there were."""
-        return await self._run(calls.INVALIDATE_SCHEMA, schema_version)
+        return await self._run(typed_calls.INVALIDATE_SCHEMA, schema_version)
 
     async def stats(self) -> list[Row]:
         """The view ai_worker_cache_stats: a dict for each row."""
-        return await self._cache._report(calls.AI_WORKER_STATS)
+        return await self._cache._report(typed_calls.AI_WORKER_STATS)
 
 
 class AsyncFaceCache(AsyncTypedCache):
@@ -300,14 +301,14 @@ class AsyncFaceCache(AsyncTypedCache):
 
     async def get(self, image: bytes, tenant: str | None = None) -> list[Row] | None:
         """A dict with bbox, embedding and det_score for each face, [] if there is none; None on a miss."""
-        faces: list[Row] | None = await self._run(calls.GET_FACE, image, tenant)
+        faces: list[Row] | None = await self._run(typed_calls.GET_FACE, image, tenant)
         return faces
 
     async def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
     ) -> bool:
         """Cache the faces of an image."""
-        return await self._run(calls.SET_FACE, image, tenant, calls.json_text(embeddings), calls.interval(ttl))
+        return await self._run(typed_calls.SET_FACE, image, tenant, wire.json_text(embeddings), wire.interval(ttl))
 
 
 class AsyncPhashCache(AsyncTypedCache):
@@ -315,11 +316,11 @@ class AsyncPhashCache(AsyncTypedCache):
 
     async def get(self, image: bytes, tenant: str | None = None) -> str | None:
         """The hash; None on a miss."""
-        return await self._run(calls.GET_PHASH, image, tenant)
+        return await self._run(typed_calls.GET_PHASH, image, tenant)
 
     async def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
-        return await self._run(calls.SET_PHASH, image, tenant, phash, calls.interval(ttl))
+        return await self._run(typed_calls.SET_PHASH, image, tenant, phash, wire.interval(ttl))
 
 
 class AsyncCrawlCache(AsyncTypedCache):
@@ -327,7 +328,7 @@ class AsyncCrawlCache(AsyncTypedCache):
 
     async def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
         """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
-        return await self._run(calls.CRAWL_SHOULD_SKIP, url, image, tenant)
+        return await self._run(typed_calls.CRAWL_SHOULD_SKIP, url, image, tenant)
 
     async def store(
         self,
@@ -340,4 +341,48 @@ class AsyncCrawlCache(AsyncTypedCache):
         ttl: TTL = None,
     ) -> bool:
         """Record that an image from a URL is stored under raw_key."""
-        return await self._run(calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, calls.interval(ttl))
+        return await self._run(typed_calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, wire.interval(ttl))
+
+
+class AsyncTypedCaches(AsyncBase):
+    """The part of a client that has the typed caches."""
+
+    @cached_property
+    def llm(self) -> AsyncLLMCache:
+        """Answers of language models."""
+        return AsyncLLMCache(self)
+
+    @cached_property
+    def embedding(self) -> AsyncEmbeddingCache:
+        """Vectors of texts."""
+        return AsyncEmbeddingCache(self)
+
+    @cached_property
+    def vector_search(self) -> AsyncVectorSearchCache:
+        """Results of similarity searches."""
+        return AsyncVectorSearchCache(self)
+
+    @cached_property
+    def audio(self) -> AsyncAudioCache:
+        """Synthesized speech."""
+        return AsyncAudioCache(self)
+
+    @cached_property
+    def ai_worker(self) -> AsyncAIWorkerCache:
+        """SQL that a model generated."""
+        return AsyncAIWorkerCache(self)
+
+    @cached_property
+    def face(self) -> AsyncFaceCache:
+        """Face embeddings of images."""
+        return AsyncFaceCache(self)
+
+    @cached_property
+    def phash(self) -> AsyncPhashCache:
+        """Perceptual hashes of images."""
+        return AsyncPhashCache(self)
+
+    @cached_property
+    def crawl(self) -> AsyncCrawlCache:
+        """Images that a crawler has stored."""
+        return AsyncCrawlCache(self)

@@ -3,45 +3,24 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
-from types import TracebackType
-from typing import Any, TypeVar, cast
-
-import psycopg
+from types import MethodType
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from ... import keys
-from ...errors import translated
-from .. import calls
-from ..calls import MISS, RAISE, TTL, Call, Entry, Row
-from ..failsoft import TIMEOUT, FailSoft
+from .. import calls, typed_calls, wire
+from ..calls import Entry
 from ..waiting import settle
-from .cached import CachedFunction, P
-from .connections import (
-    AnyConnection,
-    AnyPool,
-    BorrowedConnection,
-    OwnConnection,
-    PooledConnections,
-    Source,
-)
-from .typed import (
-    AIWorkerCache,
-    AudioCache,
-    CrawlCache,
-    EmbeddingCache,
-    FaceCache,
-    LLMCache,
-    PhashCache,
-    VectorSearchCache,
-)
+from ..wire import MISS, TTL, Row
+from .typed import TypedCaches
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Cache:
+class Cache(TypedCaches):
     """A cache in PostgreSQL: Cache("postgresql://...") or over what you have.
 
     source: a conninfo string or URL, over which the cache opens one connection of its own at the first call; your
@@ -62,68 +41,6 @@ class Cache:
     Raises PgcacheError, whose subclasses tell the SQLSTATEs apart. Safe to share between threads.
     """
 
-    _shared = frozenset({"_source", "_soft"})  # with the views for tenants
-
-    def __init__(
-        self,
-        source: str | AnyConnection | AnyPool,
-        *,
-        tenant: str | None = None,
-        fail_soft: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"a timeout is positive, not {timeout!r}")
-        if timeout is None and fail_soft:
-            timeout = TIMEOUT
-        self._tenant = tenant
-        self._view = False
-        self._soft = FailSoft() if fail_soft else None
-        self._source = self._open(source, fail_soft, timeout)
-
-    @staticmethod
-    def _open(source: object, fail_soft: bool, timeout: float | None) -> Source:
-        if isinstance(source, str):
-            return OwnConnection(source, timeout)
-        if isinstance(source, psycopg.Connection):
-            return BorrowedConnection(source, contained=fail_soft)
-        # psycopg_pool need not be installed.
-        if "ConnectionPool" in (base.__name__ for base in type(source).__mro__):
-            return PooledConnections(cast(AnyPool, source), timeout)
-        raise TypeError(
-            "Cache takes a conninfo string, a psycopg.Connection or a psycopg_pool.ConnectionPool,"
-            f" not {type(source).__name__}"
-        )
-
-    # The life of a cache.
-
-    def close(self) -> None:
-        """Close the cache's own connection, if it has one. On a view for a tenant it does nothing."""
-        if not self._view:
-            self._source.close()
-
-    def __enter__(self) -> Cache:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def for_tenant(self, tenant: str | None) -> Cache:
-        """The same cache on the same connection, for another tenant. Cheap: make one per request."""
-        view = copy.copy(self)
-        for name in view.__dict__.keys() - self._shared:
-            del view.__dict__[name]  # the typed caches, which belong to this one
-        view._tenant = tenant
-        view._view = True
-        return view
-
-    @property
-    def tenant(self) -> str | None:
-        """Whose entries the calls see; None for the session's setting."""
-        return self._tenant
-
     # One entry.
 
     def get(self, type: str, key: str, default: Any = None) -> Any:
@@ -139,18 +56,18 @@ class Cache:
 
         ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
         """
-        return self._run(calls.SET, type, key, calls.json_text(value), calls.interval(ttl))
+        return self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
 
     def add(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
         """Cache a value only if there is none, or an expired one; True if it was stored."""
-        return self._run(calls.ADD, type, key, calls.json_text(value), calls.interval(ttl))
+        return self._run(calls.ADD, type, key, wire.json_text(value), wire.interval(ttl))
 
     def incr(self, type: str, key: str, by: int = 1, ttl: TTL = None) -> int:
         """Add to a whole number and return the sum; an absent one starts from 0 and gets the ttl.
 
         Raises NotANumberError for another value. Fail-soft: 0.
         """
-        return self._run(calls.INCR, type, key, calls.number(by), calls.interval(ttl))
+        return self._run(calls.INCR, type, key, wire.number(by), wire.interval(ttl))
 
     def exists(self, type: str, key: str) -> bool:
         """Whether there is a live entry. Counts as neither hit nor miss."""
@@ -162,7 +79,7 @@ class Cache:
 
     def touch(self, type: str, key: str, ttl: TTL = None) -> bool:
         """Let a live entry expire later, or sooner; True if there is one. ttl: as in set, from now."""
-        return self._run(calls.TOUCH, type, key, calls.interval(ttl))
+        return self._run(calls.TOUCH, type, key, wire.interval(ttl))
 
     def persist(self, type: str, key: str) -> bool:
         """Let a live entry never expire; True if there is one."""
@@ -181,16 +98,16 @@ class Cache:
     def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of the entries that there are, by key, in the order asked."""
         keys = keys if isinstance(keys, str) else list(keys)
-        found = self._run(calls.GET_MANY, type, calls.array(keys))
+        found = self._run(calls.GET_MANY, type, wire.array(keys))
         return {key: found[key] for key in keys if key in found}
 
     def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
-        return self._run(calls.SET_MANY, type, calls.json_object(values), calls.interval(ttl))
+        return self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl))
 
     def delete_many(self, type: str, keys: Iterable[str]) -> int:
         """Remove many entries; returns how many live ones there were."""
-        return self._run(calls.DELETE_MANY, type, calls.array(keys))
+        return self._run(calls.DELETE_MANY, type, wire.array(keys))
 
     def delete_pattern(self, type: str, pattern: str) -> int:
         r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many."""
@@ -198,7 +115,7 @@ class Cache:
 
     def keys(self, type: str, pattern: str = "%", max_keys: int | None = 1000) -> list[str]:
         """The keys of the live entries that match a LIKE pattern, in byte order. max_keys: None for all."""
-        return list(self._run(calls.KEYS, type, pattern, calls.number(max_keys)))
+        return list(self._run(calls.KEYS, type, pattern, wire.number(max_keys)))
 
     # Invalidation. With a tenant set, these remove that tenant's entries only.
 
@@ -220,7 +137,7 @@ class Cache:
 
     def invalidate_user(self, user_id: str) -> int:
         """Remove a user's search results; returns how many live ones there were."""
-        return self._run(calls.INVALIDATE_USER, user_id)
+        return self._run(typed_calls.INVALIDATE_USER, user_id)
 
     # Computing what is not there.
 
@@ -285,13 +202,13 @@ class Cache:
         self._run(
             calls.CREATE_TYPE,
             type,
-            calls.interval(ttl),
-            calls.number(max_entries),
-            calls.number(max_bytes),
+            wire.interval(ttl),
+            wire.number(max_entries),
+            wire.number(max_bytes),
             eviction,
             hit_tracking,
-            calls.boolean(durable),
-            calls.boolean(enabled),
+            wire.boolean(durable),
+            wire.boolean(enabled),
         )
 
     def configure(
@@ -316,15 +233,15 @@ class Cache:
         self._run(
             calls.CONFIGURE,
             type,
-            calls.interval(ttl),
-            calls.number(max_entries),
-            calls.number(max_bytes),
+            wire.interval(ttl),
+            wire.number(max_entries),
+            wire.number(max_bytes),
             eviction,
             hit_tracking,
-            calls.boolean(durable),
-            calls.boolean(enabled),
-            calls.number(dimensions),
-            calls.array(reset),
+            wire.boolean(durable),
+            wire.boolean(enabled),
+            wire.number(dimensions),
+            wire.array(reset),
         )
 
     def drop_type(self, type: str) -> None:
@@ -340,7 +257,7 @@ class Cache:
 
         For a file or an endless stream see `python -m pgcache_py warm`.
         """
-        return self._run(calls.WARM, type, calls.json_text(list(entries)))
+        return self._run(calls.WARM, type, wire.json_text(list(entries)))
 
     def stats(self) -> list[Row]:
         """The view cache_stats: a dict for each type, with entries, hits, misses, hit rate, bytes and so on."""
@@ -354,70 +271,45 @@ class Cache:
         """What get_cache_index_usage() finds: a dict for each index."""
         return self._report(calls.INDEX_USAGE)
 
-    # The typed caches.
 
-    @cached_property
-    def llm(self) -> LLMCache:
-        """Answers of language models."""
-        return LLMCache(self)
+class CachedFunction(Generic[P, T]):
+    """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
-    @cached_property
-    def embedding(self) -> EmbeddingCache:
-        """Vectors of texts."""
-        return EmbeddingCache(self)
+    def __init__(
+        self,
+        cache: Cache,
+        type: str,
+        function: Callable[P, T],
+        ttl: TTL,
+        key: Callable[..., str],
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._cache = cache
+        self._type = type
+        self._function = function
+        self._ttl = ttl
+        self._key = key
 
-    @cached_property
-    def vector_search(self) -> VectorSearchCache:
-        """Results of similarity searches."""
-        return VectorSearchCache(self)
+    def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[..., T]:
+        """The function as a method of an object."""
+        if instance is None:
+            return self
+        method = MethodType(self._function, instance)
+        return CachedFunction(self._cache, self._type, method, self._ttl, functools.partial(self._key, instance))
 
-    @cached_property
-    def audio(self) -> AudioCache:
-        """Synthesized speech."""
-        return AudioCache(self)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        compute = functools.partial(self._function, *args, **kwargs)
+        return self._cache.get_or_compute(self._type, self.key(*args, **kwargs), compute, self._ttl)
 
-    @cached_property
-    def ai_worker(self) -> AIWorkerCache:
-        """SQL that a model generated."""
-        return AIWorkerCache(self)
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Compute the result again, and cache it in place of what is cached."""
+        compute = functools.partial(self._function, *args, **kwargs)
+        return self._cache.recompute(self._type, self.key(*args, **kwargs), compute, self._ttl)
 
-    @cached_property
-    def face(self) -> FaceCache:
-        """Face embeddings of images."""
-        return FaceCache(self)
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the result for these arguments; True if there was one."""
+        return self._cache.delete(self._type, self.key(*args, **kwargs))
 
-    @cached_property
-    def phash(self) -> PhashCache:
-        """Perceptual hashes of images."""
-        return PhashCache(self)
-
-    @cached_property
-    def crawl(self) -> CrawlCache:
-        """Images that a crawler has stored."""
-        return CrawlCache(self)
-
-    def _run(self, call: Call[T], *params: str | bytes | None) -> T:
-        soft = self._soft
-        if soft is None or call.otherwise is RAISE:
-            try:
-                return self._source.run(call, params, self._tenant)
-            except psycopg.Error as error:
-                raise translated(error) from error
-        if soft.resting():
-            return call.otherwise
-        try:
-            result = self._source.run(call, params, self._tenant)
-        except psycopg.Error as error:
-            failure = translated(error)
-            if soft.absorbs(call.name, failure):
-                return call.otherwise
-            raise failure from error
-        if soft.incidents:
-            soft.succeeded(call.name)
-        return result
-
-    def _report(self, query: str) -> list[Row]:
-        try:
-            return self._source.report(query)
-        except psycopg.Error as error:
-            raise translated(error) from error
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key under which the result for these arguments is cached."""
+        return self._key(*args, **kwargs)

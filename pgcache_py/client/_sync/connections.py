@@ -15,8 +15,9 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import dict_row
 from psycopg.types.string import StrDumperUnknown
 
-from ..calls import BinaryDumper, Call, Params, Row, T, encoded
+from ..calls import Call, T
 from ..waiting import Lock, Socket, acquire, forget_in_children, has_input
+from ..wire import BinaryDumper, Params, Row, encoded
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool

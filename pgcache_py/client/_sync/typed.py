@@ -4,23 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .. import calls
-from ..calls import TTL, Array, Audio, Row, Skip
+from .. import typed_calls, wire
+from ..typed_calls import Audio, Skip
 from ..waiting import settle
+from ..wire import TTL, Array, Row
+from .base import Base
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from .cache import Cache
-
 
 class TypedCache:
     """One of the built-in types. Errors are those of the generic calls; see Cache."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Base) -> None:
         self._cache = cache
         self._run = cache._run
 
@@ -30,7 +31,7 @@ class LLMCache(TypedCache):
 
     def get(self, prompt: str, model: str, context: str = "") -> Row | None:
         """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
-        document: Row | None = self._run(calls.GET_LLM, prompt, model, context)
+        document: Row | None = self._run(typed_calls.GET_LLM, prompt, model, context)
         return document
 
     def set(
@@ -46,14 +47,14 @@ class LLMCache(TypedCache):
     ) -> bool:
         """Cache an answer. context: whatever else it depends on, such as the system prompt."""
         return self._run(
-            calls.SET_LLM,
+            typed_calls.SET_LLM,
             prompt,
             model,
             response,
-            calls.number(tokens_used),
+            wire.number(tokens_used),
             context,
             provider,
-            calls.interval(ttl),
+            wire.interval(ttl),
         )
 
     def get_or_compute(
@@ -98,14 +99,14 @@ class EmbeddingCache(TypedCache):
 
     def get(self, text: str, model: str, *, as_numpy: bool = False) -> list[float] | NDArray[numpy.float32] | None:
         """The vector of a text, as a list or a NumPy array; None on a miss."""
-        data = self._run(calls.GET_EMBEDDING, text, model)
+        data = self._run(typed_calls.GET_EMBEDDING, text, model)
         if data is None:
             return None
-        return calls.vector_array(data) if as_numpy else calls.vector_list(data)
+        return wire.vector_array(data) if as_numpy else wire.vector_list(data)
 
     def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
         """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
-        return self._run(calls.SET_EMBEDDING, text, model, calls.vector(vector), calls.interval(ttl))
+        return self._run(typed_calls.SET_EMBEDDING, text, model, wire.vector(vector), wire.interval(ttl))
 
     @overload
     def get_many(
@@ -121,16 +122,16 @@ class EmbeddingCache(TypedCache):
         self, texts: Sequence[str], model: str, *, as_numpy: bool = False
     ) -> Sequence[list[float] | NDArray[numpy.float32] | None]:
         """For each text, in the order asked, its own vector, or None on a miss."""
-        found = self._run(calls.GET_EMBEDDINGS, calls.array(texts), model)
-        read = calls.vector_array if as_numpy else calls.vector_list
+        found = self._run(typed_calls.GET_EMBEDDINGS, wire.array(texts), model)
+        read = wire.vector_array if as_numpy else wire.vector_list
         return [None if (data := found.get(text)) is None else read(data) for text in texts]
 
     def set_many(
         self, texts: Sequence[str], model: str, vectors: Sequence[Array] | NDArray[Any], *, ttl: TTL = None
     ) -> int:
         """Cache the vectors of many texts, all or none. Returns how many were stored."""
-        literals = calls.array(calls.vector_text(vector) for vector in vectors)
-        return self._run(calls.SET_EMBEDDINGS, calls.array(texts), model, literals, calls.interval(ttl))
+        literals = wire.array(wire.vector_text(vector) for vector in vectors)
+        return self._run(typed_calls.SET_EMBEDDINGS, wire.array(texts), model, literals, wire.interval(ttl))
 
     def get_or_compute(self, text: str, model: str, compute: Callable[[], Array], *, ttl: TTL = None) -> list[float]:
         """The cached vector of a text, or else what compute returns, which is cached."""
@@ -138,7 +139,7 @@ class EmbeddingCache(TypedCache):
             return vector
         computed = settle(compute())
         self.set(text, model, computed, ttl=ttl)
-        return calls.vector_list(calls.vector(computed))
+        return wire.vector_list(wire.vector(computed))
 
     def get_or_compute_many(
         self,
@@ -153,7 +154,7 @@ class EmbeddingCache(TypedCache):
         missing = [text for text, vector in vectors.items() if vector is None]
         if missing:
             computed = settle(compute(missing))
-            new = [calls.vector_list(calls.vector(vector)) for vector in computed]
+            new = [wire.vector_list(wire.vector(vector)) for vector in computed]
             vectors.update(zip(missing, new, strict=True))
             self.set_many(missing, model, new, ttl=ttl)
         return [vectors[text] or [] for text in texts]
@@ -165,10 +166,10 @@ class VectorSearchCache(TypedCache):
     def get(self, query: Array, filters: Mapping[str, Any] | None = None, top_k: int = 10, user_id: str = "") -> Any:
         """The results, as they were cached; None on a miss. user_id: whose ('' = everybody's)."""
         return self._run(
-            calls.GET_VECTOR_SEARCH,
-            calls.vector(query),
-            calls.json_text(filters or {}),
-            calls.number(top_k),
+            typed_calls.GET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
             user_id,
         )
 
@@ -184,18 +185,18 @@ class VectorSearchCache(TypedCache):
     ) -> bool:
         """Cache the results of a search, any JSON value but null."""
         return self._run(
-            calls.SET_VECTOR_SEARCH,
-            calls.vector(query),
-            calls.json_text(results),
-            calls.json_text(filters or {}),
-            calls.number(top_k),
+            typed_calls.SET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(results),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
             user_id,
-            calls.interval(ttl),
+            wire.interval(ttl),
         )
 
     def invalidate_user(self, user_id: str) -> int:
         """Forget a user's results; returns how many there were."""
-        return self._run(calls.INVALIDATE_USER, user_id)
+        return self._run(typed_calls.INVALIDATE_USER, user_id)
 
 
 class AudioCache(TypedCache):
@@ -203,7 +204,7 @@ class AudioCache(TypedCache):
 
     def get(self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None) -> Audio | None:
         """The speech; None on a miss. settings: whatever else it depends on, such as speed."""
-        return self._run(calls.GET_AUDIO, text, voice, provider, calls.json_text(settings or {}))
+        return self._run(typed_calls.GET_AUDIO, text, voice, provider, wire.json_text(settings or {}))
 
     def set(
         self,
@@ -217,17 +218,17 @@ class AudioCache(TypedCache):
     ) -> bool:
         """Cache the speech of a text in a voice."""
         return self._run(
-            calls.SET_AUDIO,
+            typed_calls.SET_AUDIO,
             text,
             voice,
             bytes(audio.data),
             audio.format,
-            calls.number(audio.duration_ms),
-            calls.number(audio.sample_rate),
-            calls.number(audio.channels),
+            wire.number(audio.duration_ms),
+            wire.number(audio.sample_rate),
+            wire.number(audio.channels),
             provider,
-            calls.json_text(settings or {}),
-            calls.interval(ttl),
+            wire.json_text(settings or {}),
+            wire.interval(ttl),
         )
 
 
@@ -236,7 +237,7 @@ class AIWorkerCache(TypedCache):
 
     def get(self, prompt: str, model: str, schema_version: str) -> Row | None:
         """prompt_text, model, schema_version, generated_sql, validated and tokens_used; None on a miss."""
-        document: Row | None = self._run(calls.GET_AI_WORKER, prompt, model, schema_version)
+        document: Row | None = self._run(typed_calls.GET_AI_WORKER, prompt, model, schema_version)
         return document
 
     def set(
@@ -252,14 +253,14 @@ class AIWorkerCache(TypedCache):
     ) -> bool:
         """Cache the SQL for a prompt. validated: whether it was checked against the schema."""
         return self._run(
-            calls.SET_AI_WORKER,
+            typed_calls.SET_AI_WORKER,
             prompt,
             model,
             schema_version,
             generated_sql,
-            calls.number(tokens_used),
-            calls.boolean(validated),
-            calls.interval(ttl),
+            wire.number(tokens_used),
+            wire.boolean(validated),
+            wire.interval(ttl),
         )
 
     def get_or_compute(
@@ -281,11 +282,11 @@ class AIWorkerCache(TypedCache):
 
     def invalidate_schema(self, schema_version: str) -> int:
         """Forget all SQL for a version of the schema; returns how many entries there were."""
-        return self._run(calls.INVALIDATE_SCHEMA, schema_version)
+        return self._run(typed_calls.INVALIDATE_SCHEMA, schema_version)
 
     def stats(self) -> list[Row]:
         """The view ai_worker_cache_stats: a dict for each row."""
-        return self._cache._report(calls.AI_WORKER_STATS)
+        return self._cache._report(typed_calls.AI_WORKER_STATS)
 
 
 class FaceCache(TypedCache):
@@ -293,14 +294,14 @@ class FaceCache(TypedCache):
 
     def get(self, image: bytes, tenant: str | None = None) -> list[Row] | None:
         """A dict with bbox, embedding and det_score for each face, [] if there is none; None on a miss."""
-        faces: list[Row] | None = self._run(calls.GET_FACE, image, tenant)
+        faces: list[Row] | None = self._run(typed_calls.GET_FACE, image, tenant)
         return faces
 
     def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
     ) -> bool:
         """Cache the faces of an image."""
-        return self._run(calls.SET_FACE, image, tenant, calls.json_text(embeddings), calls.interval(ttl))
+        return self._run(typed_calls.SET_FACE, image, tenant, wire.json_text(embeddings), wire.interval(ttl))
 
 
 class PhashCache(TypedCache):
@@ -308,11 +309,11 @@ class PhashCache(TypedCache):
 
     def get(self, image: bytes, tenant: str | None = None) -> str | None:
         """The hash; None on a miss."""
-        return self._run(calls.GET_PHASH, image, tenant)
+        return self._run(typed_calls.GET_PHASH, image, tenant)
 
     def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
-        return self._run(calls.SET_PHASH, image, tenant, phash, calls.interval(ttl))
+        return self._run(typed_calls.SET_PHASH, image, tenant, phash, wire.interval(ttl))
 
 
 class CrawlCache(TypedCache):
@@ -320,7 +321,7 @@ class CrawlCache(TypedCache):
 
     def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
         """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
-        return self._run(calls.CRAWL_SHOULD_SKIP, url, image, tenant)
+        return self._run(typed_calls.CRAWL_SHOULD_SKIP, url, image, tenant)
 
     def store(
         self,
@@ -333,4 +334,48 @@ class CrawlCache(TypedCache):
         ttl: TTL = None,
     ) -> bool:
         """Record that an image from a URL is stored under raw_key."""
-        return self._run(calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, calls.interval(ttl))
+        return self._run(typed_calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, wire.interval(ttl))
+
+
+class TypedCaches(Base):
+    """The part of a client that has the typed caches."""
+
+    @cached_property
+    def llm(self) -> LLMCache:
+        """Answers of language models."""
+        return LLMCache(self)
+
+    @cached_property
+    def embedding(self) -> EmbeddingCache:
+        """Vectors of texts."""
+        return EmbeddingCache(self)
+
+    @cached_property
+    def vector_search(self) -> VectorSearchCache:
+        """Results of similarity searches."""
+        return VectorSearchCache(self)
+
+    @cached_property
+    def audio(self) -> AudioCache:
+        """Synthesized speech."""
+        return AudioCache(self)
+
+    @cached_property
+    def ai_worker(self) -> AIWorkerCache:
+        """SQL that a model generated."""
+        return AIWorkerCache(self)
+
+    @cached_property
+    def face(self) -> FaceCache:
+        """Face embeddings of images."""
+        return FaceCache(self)
+
+    @cached_property
+    def phash(self) -> PhashCache:
+        """Perceptual hashes of images."""
+        return PhashCache(self)
+
+    @cached_property
+    def crawl(self) -> CrawlCache:
+        """Images that a crawler has stored."""
+        return CrawlCache(self)

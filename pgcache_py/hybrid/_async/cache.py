@@ -7,37 +7,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from ...client import calls
+from ...client import calls, wire
 from ...client._async.cache import AsyncCache
 from ...client._async.connections import AnyConnection, AnyPool
 from ...client._async.typed import AsyncEmbeddingCache
-from ...client.calls import MISS, TTL, Array, Call, Row, Skip
+from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
+from ...client.typed_calls import Skip
+from ...client.wire import MISS, TTL, Array, Row
 from ...errors import PgcacheError, UnavailableError
 from ...keys import cache_key
 from ...relay.scripts import entry_key
 from ..calls import (
-    CHANGES,
     HOT_GET,
     HOT_GET_MANY,
     HOT_IDENTITY,
     HOT_SET,
     IS_HOT,
     OUTBOX,
-    READS,
     REPORT_HITS,
-    SWEEPS,
     UNREAD,
     WAKE,
-    WRITES,
     Found,
     Identity,
-    Place,
-    Write,
     located,
 )
 from .tier import ABSENT, MISSING, AnyRedis, AsyncHotTier, Lease, Outcome, Push
@@ -46,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="AsyncHybridCache")
 
 # For how long it is believed whether a type is in the tier, in seconds.
 BELIEVED = 5.0
@@ -121,12 +118,9 @@ class AsyncHybridCache(AsyncCache):
             await self._tier.close()
             await super().close()
 
-    async def __aenter__(self) -> AsyncHybridCache:
-        return self
-
-    def for_tenant(self, tenant: str | None) -> AsyncHybridCache:
+    def for_tenant(self: Self, tenant: str | None) -> Self:
         """The same cache on the same connections, for another tenant. Cheap: make one per request."""
-        return cast(AsyncHybridCache, super().for_tenant(tenant or ""))
+        return super().for_tenant(tenant or "")
 
     # Through the tier.
 
@@ -246,9 +240,9 @@ class AsyncHybridCache(AsyncCache):
     async def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         if self._inside():
             return await super()._run(call, *params)
-        if call in READS:
-            locate, result = READS[call]
-            place = located(locate, params)
+        tier = call.tier
+        if isinstance(tier, Reads):
+            place = located(tier.place, params)
             view, name = self._find(place)
             if place and name:
                 value = await view._read(place.type, place.key, name)
@@ -256,22 +250,22 @@ class AsyncHybridCache(AsyncCache):
                     missed: T = call.otherwise  # type: ignore[assignment]
                     return missed
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
-                    found: T = result(value)
+                    found: T = tier.result(value)
                     return found
                 await self._tier.discard([name])  # JSON, but no value of this type
-        elif call in WRITES:
-            write = located(WRITES[call], params)
+        elif isinstance(tier, Writes):
+            write = located(tier.write, params)
             view, name = self._find(write and write.place)
             if write and name:
                 stored: T = await view._store(write, name)  # type: ignore[assignment]
                 return stored
         done = await super()._run(call, *params)
-        if call in SWEEPS:
+        if tier is SWEEPS:
             if done != 0 and not self._unreached():
                 await self._tier.fence()
                 with suppress(psycopg.Error):
                     await self._source.run(WAKE, (), None)
-        elif call in CHANGES and (place := located(CHANGES[call], params)):
+        elif isinstance(tier, Changes) and (place := located(tier.place, params)):
             await self._changed(place.type, [place.key])
         await self._report_hits()
         return done
@@ -378,9 +372,9 @@ class AsyncHybridCache(AsyncCache):
         self, type: str, keys: Sequence[str], leases: Mapping[str, Lease | None]
     ) -> dict[str, Any]:
         if not any(leases.values()):
-            return await super()._run(calls.GET_MANY, type, calls.array(keys))
+            return await super()._run(calls.GET_MANY, type, wire.array(keys))
         try:
-            found = await super()._run(HOT_GET_MANY, type, calls.array(keys))
+            found = await super()._run(HOT_GET_MANY, type, wire.array(keys))
         except BaseException:
             self._tier.give_back(leases.values())
             raise
@@ -465,7 +459,7 @@ class AsyncHybridCache(AsyncCache):
         for tenant, type, hits in self._tier.report():
             counts = "{" + ",".join(map(str, hits.values())) + "}"
             try:
-                await self._source.run(REPORT_HITS, (type, calls.array(hits), counts), tenant)
+                await self._source.run(REPORT_HITS, (type, wire.array(hits), counts), tenant)
             except psycopg.Error:
                 self._tier.put_off(REPORT_AGAIN)
 

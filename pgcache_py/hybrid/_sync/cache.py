@@ -8,37 +8,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from ...client import calls
+from ...client import calls, wire
 from ...client._sync.cache import Cache
 from ...client._sync.connections import AnyConnection, AnyPool
 from ...client._sync.typed import EmbeddingCache
-from ...client.calls import MISS, TTL, Array, Call, Row, Skip
+from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
+from ...client.typed_calls import Skip
+from ...client.wire import MISS, TTL, Array, Row
 from ...errors import PgcacheError, UnavailableError
 from ...keys import cache_key
 from ...relay.scripts import entry_key
 from ..calls import (
-    CHANGES,
     HOT_GET,
     HOT_GET_MANY,
     HOT_IDENTITY,
     HOT_SET,
     IS_HOT,
     OUTBOX,
-    READS,
     REPORT_HITS,
-    SWEEPS,
     UNREAD,
     WAKE,
-    WRITES,
     Found,
     Identity,
-    Place,
-    Write,
     located,
 )
 from .tier import ABSENT, MISSING, AnyRedis, HotTier, Lease, Outcome, Push
@@ -47,6 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="HybridCache")
 
 # For how long it is believed whether a type is in the tier, in seconds.
 BELIEVED = 5.0
@@ -122,12 +119,9 @@ class HybridCache(Cache):
             self._tier.close()
             super().close()
 
-    def __enter__(self) -> HybridCache:
-        return self
-
-    def for_tenant(self, tenant: str | None) -> HybridCache:
+    def for_tenant(self: Self, tenant: str | None) -> Self:
         """The same cache on the same connections, for another tenant. Cheap: make one per request."""
-        return cast(HybridCache, super().for_tenant(tenant or ""))
+        return super().for_tenant(tenant or "")
 
     # Through the tier.
 
@@ -245,9 +239,9 @@ class HybridCache(Cache):
     def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         if self._inside():
             return super()._run(call, *params)
-        if call in READS:
-            locate, result = READS[call]
-            place = located(locate, params)
+        tier = call.tier
+        if isinstance(tier, Reads):
+            place = located(tier.place, params)
             view, name = self._find(place)
             if place and name:
                 value = view._read(place.type, place.key, name)
@@ -255,22 +249,22 @@ class HybridCache(Cache):
                     missed: T = call.otherwise  # type: ignore[assignment]
                     return missed
                 with suppress(AttributeError, KeyError, TypeError, ValueError):
-                    found: T = result(value)
+                    found: T = tier.result(value)
                     return found
                 self._tier.discard([name])  # JSON, but no value of this type
-        elif call in WRITES:
-            write = located(WRITES[call], params)
+        elif isinstance(tier, Writes):
+            write = located(tier.write, params)
             view, name = self._find(write and write.place)
             if write and name:
                 stored: T = view._store(write, name)  # type: ignore[assignment]
                 return stored
         done = super()._run(call, *params)
-        if call in SWEEPS:
+        if tier is SWEEPS:
             if done != 0 and not self._unreached():
                 self._tier.fence()
                 with suppress(psycopg.Error):
                     self._source.run(WAKE, (), None)
-        elif call in CHANGES and (place := located(CHANGES[call], params)):
+        elif isinstance(tier, Changes) and (place := located(tier.place, params)):
             self._changed(place.type, [place.key])
         self._report_hits()
         return done
@@ -375,9 +369,9 @@ class HybridCache(Cache):
 
     def _read_and_push_many(self, type: str, keys: Sequence[str], leases: Mapping[str, Lease | None]) -> dict[str, Any]:
         if not any(leases.values()):
-            return super()._run(calls.GET_MANY, type, calls.array(keys))
+            return super()._run(calls.GET_MANY, type, wire.array(keys))
         try:
-            found = super()._run(HOT_GET_MANY, type, calls.array(keys))
+            found = super()._run(HOT_GET_MANY, type, wire.array(keys))
         except BaseException:
             self._tier.give_back(leases.values())
             raise
@@ -462,7 +456,7 @@ class HybridCache(Cache):
         for tenant, type, hits in self._tier.report():
             counts = "{" + ",".join(map(str, hits.values())) + "}"
             try:
-                self._source.run(REPORT_HITS, (type, calls.array(hits), counts), tenant)
+                self._source.run(REPORT_HITS, (type, wire.array(hits), counts), tenant)
             except psycopg.Error:
                 self._tier.put_off(REPORT_AGAIN)
 
