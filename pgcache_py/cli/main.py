@@ -1,5 +1,4 @@
-"""The commands: python -m pgcache_py {install,upgrade,uninstall,status,sql,stats,cleanup,warm,get,set,delete,demo,\
-serve,ai-key,relay}.
+"""The commands: python -m pgcache_py COMMAND. Each is a function whose docstring is its help.
 
 Exit codes: 0 done, 1 an error (its message and what to do on stderr), 2 wrong usage.
 """
@@ -88,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(run: Callable[[argparse.Namespace], int | None], *parents: argparse.ArgumentParser) -> Any:
         text = run.__doc__ or ""
         name = run.__name__.strip("_").removesuffix("_command").replace("_", "-")
-        added = commands.add_parser(name, help=text, description=text, parents=parents)
+        added = commands.add_parser(name, help=text.replace("%", "%%"), description=text, parents=parents)
         added.set_defaults(run=run)
         return added
 

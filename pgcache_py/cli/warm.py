@@ -15,7 +15,7 @@ import psycopg
 
 from ..errors import InvalidValueError, PgcacheError, translated
 from ..setup.levels import Connection
-from .lines import SET_MANY, Entry, entry
+from .lines import SET_MANY, Entry, entry, shapes
 
 STDIN = "-"
 # A transaction ends after so many entries (more would not be faster) or bytes (long values must not fill the memory).
@@ -92,6 +92,7 @@ class _Loader:
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
         self.connection = connection
+        self.typed = shapes(connection)
         self.strict = strict
         self.on_bad = on_bad
         self.on_progress = on_progress
@@ -118,7 +119,7 @@ class _Loader:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if text:
-                    batch.append(entry(number, text, folder))
+                    batch.append(entry(number, text, folder, self.typed))
             except UnicodeDecodeError:
                 self._bad(number, "this is no UTF-8")
             except InvalidValueError as error:

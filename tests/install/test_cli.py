@@ -221,6 +221,17 @@ def test_without_a_server_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatc
     assert run("stats")[0] == 0
 
 
+def test_the_help_of_a_command_is_its_docstring_whatever_that_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli._get_command, "__doc__", "print 100 % of %s")
+    for arguments in (["--help"], ["get", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 0
+        assert "print 100 % of %s" in capsys.readouterr().out
+
+
 def test_as_a_module() -> None:
     command = [sys.executable, "-m", "pgcache_py"]
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=30)
