@@ -121,4 +121,3 @@ $$;
 
 comment on function pgcache_internal.expiry(timestamptz, interval, interval) is
 'When an entry written at moment expires: after ttl, else after the default; NULL = never. Errors: PC003.';
-

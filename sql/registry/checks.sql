@@ -145,4 +145,3 @@ end
 $$;
 
 comment on function pgcache_internal.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
-

@@ -53,4 +53,3 @@ $$;
 
 comment on function pgcache_internal.measure(text) is
 'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
-

@@ -196,4 +196,3 @@ $$;
 
 comment on function pgcache_internal.wait_for_turn(text, bigint, boolean) is
 'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared. got: false if it would have had to wait longer than so many milliseconds.';
-

@@ -317,7 +317,9 @@ def test_other_arguments(shared: Session) -> None:
             shared("SELECT cache_grant(%s)", role)
 
 
-@pytest.mark.parametrize("call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "pgcache_internal.top_entries(-1)"])
+@pytest.mark.parametrize(
+    "call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "pgcache_internal.top_entries(-1)"]
+)
 def test_negative_numbers_of_rows(shared: Session, call: str) -> None:
     with refused("PC010", "0 or more"):
         shared(f"SELECT {call}")

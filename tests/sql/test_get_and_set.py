@@ -145,7 +145,10 @@ def test_set_replaces_value_and_expiry(ask: Session) -> None:
     ask.advance("30 seconds")
     ask("SELECT cache_set('llm', 'k', '{\"response\": \"new\"}', '5 minutes')")
     assert ask("SELECT cache_get('llm', 'k')") == {"response": "new"}
-    entry = ask.row("SELECT *, created_at = pgcache_internal.cache_now() AS just_now, ttl::text AS left FROM cache_entry('llm', 'k')")
+    entry = ask.row(
+        "SELECT *, created_at = pgcache_internal.cache_now() AS just_now, ttl::text AS left FROM"
+        " cache_entry('llm', 'k')"
+    )
     assert (entry["just_now"], entry["left"]) == (True, "00:05:00")
     assert ask("SELECT count(*) FROM cache_llm_responses") == 1
 

@@ -352,7 +352,11 @@ def test_upkeep_ends_while_others_go_on_reading(ask: Session, new_session: NewSe
 
 def test_more_than_one_batch_is_folded(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
-    ask("INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'k', 1, pgcache_internal.cache_now() FROM generate_series(1, %s)", 2 * BATCH + 100)
+    ask(
+        "INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'k', 1, pgcache_internal.cache_now() FROM"
+        " generate_series(1, %s)",
+        2 * BATCH + 100,
+    )
     assert ask("SELECT pgcache_internal.fold_hits(100)") == 100
     assert ask("SELECT hit_count FROM cache_store") == 100
     fold(ask)

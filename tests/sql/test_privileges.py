@@ -186,7 +186,13 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
 
 def test_types_named_by_others_cannot_inject(ask: Session, role: NewRole) -> None:
     admin = role("admin")
-    for name in ("x'); DROP TABLE pgcache_internal.types; --", 'x"; DROP TABLE pgcache_internal.types; --', "%I", "%s", "$1"):
+    for name in (
+        "x'); DROP TABLE pgcache_internal.types; --",
+        'x"; DROP TABLE pgcache_internal.types; --',
+        "%I",
+        "%s",
+        "$1",
+    ):
         with refused("PC010"):
             admin("SELECT cache_create_type(%s)", name)
         with refused("PC001"):

@@ -101,7 +101,9 @@ def test_drop(ask: Session) -> None:
     ask("CALL cache_upkeep()")
     ask("SELECT cache_get('mine', 'k')")
     ask("SELECT cache_drop_type('mine')")
-    after = ask.rows("SELECT oid::regclass::text FROM pg_class WHERE relnamespace::regnamespace::text ~ '^pgcache' ORDER BY 1")
+    after = ask.rows(
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace::regnamespace::text ~ '^pgcache' ORDER BY 1"
+    )
     assert after == before
     assert ask("SELECT count(*) FROM cache_store") == 0
     for table in ("counter_totals", "counters_seen", "savings", "hit_log"):
@@ -176,7 +178,9 @@ def test_durable_can_be_changed_back_and_forth(shared: Session, type: str) -> No
     for durable in (False, True, True, False):
         shared("SELECT cache_configure(%s, durable => %s)", type, durable)
         assert shared.stats(type)["durable"] is durable
-        persistence = "SELECT relpersistence FROM pg_class c, pgcache_internal.types t WHERE c.oid = t.relation AND type = %s"
+        persistence = (
+            "SELECT relpersistence FROM pg_class c, pgcache_internal.types t WHERE c.oid = t.relation AND type = %s"
+        )
         assert shared(persistence, type) == ("p" if durable else "u")
         assert shared("SELECT cache_get(%s, 'k') IS NOT NULL", type)
         assert shared("SELECT cache_set(%s, 'k', %s)", type, VALUES.get(type, ["1"])[0])
@@ -208,7 +212,8 @@ def test_settings(ask: Session) -> None:
 
 def test_the_registry_and_the_tables_agree(ask: Session) -> None:
     assert ask(
-        "SELECT bool_and(durable = (relpersistence = 'p')) FROM pgcache_internal.types t JOIN pg_class c ON c.oid = relation"
+        "SELECT bool_and(durable = (relpersistence = 'p')) FROM pgcache_internal.types t JOIN pg_class c ON"
+        " c.oid = relation"
     )
     columns = ask.column("""
         SELECT t.type FROM pgcache_internal.types t, jsonb_object_keys(fields) field

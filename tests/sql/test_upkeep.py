@@ -75,7 +75,8 @@ def test_upkeep_records_its_run(ask: Session) -> None:
     ask.advance("1 minute")
     ask("CALL cache_upkeep()")
     run = ask.row(
-        "SELECT job, outcome, removed, detail, finished_at >= started_at AS finished, backend_pid FROM pgcache_internal.upkeep_runs"
+        "SELECT job, outcome, removed, detail, finished_at >= started_at AS finished, backend_pid FROM"
+        " pgcache_internal.upkeep_runs"
     )
     assert run == {
         "job": "pgcache_upkeep",
@@ -190,7 +191,9 @@ def test_space_is_reused(ask: Session) -> None:
 
 def test_autovacuum_suits_the_churn(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
-    for options in ask.column("SELECT c.reloptions FROM pgcache_internal.types t JOIN pg_class c ON c.oid = t.relation"):
+    for options in ask.column(
+        "SELECT c.reloptions FROM pgcache_internal.types t JOIN pg_class c ON c.oid = t.relation"
+    ):
         settings = dict(option.split("=") for option in options)
         assert float(settings["autovacuum_vacuum_scale_factor"]) <= 0.05
         assert int(settings["fillfactor"]) <= 90
@@ -249,7 +252,8 @@ def test_upkeep_that_nobody_runs_is_overdue(ask: Session) -> None:
 
 def test_upkeep_that_failed_is_critical(ask: Session) -> None:
     ask(
-        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, finished_at, outcome, detail) VALUES ('pgcache_upkeep',"
+        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, finished_at, outcome, detail) VALUES"
+        " ('pgcache_upkeep',"
         " now(), now(), 'failed', 'disk full')"
     )
     health = ask.row("SELECT status, detail, hint FROM cache_health() WHERE check_name = 'upkeep: pgcache_upkeep'")
@@ -260,7 +264,8 @@ def test_upkeep_that_failed_is_critical(ask: Session) -> None:
 
 def test_old_runs_are_pruned(ask: Session) -> None:
     ask(
-        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, outcome) VALUES ('pgcache_upkeep', now() - interval '8 days',"
+        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, outcome) VALUES ('pgcache_upkeep', now()"
+        " - interval '8 days',"
         " 'succeeded')"
     )
     ask("CALL cache_upkeep()")

@@ -64,8 +64,8 @@ NOT_PINNED = dict(
 def functions(ask: Session, *, all_levels: bool = False) -> list[Function]:
     """Those of sql/. all_levels: also those of plpython/."""
     rows = ask.rows(f"""
-        SELECT replace(replace(p.oid::regprocedure::text, 'pgcache_internal.', ''), 'pgcache.', ''), p.proname, l.lanname, p.provolatile::text,
-            p.proparallel::text, p.prosecdef,
+        SELECT replace(replace(p.oid::regprocedure::text, 'pgcache_internal.', ''), 'pgcache.', ''), p.proname,
+            l.lanname, p.provolatile::text, p.proparallel::text, p.prosecdef,
             (SELECT substr(c, length('search_path=') + 1) FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%'),
             p.prosrc, obj_description(p.oid, 'pg_proc')
         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -241,7 +241,9 @@ def test_logging_a_hit_calls_nothing_else(ask: Session) -> None:
 def test_the_plan_of_a_get_is_one_look_up_by_the_primary_key(ask: Session) -> None:
     """As far as it can be told from outside, of the statement that cache_get has for llm."""
     body = ask("SELECT prosrc FROM pg_proc WHERE oid = 'cache_get(text,text)'::regprocedure")
-    statement = re.search(r"select pg_catalog\.jsonb_strip_nulls.*?;", body[body.index("cache_llm_responses") - 1000 :], re.DOTALL)
+    statement = re.search(
+        r"select pg_catalog\.jsonb_strip_nulls.*?;", body[body.index("cache_llm_responses") - 1000 :], re.DOTALL
+    )
     assert statement
     text = (
         re.sub(r"\binto [\w, \n]+?(?=\s+from)", "", statement[0])
