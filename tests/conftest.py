@@ -115,7 +115,7 @@ def admin(server: Server) -> Iterator[psycopg.Connection]:
 @pytest.fixture(scope="session")
 def template(server: Server, admin: psycopg.Connection) -> str:
     """The name of a database in which pgcache is installed."""
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
     install(server.dsn(TEMPLATE), cron=False)  # a job would connect to the template, which must stay free to be copied
