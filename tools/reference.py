@@ -22,9 +22,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from pgcache_py import __version__, cli, errors
-from pgcache_py.embedded import Embedded
-from pgcache_py.sources import load
+from pgcache_py import __version__, errors
+from pgcache_py.cli import main as cli
+from pgcache_py.setup.embedded import Embedded
+from pgcache_py.setup.sources import load
 
 PROJECT = Path(__file__).parents[1]
 REFERENCE = PROJECT / "docs" / "reference.md"
@@ -78,9 +79,9 @@ TYPES = """
     SELECT t.type, t.max_bytes, (extract(epoch FROM t.ttl) / 3600)::float8 AS hours,
         coalesce(i.inhparent, t.relation)::regclass::text AS relation, (
             SELECT string_agg(format('`%s` %s', f.key, f.value), ', ' ORDER BY a.attnum)
-            FROM jsonb_each_text(t.payload) AS f JOIN pg_attribute AS a ON a.attrelid = t.relation AND a.attname = f.key
+            FROM jsonb_each_text(t.fields) AS f JOIN pg_attribute AS a ON a.attrelid = t.relation AND a.attname = f.key
         ) AS fields
-    FROM pgcache.cache_types AS t LEFT JOIN pg_inherits AS i ON i.inhrelid = t.relation
+    FROM pgcache_internal.types AS t LEFT JOIN pg_inherits AS i ON i.inhrelid = t.relation
     WHERE t.builtin ORDER BY t.type COLLATE "C"
 """
 SETTINGS = 'SELECT name, value, description FROM pgcache.cache_settings ORDER BY name COLLATE "C"'
@@ -101,7 +102,7 @@ def reference(connection: psycopg.Connection) -> str:
     """The page. A connection to a database with pgcache, whose settings nobody has changed."""
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         # Names are qualified where they would not be found: none is.
-        cursor.execute("SET LOCAL search_path = pgcache, pg_catalog, public")
+        cursor.execute("SET LOCAL search_path = pgcache, pgcache_internal, pg_catalog, public")
 
         def rows(query: str) -> list[dict[str, Any]]:
             return cursor.execute(query.encode()).fetchall()
@@ -161,7 +162,7 @@ def _types(types: list[dict[str, Any]]) -> Iterator[str]:
             [
                 f"`{each['type']}`",
                 f"`{each['relation']}`",
-                each["fields"],
+                each["fields"] or "any JSON",
                 f"{each['hours']:g} h" if each["hours"] else "never",
                 f"{each['max_bytes'] >> 30} GB" if each["max_bytes"] else "none",
             ]
@@ -198,7 +199,7 @@ def _columns(columns: list[list[str | None]]) -> str:
 def _settings(settings: list[dict[str, Any]], bodies: str) -> Iterator[str]:
     yield "## Settings"
     yield _wrapped(
-        "Of the whole cache, in the table `cache_settings`: `SELECT cache_configure_setting(name, value)` changes one,"
+        "Of the whole cache, in the view `cache_settings`: `SELECT cache_configure_setting(name, value)` changes one,"
         " `ai_configure` and `cache_hot_configure` those of their parts. What is set for one type is a parameter of"
         " [cache_configure](#cache_configure)."
     )

@@ -12,7 +12,7 @@ import pytest
 import redis
 from psycopg import sql
 
-from pgcache_py.embedded import Embedded
+from pgcache_py.setup.embedded import Embedded
 from tests.conftest import fresh_database
 from tests.docs.blocks import Page
 from tests.docs.run import World

@@ -126,7 +126,7 @@ class Run:
         if matches(shown, printed):
             return
         if block.shown:
-            change = Change(block.shown.first, block.shown.end, printed.splitlines())
+            change = Change(block.shown.first, block.shown.end, _kept(block.shown.lines, printed.splitlines()))
         else:
             change = Change(block.end + 1, block.end + 1, ["```text", *printed.splitlines(), "```"])
         self._differs(block.first, "what this block prints", shown, printed, change)
@@ -212,7 +212,8 @@ class Run:
                 assert done.returncode == 0 or re.search(r"^(error|miss|curl): ", shown, re.MULTILINE), printed
             printed = "\n".join(line.rstrip() for line in self.world.documented(printed).rstrip("\n").splitlines())
             if not matches(shown, printed):
-                change = Change(block.first + first, block.first + end, printed.splitlines())
+                lines = _kept(shown.splitlines(), printed.splitlines())
+                change = Change(block.first + first, block.first + end, lines)
                 self._differs(block.first + first - 1, command, shown, printed, change)
 
     def _started(self, command: str, shown: str) -> str:
@@ -238,6 +239,13 @@ class Run:
         path = [str(Path(sys.executable).parent), str(self.world.programs), os.environ["PATH"]]
         environment = {**os.environ, "PATH": os.pathsep.join(path), "COLUMNS": "120", "NO_COLOR": "1"}
         return {"cwd": self.world.folder, "env": environment, "stdin": subprocess.DEVNULL}
+
+
+def _kept(shown: list[str], printed: list[str]) -> list[str]:
+    """The printed lines, or rather those shown that match them: they may have wildcards."""
+    if len(shown) != len(printed):
+        return printed
+    return [old if matches(old, new) else new for old, new in zip(shown, printed, strict=True)]
 
 
 async def _wait_for(something: Any) -> Any:
