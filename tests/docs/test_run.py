@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -143,7 +144,7 @@ def test_wildcards(shown: str, printed: str, same: bool) -> None:
     ],
 )
 def test_tables_are_those_of_psql(server: Server, dsn: str, query: str) -> None:
-    psql = [programs(server) / "psql", "-X", "-q", "-P", "footer=off", dsn, "-c", query]
+    psql: list[str | Path] = [programs(server) / "psql", "-X", "-q", "-P", "footer=off", dsn, "-c", query]
     printed = subprocess.run(psql, capture_output=True, text=True, check=True).stdout
     with psycopg.connect(dsn) as connection:
         table = aligned(connection.pgconn.exec_(query.encode()))
