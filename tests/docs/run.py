@@ -171,14 +171,18 @@ class Run:
     def _python(self, block: Block) -> None:
         source = self.world.real("\n".join(block.lines))
         output = io.StringIO()
-        for statement in ast.parse(source, self.page.name).body:
+        statements = ast.parse(source, self.page.name).body
+        ends = {statement.end_lineno for statement in statements if isinstance(statement, ast.Expr)}
+        for number, line in enumerate(block.lines, start=1):
+            where = f"{self.page.name}:{block.first + number}"
+            assert number in ends or not PYTHON_RESULT.search(line), f"{where}: no expression of the block ends here"
+        for statement in statements:
             last = (statement.end_lineno or statement.lineno) - 1
             code = ast.get_source_segment(source, statement) or ""
             match = PYTHON_RESULT.search(block.lines[last])
             with redirect_stdout(output):
                 value = self._evaluated(statement)
             if not isinstance(statement, ast.Expr):
-                assert not match, f"{self.page.name}:{block.first + last + 1}: this statement has no value to show"
                 continue
             found = "" if value is None and not match else self.world.documented(repr(value))
             shown = match["shown"] if match else ""
@@ -261,6 +265,7 @@ def _statements(page: Page, block: Block) -> Iterator[tuple[int, int, str, str |
             if not line.strip() or line.startswith("--"):
                 continue
         match = SQL_RESULT.match(line)
+        assert match or "-->" not in line, f"{page.name}:{block.first + number + 1}: no statement ends here"
         code += f"{match['code'] if match else line}\n"
         if match and code.count("$$") % 2 == 0:
             yield first, number, code, match["shown"]

@@ -75,9 +75,11 @@ WRONG = [
     block("console", "$ python -c 'print(1)'", "1", "2"),
 ]
 BROKEN = [
+    block("sql", "SELECT 1  --> 1", ";  --> 1"),
     block("sql", "SELECT 1"),
     block("python", "1 / 0"),
     block("python", "x = 1  # -> 1"),
+    block("python", "if True:", "    6 * 7  # -> 42"),
     block("console", "$ python -c 'raise SystemExit(3)'"),
     block("console", "$ rm -r nothing"),
     "```sql\nSELECT 1;\n",
