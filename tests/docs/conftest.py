@@ -54,6 +54,7 @@ def new_world(
             databases = fresh_database(server, admin, "template0" if empty else template)
             dsn = next(databases)
             stack.callback(lambda: next(databases, None))
+            stack.callback(drop_jobs, admin, psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
             make_roles(admin)
             names = {
                 "postgresql://me@host/app": uri(dsn),
@@ -89,6 +90,14 @@ def make_roles(admin: psycopg.Connection) -> None:
         if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
             role = sql.Identifier(name)
             admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD)))
+
+
+def drop_jobs(admin: psycopg.Connection, database: str) -> None:
+    """Those of pg_cron that an installation in this database made: they are in the database postgres."""
+    if admin.execute("SELECT FROM pg_extension WHERE extname = 'pg_cron'").rowcount:
+        admin.execute(
+            "SELECT cron.unschedule(jobid) FROM cron.job WHERE position(%s IN jobname) > 0", [f"({database})"]
+        )
 
 
 def programs(server: Server) -> Path:
