@@ -12,8 +12,8 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
-from .. import __version__
 from ..errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
+from ..version import __version__
 from . import levels, search_path
 from .levels import Connection, Facts, Level
 from .session import become_owner, installed, installed_version, session, version_numbers
