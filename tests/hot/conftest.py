@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
 
 import pytest
 
@@ -11,17 +10,16 @@ from tests.hot.tools import INSTALLED, RedisServer, Tier
 from tests.servers.server import RUN
 from tests.sql.conftest import ask, new_session, role
 from tests.sql.tools import Session
+from tests.tools.names import unique
 
 __all__ = ["ask", "new_session", "role"]
-
-NUMBERS = count(1)
 
 
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:
     if not INSTALLED:
         pytest.skip("no redis-server is installed")
-    server = RedisServer(RUN / "hot-redis").start()
+    server = RedisServer(RUN / unique("hot-redis")).start()
     yield server
     server.kill()
 
@@ -41,7 +39,7 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
     made: list[RedisServer] = []
 
     def make(**settings: str) -> RedisServer:
-        made.append(RedisServer(RUN / f"hot-redis-{next(NUMBERS)}", **settings).start())
+        made.append(RedisServer(RUN / unique("hot-redis"), **settings).start())
         return made[-1]
 
     yield make

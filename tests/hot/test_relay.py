@@ -14,6 +14,7 @@ import pytest
 from pgcache_py.errors import HotTierError, NotInstalledError, PermissionDeniedError, UnavailableError
 from pgcache_py.relay import Relay
 from tests.hot.tools import RedisServer, Tier, running
+from tests.plpython.tools import advisory_locks
 from tests.sql.tools import Session, wait_until
 
 AT_WORK = "at work"
@@ -213,7 +214,7 @@ def test_the_command_ends_when_it_is_told_to(tier: Tier, dsn: str, number: signa
     assert (process.returncode, errors) == (0, "")
     lines = [line.split(" ", 2)[2] for line in output.splitlines()]
     assert lines[1:] == [AT_WORK, "ended"]
-    assert tier.ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert advisory_locks(tier.ask.connection) == 0
 
 
 def test_after_kill_9_the_next_one_goes_on(tier: Tier, dsn: str) -> None:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import count
 from typing import Any
 
 import psycopg
@@ -26,8 +25,7 @@ from tests.servers.cluster import server_user
 from tests.servers.local import Redis
 from tests.servers.server import RUN
 from tests.sql.tools import wait_until
-
-NUMBERS = count(1)
+from tests.tools.names import unique
 
 cache, proxy, source = clients.cache, clients.proxy, clients.source  # the fixtures
 
@@ -38,7 +36,7 @@ class Tier:
     def __init__(self, dsn: str, redis: Redis) -> None:
         self.dsn = dsn
         self.redis = redis
-        self.prefix = f"test{next(NUMBERS)}"
+        self.prefix = unique("test")
         self.relay_errors: list[Exception] = []
         self._relays: list[tuple[Relay, threading.Thread]] = []
 
@@ -100,7 +98,7 @@ def redis_maker() -> Iterator[Callable[..., Redis]]:
     with ExitStack() as stack:
 
         def make(*settings: str) -> Redis:
-            directory = RUN / f"redis-{next(NUMBERS)}"
+            directory = RUN / unique("redis")
             directory.mkdir(parents=True, mode=0o700)
             os.chown(directory, server_user().pw_uid, -1)
             made = Redis(directory, *settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import psycopg
@@ -14,8 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgcache_py.sources import Migration, Script, Sources, load
 from tests.servers import Server
-
-NUMBERS = count(1)
+from tests.tools.names import unique
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def as_new_role(admin: psycopg.Connection) -> Callable[[str], str]:
     """Makes a role without any privilege; takes a conninfo, and returns it for that role."""
 
     def make(dsn: str) -> str:
-        name = f"installer_{next(NUMBERS)}"
+        name = unique("installer")
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(name)))
         return make_conninfo(dsn, user=name, password="secret")
 

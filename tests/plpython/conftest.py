@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +14,9 @@ from psycopg.conninfo import make_conninfo
 
 from tests.plpython.standin import KEY, Standin
 from tests.plpython.tools import call, host_of
+from tests.tools.names import unique
 
 PLPYTHON = Path(__file__).parents[2] / "plpython"
-NUMBERS = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +56,7 @@ def new_role(admin: psycopg.Connection, dsn: str) -> Callable[[], str]:
     """Makes a role without any privilege; returns its conninfo for the test's database."""
 
     def make() -> str:
-        name = f"ai_user_{next(NUMBERS)}"
+        name = unique("ai_user")
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(name)))
         return make_conninfo(dsn, user=name, password="secret")
 

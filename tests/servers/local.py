@@ -134,6 +134,7 @@ class Lasting(Local):
             self.cluster.init()
         if not self.cluster.running():
             self.cluster.start()
+        self.conninfo = self.cluster.dsn()
 
     def stop(self) -> None:
         redis = Redis(self.cluster.socket_dir)

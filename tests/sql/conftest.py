@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tests.conftest import fresh_database
 from tests.servers import Server
 from tests.sql.tools import Session
 
@@ -38,18 +39,13 @@ def ask(new_session: NewSession) -> Session:
 
 
 @pytest.fixture(scope="module")
-def shared_session(
-    server: Server, admin: psycopg.Connection, template: str, request: pytest.FixtureRequest
-) -> Iterator[Session]:
+def shared_session(server: Server, admin: psycopg.Connection) -> Iterator[Session]:
     """A session in a database that a module's tests share, with a type `mine`."""
-    name = f"shared_{request.module.__name__.rpartition('.')[2]}"
-    database = sql.Identifier(name)
-    admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(database, sql.Identifier(template)))
-    session = Session(server.dsn(name))
-    session("SELECT cache_create_type('mine')")
-    yield session
-    session.close()
-    admin.execute(sql.SQL("DROP DATABASE {}").format(database))
+    for dsn in fresh_database(server, admin):
+        session = Session(dsn)
+        session("SELECT cache_create_type('mine')")
+        yield session
+        session.close()
 
 
 @pytest.fixture
