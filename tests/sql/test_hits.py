@@ -275,7 +275,7 @@ def test_hits_of_entries_that_are_gone_are_dropped(ask: Session) -> None:
 def test_folding_is_hot(ask: Session) -> None:
     """The updates of hit counts stay on their page and touch no index, if the page has room.
 
-    Here it has: transactions in other databases may keep PostgreSQL from reusing the room of row versions just replaced.
+    Here it has: transactions in other databases may keep PostgreSQL from reusing at once what is replaced.
     """
     ask("SELECT count(cache_set('store', 'k' || i, '1')) FROM generate_series(1, 1000) i")
     ask("SELECT count(cache_delete('store', 'k' || i)) FROM generate_series(1, 1000) i WHERE i % 20 > 9")
