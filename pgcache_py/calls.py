@@ -56,11 +56,12 @@ RESTORE = "pg_catalog.set_config('pgcache.tenant', scope.was, true) AS restored"
 
 
 class Call(Generic[T]):
-    """A function of the schema pgcache.
+    """A function of pgcache.
 
     function: with its parameters, $1 and so on. read: makes the result of the reply. otherwise: the result in fail-soft
     mode when the cache cannot be had; RAISE if there is none. rows: the function returns a table. repeatable: calling
     it twice does no harm, if the connection was lost during the first call. binary: the reply is in binary format.
+    schema: where it is, pgcache_internal for what users do not call themselves.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Call(Generic[T]):
         rows: bool = False,
         repeatable: bool = True,
         binary: bool = False,
+        schema: str = "pgcache",
     ) -> None:
         self.name = function.partition("(")[0]
         self.read = read
@@ -80,12 +82,12 @@ class Call(Generic[T]):
         self.binary = binary
         scope = SCOPE.format(function.count("$") + 1)
         if rows:
-            self.sql = f"SELECT * FROM pgcache.{function}"  # noqa: S608 (all of it is ours)
+            self.sql = f"SELECT * FROM {schema}.{function}"  # noqa: S608 (all of it is ours)
             self.scoped_sql = (
-                f"SELECT reply.*, {RESTORE} FROM {scope} LEFT JOIN LATERAL pgcache.{function} AS reply ON true"  # noqa: S608
+                f"SELECT reply.*, {RESTORE} FROM {scope} LEFT JOIN LATERAL {schema}.{function} AS reply ON true"  # noqa: S608
             )
         else:
-            self.sql = f"SELECT pgcache.{function}"
+            self.sql = f"SELECT {schema}.{function}"
             self.scoped_sql = f"{self.sql}, {RESTORE} FROM {scope}"
 
     def statement(self, params: Params, tenant: str | None) -> tuple[str, Params]:
@@ -352,12 +354,12 @@ def _skip(result: PGresult, encoding: str) -> Skip:
 # The calls.
 
 
-def flag(function: str, *, repeatable: bool = True) -> Call[bool]:
-    return Call(function, _flag, False, repeatable=repeatable)
+def flag(function: str, *, repeatable: bool = True, schema: str = "pgcache") -> Call[bool]:
+    return Call(function, _flag, False, repeatable=repeatable, schema=schema)
 
 
-def count(function: str, *, repeatable: bool = True) -> Call[int]:
-    return Call(function, _count, 0, repeatable=repeatable)
+def count(function: str, *, repeatable: bool = True, schema: str = "pgcache") -> Call[int]:
+    return Call(function, _count, 0, repeatable=repeatable, schema=schema)
 
 
 GET = Call("cache_get($1, $2)", _value, MISS)
@@ -403,7 +405,7 @@ SET_AI_WORKER = flag("cache_set_ai_worker($1, $2, $3, $4, $5, $6, $7)")
 INVALIDATE_SCHEMA = count("cache_invalidate_schema($1)")
 
 # The functions for images name the tenant; None stands for the cache's own.
-OWN = "coalesce(${}, pgcache.current_tenant())"
+OWN = "coalesce(${}, pgcache_internal.current_tenant())"
 GET_FACE = Call(f"cache_get_face($1, {OWN.format(2)})", _document, None)
 SET_FACE = flag(f"cache_set_face($1, {OWN.format(2)}, $3, $4)")
 GET_PHASH = Call(f"cache_get_phash($1, {OWN.format(2)})", _text, None)

@@ -18,10 +18,10 @@ BATCH = 500
 """Entries that one script call delivers: a few milliseconds for which Redis does nothing else."""
 
 STATEMENTS = {
-    "hot_state": "SELECT epoch, redis, database, staleness_ms, prefix FROM pgcache.hot_state()",
-    "hot_pending": "SELECT id, type, tenant, cache_key, version FROM pgcache.hot_pending()",
-    "hot_begin_epoch": "SELECT pgcache.hot_begin_epoch($1::text, $2::text)",
-    "hot_delivered": "SELECT pgcache.hot_delivered($1::bigint[], $2::bigint)",
+    "hot_state": "SELECT epoch, redis, database, staleness_ms, prefix FROM pgcache_internal.hot_state()",
+    "hot_pending": "SELECT id, type, tenant, cache_key, version FROM pgcache_internal.hot_pending()",
+    "hot_begin_epoch": "SELECT pgcache_internal.hot_begin_epoch($1::text, $2::text)",
+    "hot_delivered": "SELECT pgcache_internal.hot_delivered($1::bigint[], $2::bigint)",
 }
 
 

@@ -164,7 +164,7 @@ class Face:
         return JSONResponse({"deleted_entries": row["deleted"], "message": "Cleanup completed"})
 
     async def health(self, _: Request) -> Response:
-        await self._rows("SELECT pgcache.cache_now()")
+        await self._rows("SELECT pgcache_internal.cache_now()")
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, _: Request) -> Response:

@@ -246,12 +246,14 @@ def _identity(result: PGresult, encoding: str) -> Identity:
     return Identity(database, prefix.decode(encoding))
 
 
-HOT_GET: Call[Found] = Call("hot_get($1, $2)", _found, UNREAD, rows=True)
-HOT_GET_MANY: Call[dict[str, Found]] = Call("hot_get_many($1, $2)", _found_many, {}, rows=True)
-HOT_SET: Call[Stored] = Call("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None), rows=True)
-HOT_IDENTITY: Call[Identity] = Call("hot_identity()", _identity, rows=True)
-REPORT_HITS = calls.count("hot_report_hits($1, $2, $3)", repeatable=False)
-IS_HOT = flag("is_hot($1)")
+INTERNAL = "pgcache_internal"
+
+HOT_GET: Call[Found] = Call("hot_get($1, $2)", _found, UNREAD, rows=True, schema=INTERNAL)
+HOT_GET_MANY: Call[dict[str, Found]] = Call("hot_get_many($1, $2)", _found_many, {}, rows=True, schema=INTERNAL)
+HOT_SET: Call[Stored] = Call("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None), rows=True, schema=INTERNAL)
+HOT_IDENTITY: Call[Identity] = Call("hot_identity()", _identity, rows=True, schema=INTERNAL)
+REPORT_HITS = calls.count("hot_report_hits($1, $2, $3)", repeatable=False, schema=INTERNAL)
+IS_HOT = flag("is_hot($1)", schema=INTERNAL)
 
 
 class _Wake(Call[None]):

@@ -34,7 +34,7 @@ GIVE_TO_OWNER = b"""
             SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, pg_get_userbyid(n.nspowner))
             FROM pg_proc AS p
             JOIN pg_namespace AS n ON n.oid = p.pronamespace
-            WHERE n.nspname = 'pgcache' AND p.proowner <> n.nspowner
+            WHERE n.nspname IN ('pgcache', 'pgcache_internal') AND p.proowner <> n.nspowner
         LOOP
             EXECUTE command;
         END LOOP;
@@ -167,10 +167,11 @@ class _Installation:
                     self.connection.execute(CREATE_VECTOR.encode())
             except psycopg.DatabaseError:
                 todo.append(f"as a superuser, in the database {server.database}: CREATE EXTENSION vector;")
-        if not server.may_create_schema and not self._schema_exists():
+        if not server.may_create_schema and (missing := self._missing_schemas()):
+            create = " ".join(f"CREATE SCHEMA {schema} AUTHORIZATION {role};" for schema in missing)
             todo.append(
                 f"as {server.database_owner} or a superuser, in the database {server.database}:"
-                f" CREATE SCHEMA pgcache AUTHORIZATION {role}; or GRANT CREATE ON DATABASE {database} TO {role};"
+                f" {create} or GRANT CREATE ON DATABASE {database} TO {role};"
             )
         if todo:
             kind = PermissionDeniedError if sqlstate == NO_PRIVILEGE else PgcacheError
@@ -180,13 +181,14 @@ class _Installation:
                 hint="First " + " Then ".join(todo) + f" Then again: {levels.INSTALL}",
             )
 
-    def _schema_exists(self) -> bool:
-        return self.connection.execute("SELECT FROM pg_namespace WHERE nspname = 'pgcache'").rowcount > 0
+    def _missing_schemas(self) -> list[str]:
+        wanted = "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regnamespace(name) IS NULL"
+        return [name for (name,) in self.connection.execute(wanted, [["pgcache", "pgcache_internal"]])]
 
     def _refuse_newer(self, previous: str | None) -> None:
         if previous is None:
             return
-        row = self.connection.execute("SELECT max(version) FROM pgcache.schema_migrations").fetchone()
+        row = self.connection.execute("SELECT max(version) FROM pgcache_internal.schema_migrations").fetchone()
         ledger = row[0] if row else None
         if (ledger or 0) > self.sources.newest or version_numbers(previous) > version_numbers(__version__):
             raise NewerDatabaseError(
@@ -204,12 +206,12 @@ class _Installation:
 
     def _migrate(self) -> Iterator[Migration]:
         """Run the migrations that have not run here. Those that have must be what they were then."""
-        ran = dict(self.connection.execute("SELECT version, sha256 FROM pgcache.schema_migrations").fetchall())
+        ran = dict(self.connection.execute("SELECT version, sha256 FROM pgcache_internal.schema_migrations").fetchall())
         for migration in self.sources.migrations:
             if migration.version not in ran:
                 self._run(migration)
                 self.connection.execute(
-                    "INSERT INTO pgcache.schema_migrations (version, name, sha256, pgcache_version)"
+                    "INSERT INTO pgcache_internal.schema_migrations (version, name, sha256, pgcache_version)"
                     " VALUES (%s, %s, %s, %s)",
                     [migration.version, migration.title, migration.sha256, __version__],
                 )
@@ -237,7 +239,7 @@ class _Installation:
 
     def _record(self, component: str, digest: str) -> None:
         self.connection.execute(
-            "INSERT INTO pgcache.installed AS i (component, version, digest) VALUES (%s, %s, %s)"
+            "INSERT INTO pgcache_internal.installed AS i (component, version, digest) VALUES (%s, %s, %s)"
             " ON CONFLICT (component) DO UPDATE"
             " SET version = excluded.version, digest = excluded.digest, installed_at = excluded.installed_at",
             [component, __version__, digest],

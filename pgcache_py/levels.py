@@ -124,7 +124,7 @@ def plpython(server: Facts, *, needed: bool, loaded: bool = False) -> Level:
 def wanted_jobs(connection: Connection, server: Facts) -> list[Job]:
     """The jobs that the installed version wants."""
     with connection.cursor(row_factory=class_row(Job)) as cursor:
-        query = "SELECT job_name, schedule, command, current_database() AS database FROM pgcache.scheduled_jobs(%s)"
+        query = "SELECT job_name, schedule, command, current_database() AS database FROM pgcache_internal.scheduled_jobs(%s)"
         jobs = cursor.execute(query, [HOURLY]).fetchall()
     if not server.cron_is_elsewhere or server.cron_database is None:
         return jobs

@@ -20,9 +20,9 @@ def installed_version(connection: Connection) -> str | None:
 
 def installed(connection: Connection) -> dict[str, tuple[str, str]]:
     """The version and the digest of each component."""
-    if connection.execute("SELECT to_regclass('pgcache.installed')").fetchone() == (None,):
+    if connection.execute("SELECT to_regclass('pgcache_internal.installed')").fetchone() == (None,):
         return {}
-    rows = connection.execute("SELECT component, version, digest FROM pgcache.installed")
+    rows = connection.execute("SELECT component, version, digest FROM pgcache_internal.installed")
     return {component: (version, digest) for component, version, digest in rows}
 
 

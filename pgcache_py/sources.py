@@ -49,9 +49,9 @@ BEGIN
 END
 $$;
 """
-# New objects go to pgcache; pg_catalog comes before the schema of vector, in which others may have created things.
+# pg_catalog comes before the schema of vector, in which others may have created things.
 SEARCH_PATH = """\
-SELECT set_config('search_path', concat_ws(', ', 'pgcache', 'pg_catalog', (
+SELECT set_config('search_path', concat_ws(', ', 'pgcache_internal', 'pgcache', 'pg_catalog', (
     SELECT quote_ident(n.nspname)
     FROM pg_catalog.pg_extension AS e
     JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
@@ -119,7 +119,7 @@ class Sources:
         yield _titled(self.bootstrap)
         yield (
             "DO $$ BEGIN\n"
-            "    IF EXISTS (SELECT FROM pgcache.schema_migrations) THEN\n"
+            "    IF EXISTS (SELECT FROM pgcache_internal.schema_migrations) THEN\n"
             "        RAISE EXCEPTION 'pgcache is installed here already'\n"
             "            USING HINT = 'This script is for a new installation: python -m pgcache_py upgrade';\n"
             "    END IF;\n"
@@ -129,7 +129,7 @@ class Sources:
         for migration in self.migrations:
             yield _titled(migration)
             yield (
-                "INSERT INTO pgcache.schema_migrations (version, name, sha256, pgcache_version) VALUES"  # noqa: S608
+                "INSERT INTO pgcache_internal.schema_migrations (version, name, sha256, pgcache_version) VALUES"  # noqa: S608
                 f" ({migration.version}, '{migration.title}', '{migration.sha256}', '{version}');\n"
             )
         yield from map(_titled, self.code)
@@ -141,7 +141,7 @@ class Sources:
         yield from map(_titled, self.grants)
         for component, digest in installed.items():
             yield (
-                "INSERT INTO pgcache.installed (component, version, digest) VALUES"  # noqa: S608
+                "INSERT INTO pgcache_internal.installed (component, version, digest) VALUES"  # noqa: S608
                 f" ('{component}', '{version}', '{digest}');"
             )
         yield "\n-- Not done here: ALTER DATABASE ... SET search_path = ..., pgcache;  SELECT pgcache.cache_schedule();"

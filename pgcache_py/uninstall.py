@@ -19,7 +19,8 @@ NO_SCHEMA = psycopg.errors.InvalidSchemaName.sqlstate
 # its rule.
 DEPENDENTS = b"""
     WITH RECURSIVE doomed AS (
-        SELECT 'pg_namespace'::regclass::oid AS classid, to_regnamespace('pgcache')::oid AS objid, 0 AS objsubid
+        SELECT 'pg_namespace'::regclass::oid AS classid, n.oid AS objid, 0 AS objsubid
+        FROM pg_namespace AS n WHERE n.nspname IN ('pgcache', 'pgcache_internal')
         UNION
         SELECT next.*
         FROM doomed
@@ -47,7 +48,7 @@ DEPENDENTS = b"""
         AND CASE
             WHEN COALESCE(rel.relnamespace::regnamespace::text, object.schema) IS NULL
                 THEN object.type IN ('extension', 'cast', 'event trigger', 'publication namespace')
-            ELSE COALESCE(rel.relnamespace::regnamespace::text, object.schema) NOT IN ('pgcache', 'pg_toast')
+            ELSE COALESCE(rel.relnamespace::regnamespace::text, object.schema) NOT IN ('pgcache', 'pgcache_internal', 'pg_toast')
         END
     ORDER BY 1
 """
@@ -55,7 +56,7 @@ DEPENDENTS = b"""
 
 @dataclass
 class UninstallReport:
-    """What `uninstall` removed. dropped: objects outside the schema that depended on it. notes: what else happened."""
+    """What `uninstall` removed. dropped: objects outside its schemas that depended on it. notes: what else happened."""
 
     database: str
     version: str
@@ -66,7 +67,7 @@ class UninstallReport:
 def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) -> UninstallReport:
     """Remove pgcache with all that it holds: schema, cron jobs, and its place in the database's search_path.
 
-    cascade: also drop objects outside the schema that depend on it; without it, their existence is an error.
+    cascade: also drop objects outside its schemas that depend on it; without it, their existence is an error.
     Extensions are left alone. dry_run: do it, report it, and roll it back.
 
     Raises PgcacheError with a hint: 3F000 not installed, 42501 no privilege, 2BP01 other objects depend on it.
@@ -98,7 +99,7 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
                 connection.execute("RESET ROLE")  # the jobs belong to whoever installed
                 report.notes += _unschedule_here(connection)
                 become_owner(connection, server)
-            connection.execute("DROP SCHEMA pgcache CASCADE")
+            connection.execute("DROP SCHEMA pgcache, pgcache_internal CASCADE")
             connection.execute("RESET ROLE")
             report.notes += _shorten_search_path(connection, server)
         if server.cron_is_elsewhere and not dry_run:

@@ -4,7 +4,7 @@ create or replace function pgcache.llm_complete(
     prompt text, model text default null, context text default '', ttl interval default null
 ) returns jsonb
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare

@@ -1,8 +1,8 @@
 -- Configuring the AI functions, and who may spend money with them.
 
-create or replace function pgcache.check_owner() returns void
+create or replace function pgcache_internal.check_owner() returns void
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     owner constant oid := (select n.nspowner from pg_namespace n where n.nspname = 'pgcache');
@@ -15,7 +15,7 @@ begin
 end
 $$;
 
-comment on function pgcache.check_owner() is 'Errors: 42501 for roles that do not own schema pgcache.';
+comment on function pgcache_internal.check_owner() is 'Errors: 42501 for roles that do not own schema pgcache.';
 
 create or replace function pgcache.ai_configure(
     base_url text default null, api_key text default null, api_key_file text default null, model text default null,
@@ -25,7 +25,7 @@ create or replace function pgcache.ai_configure(
     temperature text default null, max_tokens text default null, instructions text default null
 ) returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     given record;
@@ -57,7 +57,7 @@ begin
                 message = format('setting %s cannot be %L', given.name, left(given.value, 100)),
                 hint = format('It takes %s.', given.hint);
         end if;
-        update cache_settings c set value = given.value where c.name = given.name;
+        update settings c set value = given.value where c.name = given.name;
     end loop;
     if api_key = '' then
         delete from ai_secrets s where s.name = 'api_key';
@@ -79,39 +79,39 @@ comment on function pgcache.ai_configure(
 
 create or replace function pgcache.ai_settings() returns table (name text, value text, description text)
 language sql stable
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select substr(s.name, 4), s.value, s.description from cache_settings s where s.name like 'ai\_%' order by 1
+    select substr(s.name, 4), s.value, s.description from settings s where s.name like 'ai\_%' order by 1
 $$;
 
 comment on function pgcache.ai_settings() is
 'The settings of the AI functions, as ai_configure takes them; the API key is not among them.';
 
-create or replace function pgcache.ai_setting(name text) returns text
+create or replace function pgcache_internal.ai_setting(name text) returns text
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_setting('ai_' || name) $$;
 
-comment on function pgcache.ai_setting(text) is 'A setting of the AI functions by its short name. Errors: PC010.';
+comment on function pgcache_internal.ai_setting(text) is 'A setting of the AI functions by its short name. Errors: PC010.';
 
-create or replace function pgcache.ai_key_is_set() returns boolean
+create or replace function pgcache_internal.ai_key_is_set() returns boolean
 language sql stable security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from ai_secrets s where s.name = 'api_key') $$;
 
-comment on function pgcache.ai_key_is_set() is 'Whether the database holds an API key; it may also be in a file or in the server''s environment.';
+comment on function pgcache_internal.ai_key_is_set() is 'Whether the database holds an API key; it may also be in a file or in the server''s environment.';
 
-create or replace function pgcache.ai_may_spend() returns boolean
+create or replace function pgcache_internal.ai_may_spend() returns boolean
 language sql stable
-set search_path to pgcache, pg_catalog, pg_temp
-as $$ select has_function_privilege('pgcache.ai_fetch(text, jsonb)', 'execute') $$;
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ select has_function_privilege('pgcache_internal.ai_fetch(text, jsonb)', 'execute') $$;
 
-comment on function pgcache.ai_may_spend() is 'Whether the current role may call what reaches the network and costs money; ai_grant allows it.';
+comment on function pgcache_internal.ai_may_spend() is 'Whether the current role may call what reaches the network and costs money; ai_grant allows it.';
 
 -- The gate is the right to execute ai_fetch, the only function that reaches the network; the others run as their caller.
 create or replace function pgcache.ai_grant(role name) returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_owner();
@@ -132,7 +132,7 @@ comment on function pgcache.ai_grant(name) is
 
 create or replace function pgcache.ai_revoke(role name) returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_owner();

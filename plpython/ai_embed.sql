@@ -2,7 +2,7 @@
 
 create or replace function pgcache.embed(text text, model text default null) returns vector
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -24,7 +24,7 @@ comment on function pgcache.embed(text, text) is
 
 create or replace function pgcache.embed_many(texts text[], model text default null) returns table (text text, embedding vector)
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     with chosen as (
         select coalesce(model, ai_setting('embedding_model')) as name
@@ -45,9 +45,9 @@ $$;
 comment on function pgcache.embed_many(text[], text) is
 'One row for each text, in the order asked, with its vector: from the cache, and for all texts that are missing there, once each, from the endpoint. Errors: as for one text.';
 
-create or replace function pgcache.ai_embed_missing(texts text[], model text) returns table (text text, embedding vector)
+create or replace function pgcache_internal.ai_embed_missing(texts text[], model text) returns table (text text, embedding vector)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -106,12 +106,12 @@ begin
 end
 $$;
 
-comment on function pgcache.ai_embed_missing(text[], text) is
+comment on function pgcache_internal.ai_embed_missing(text[], text) is
 'Gets the vectors of different texts that are not cached from the endpoint, in requests of at most the setting batch, and caches them; those that another session is asking for are waited for. Counts no hits or misses.';
 
-create or replace function pgcache.ai_store_embeddings(texts text[], model text, embeddings text[]) returns bigint
+create or replace function pgcache_internal.ai_store_embeddings(texts text[], model text, embeddings text[]) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '2s'
 as $$
 begin
@@ -123,5 +123,5 @@ exception when others then  -- a cancel is not among them
 end
 $$;
 
-comment on function pgcache.ai_store_embeddings(text[], text, text[]) is
+comment on function pgcache_internal.ai_store_embeddings(text[], text, text[]) is
 'As cache_set_embeddings, but what was paid for is not lost for an error: it becomes a warning, and 0.';

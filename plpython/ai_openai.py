@@ -256,7 +256,7 @@ def ask(kind, request, settings, key, check):
 
 def key_from(plpy, settings, environ):
     """The owner's key: from its table, else from a file on the server, else from the server's environment."""
-    rows = plpy.execute("select value from pgcache.ai_secrets where name = 'api_key'")
+    rows = plpy.execute("select value from pgcache_internal.ai_secrets where name = 'api_key'")
     if rows:
         return rows[0]["value"]
     path = settings.get("ai_api_key_file")
@@ -276,7 +276,7 @@ def key_from(plpy, settings, environ):
 def fetch(plpy, kind, request, environ):
     """What the SQL function ai_fetch returns: the reply, or {"error": ...}, which its caller raises."""
     try:
-        rows = plpy.execute("select name, value from pgcache.cache_settings where name like 'ai\\_%'")
+        rows = plpy.execute("select name, value from pgcache_internal.settings where name like 'ai\\_%'")
         settings = {row["name"]: row["value"] for row in rows}
         tick = plpy.prepare("select 1")  # executing anything is where PostgreSQL looks for a cancel
         return ask(kind, request, settings, key_from(plpy, settings, environ), lambda: plpy.execute(tick))

@@ -45,7 +45,7 @@ as $$
     ), measured as (
         select w.*, pg_catalog.row_number() over wide as place,
             pg_catalog.sum(pg_catalog.octet_length(w.line) + 1) over wide
-            <= coalesce(max_bytes, pgcache.ai_setting('schema_bytes')::integer) as fits
+            <= coalesce(max_bytes, pgcache_internal.ai_setting('schema_bytes')::integer) as fits
         from written w
         window wide as (order by w.near desc, w.nspname, w.relname)
     )

@@ -7,33 +7,33 @@
 -- would stay behind in a pooler's connection. The lease is how long others wait: a transaction that stays open after its
 -- question holds the lock, and past the lease the others ask for themselves, and do not store the answer (late).
 
-create or replace function pgcache.ai_question(type text, key text) returns bigint
+create or replace function pgcache_internal.ai_question(type text, key text) returns bigint
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select hashtextextended(cache_key('pgcache.ai', current_tenant(), type, key), 0) $$;
 
-comment on function pgcache.ai_question(text, text) is 'The number of the advisory lock for a question: a cache type and key of the current tenant.';
+comment on function pgcache_internal.ai_question(text, text) is 'The number of the advisory lock for a question: a cache type and key of the current tenant.';
 
-create or replace function pgcache.ai_locks_held() returns integer
+create or replace function pgcache_internal.ai_locks_held() returns integer
 language sql volatile parallel unsafe
 set search_path to pg_catalog, pg_temp
 as $$ select count(*)::integer from pg_locks l where l.locktype = 'advisory' and l.pid = pg_backend_pid() $$;
 
-comment on function pgcache.ai_locks_held() is 'How many advisory locks this session has.';
+comment on function pgcache_internal.ai_locks_held() is 'How many advisory locks this session has.';
 
-create or replace function pgcache.ai_claim(question bigint, held integer) returns text
+create or replace function pgcache_internal.ai_claim(question bigint, held integer) returns text
 language sql volatile parallel unsafe
 set search_path to pg_catalog, pg_temp
 as $$
     select case when held >= 256 then 'alone' when pg_try_advisory_xact_lock(question) then 'mine' else 'busy' end
 $$;
 
-comment on function pgcache.ai_claim(bigint, integer) is
+comment on function pgcache_internal.ai_claim(bigint, integer) is
 'mine: this transaction is the one to ask; busy: another one is at it; alone: this transaction holds 256 locks already, as many as it should take of the server''s lock table, and asks without one.';
 
-create or replace function pgcache.ai_await(question bigint, until timestamptz) returns boolean
+create or replace function pgcache_internal.ai_await(question bigint, until timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     milliseconds constant integer := 1000 * extract(epoch from until - clock_timestamp());
@@ -53,12 +53,12 @@ exception
 end
 $$;
 
-comment on function pgcache.ai_await(bigint, timestamptz) is
+comment on function pgcache_internal.ai_await(bigint, timestamptz) is
 'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
 
-create or replace function pgcache.ai_store(type text, key text, value jsonb, ttl interval) returns boolean
+create or replace function pgcache_internal.ai_store(type text, key text, value jsonb, ttl interval) returns boolean
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '2s'
 as $$
 begin
@@ -70,5 +70,5 @@ exception when others then  -- a cancel is not among them
 end
 $$;
 
-comment on function pgcache.ai_store(text, text, jsonb, interval) is
+comment on function pgcache_internal.ai_store(text, text, jsonb, interval) is
 'As cache_set, but what was paid for is not lost for an error: it becomes a warning, and false.';

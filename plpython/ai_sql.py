@@ -192,7 +192,7 @@ def explain(plpy, sql, search_path, plan):
 
     That is a function in PL/pgSQL, as here each statement is a subtransaction, whose end ends its being read-only.
     """
-    call = plpy.prepare("select pgcache.ai_explain($1, $2, $3)", ["text", "text", "bool"])
+    call = plpy.prepare("select pgcache_internal.ai_explain($1, $2, $3)", ["text", "text", "bool"])
     try:
         plpy.execute(call, [sql, search_path, plan])
     except plpy.SPIError as error:

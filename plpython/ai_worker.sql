@@ -1,6 +1,6 @@
 -- Seed 003's AI worker as functions: a prompt becomes SQL, which PostgreSQL has checked and nobody has executed.
 
-create or replace function pgcache.ai_validate(completion text, mode text, search_path text, row_limit integer) returns jsonb
+create or replace function pgcache_internal.ai_validate(completion text, mode text, search_path text, row_limit integer) returns jsonb
 language plpython3u volatile parallel unsafe
 set search_path to pg_catalog, pg_temp
 set lock_timeout to '5s'
@@ -10,10 +10,10 @@ import json
 return json.dumps(validate(plpy, completion, mode, search_path, row_limit))
 $python$;
 
-comment on function pgcache.ai_validate(text, text, text, integer) is
+comment on function pgcache_internal.ai_validate(text, text, text, integer) is
 'Takes the SQL out of a completion and lets PostgreSQL parse and plan it, with the caller''s rights and the search_path given, without executing it: {"sql", "validated"} and, if it is not valid, "reason". Adds LIMIT row_limit to a query without one, unless that is 0. mode: sql_only, sql_write.';
 
-create or replace function pgcache.ai_explain(statement text, search_path text, plan boolean) returns void
+create or replace function pgcache_internal.ai_explain(statement text, search_path text, plan boolean) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -33,12 +33,12 @@ exception when sqlstate 'PC099' then
 end
 $$;
 
-comment on function pgcache.ai_explain(text, text, boolean) is
+comment on function pgcache_internal.ai_explain(text, text, boolean) is
 'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than one statement; PostgreSQL''s own for what is wrong with it.';
 
-create or replace function pgcache.ai_worker_hit(key text) returns jsonb
+create or replace function pgcache_internal.ai_worker_hit(key text) returns jsonb
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     found_value constant jsonb := cache_get('ai_worker', key);
@@ -56,7 +56,7 @@ begin
 end
 $$;
 
-comment on function pgcache.ai_worker_hit(text) is 'The AI worker''s answer from the cache; NULL on a miss.';
+comment on function pgcache_internal.ai_worker_hit(text) is 'The AI worker''s answer from the cache; NULL on a miss.';
 
 -- Not pinned: the caller's search_path decides which tables the prompt is about.
 create or replace function pgcache.ai_worker_generate(
@@ -66,13 +66,13 @@ language plpgsql volatile parallel unsafe
 as $$
 declare
     description text;
-    version text := coalesce(schema_version, pgcache.ai_setting('schema_version'));
+    version text := coalesce(schema_version, pgcache_internal.ai_setting('schema_version'));
 begin
     if version = 'auto' then
         select d.description, d.fingerprint into description, version from pgcache.ai_describe_schema() d;
     end if;
-    return pgcache.ai_worker_answer(
-        prompt, version, coalesce(model, pgcache.ai_setting('model')), mode, description,
+    return pgcache_internal.ai_worker_answer(
+        prompt, version, coalesce(model, pgcache_internal.ai_setting('model')), mode, description,
         pg_catalog.current_setting('search_path')
     );
 end
@@ -81,11 +81,11 @@ $$;
 comment on function pgcache.ai_worker_generate(text, text, text, text) is
 'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and cached: {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not valid (and so not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller may read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also INSERT, UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
 
-create or replace function pgcache.ai_worker_answer(
+create or replace function pgcache_internal.ai_worker_answer(
     prompt text, schema_version text, model text, mode text, description text, search_path text
 ) returns jsonb
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -138,7 +138,7 @@ begin
     if description is null then
         perform set_config('search_path', search_path, true);
         description := (pgcache.ai_describe_schema()).description;
-        perform pg_catalog.set_config('search_path', 'pgcache, pg_catalog, pg_temp', true);
+        perform pg_catalog.set_config('search_path', 'pgcache_internal, pgcache, pg_catalog, pg_temp', true);
     end if;
     reply := ai_ask('chat', jsonb_build_object('model', model, 'messages', jsonb_build_array(
         jsonb_build_object('role', 'system', 'content', ai_worker_instructions(mode, description)),
@@ -157,12 +157,12 @@ begin
 end
 $$;
 
-comment on function pgcache.ai_worker_answer(text, text, text, text, text, text) is
+comment on function pgcache_internal.ai_worker_answer(text, text, text, text, text, text) is
 'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed; search_path: for which the SQL is meant.';
 
-create or replace function pgcache.ai_worker_instructions(mode text, description text) returns text
+create or replace function pgcache_internal.ai_worker_instructions(mode text, description text) returns text
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select format(
         e'You translate a request into SQL for PostgreSQL %s. Answer with the SQL alone: one %s statement, no explanation. '
@@ -172,9 +172,9 @@ as $$
         ai_setting('instructions'), description)
 $$;
 
-comment on function pgcache.ai_worker_instructions(text, text) is 'What the model is told before the prompt.';
+comment on function pgcache_internal.ai_worker_instructions(text, text) is 'What the model is told before the prompt.';
 
-create or replace function pgcache.ai_check_text(what text, content text) returns void
+create or replace function pgcache_internal.ai_check_text(what text, content text) returns void
 language plpgsql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -187,9 +187,9 @@ begin
 end
 $$;
 
-comment on function pgcache.ai_check_text(text, text) is 'Errors: PC025 for NULL and for nothing but white space.';
+comment on function pgcache_internal.ai_check_text(text, text) is 'Errors: PC025 for NULL and for nothing but white space.';
 
-create or replace function pgcache.ai_check_temp() returns void
+create or replace function pgcache_internal.ai_check_temp() returns void
 language plpgsql stable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -202,11 +202,11 @@ begin
 end
 $$;
 
-comment on function pgcache.ai_check_temp() is 'Errors: 42501 for roles without the privilege TEMPORARY on this database.';
+comment on function pgcache_internal.ai_check_temp() is 'Errors: 42501 for roles without the privilege TEMPORARY on this database.';
 
 create or replace function pgcache.adopt_ai_worker_cache(source regclass) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -231,11 +231,11 @@ begin
             tenant, cache_key, prompt_text, model, schema_version, generated_sql, validated, tokens_used,
             created_at, expires_at, last_accessed_at, hit_count, hit_weight
         )
-        select pgcache.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version, s.generated_sql,
+        select pgcache_internal.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version, s.generated_sql,
             s.validated, s.tokens_used, s.created_at, s.expires_at, s.last_accessed_at, s.hit_count,
-            pgcache.hit_weight_at(r.hit_tracking, s.hit_count)
-        from %s s cross join pgcache.cache_types r
-        where r.type = 'ai_worker' and s.validated and s.expires_at::timestamptz > pgcache.cache_now()
+            pgcache_internal.hit_weight_at(r.hit_tracking, s.hit_count)
+        from %s s cross join pgcache_internal.types r
+        where r.type = 'ai_worker' and s.validated and s.expires_at::timestamptz > pgcache_internal.cache_now()
         on conflict on constraint ai_worker_cache_pkey do nothing
         $sql$, source);
     get diagnostics adopted = row_count;

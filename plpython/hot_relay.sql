@@ -1,6 +1,6 @@
 -- The relay of the hot tier inside the server, for where no process can run beside it.
 
-create or replace function pgcache.hot_cycle() returns jsonb
+create or replace function pgcache_internal.hot_cycle() returns jsonb
 language plpython3u volatile parallel unsafe security definer
 set search_path to pg_catalog, pg_temp
 as $python$
@@ -10,7 +10,7 @@ as $python$
 return cycle_here(plpy, SD)
 $python$;
 
-comment on function pgcache.hot_cycle() is
+comment on function pgcache_internal.hot_cycle() is
 'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered", "staleness"}, see pgcache_py/hot_cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured, PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
 
 -- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed.
@@ -22,18 +22,18 @@ declare
     due timestamptz := '-infinity';
     report jsonb;
 begin
-    if pgcache.cron_has('job_run_details', 'DELETE') then
+    if pgcache_internal.cron_has('job_run_details', 'DELETE') then
         execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
             ' and d.command = ''CALL pgcache.hot_relay()'''
-        using pgcache.cache_now() - pgcache.cache_setting('keep_runs')::interval;
+        using pgcache_internal.cache_now() - pgcache.cache_setting('keep_runs')::interval;
         commit;
     end if;
     loop
-        if (due <= pg_catalog.clock_timestamp() or exists (select from pgcache.hot_outbox))
+        if (due <= pg_catalog.clock_timestamp() or exists (select from pgcache_internal.hot_outbox))
             -- Of several relays one is at work; the others wait until it is gone.
             and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgcache.hot_relay'))
         then
-            report := pgcache.hot_cycle();
+            report := pgcache_internal.hot_cycle();
             if report #>> '{error,sqlstate}' <> 'PC031' then
                 exit;
             end if;
@@ -55,7 +55,7 @@ comment on procedure pgcache.hot_relay(interval) is
 
 create or replace function pgcache.cache_hot_redis(url text) returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_owner();
@@ -75,9 +75,9 @@ $$;
 comment on function pgcache.cache_hot_redis(text) is
 'Sets the Redis of the relay inside the server, redis://[:password@]host[:port][/database]; '''' removes it. Nothing shows it again. For the owner of schema pgcache. Errors: 42501, PC010.';
 
-create or replace function pgcache.check_relay_cron() returns void
+create or replace function pgcache_internal.check_relay_cron() returns void
 language sql stable
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select check_cron(format(
         'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L). Or run the relay outside of the server: python -m pgcache_py relay',
@@ -85,11 +85,11 @@ as $$
         'pgcache_hot_relay_' || current_database(), '* * * * *', 'CALL pgcache.hot_relay()', current_database()))
 $$;
 
-comment on function pgcache.check_relay_cron() is 'Errors: PC012 if this database has no pg_cron to run the relay with.';
+comment on function pgcache_internal.check_relay_cron() is 'Errors: PC012 if this database has no pg_cron to run the relay with.';
 
 create or replace function pgcache.cache_hot_schedule() returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     job bigint;
@@ -110,7 +110,7 @@ comment on function pgcache.cache_hot_schedule() is
 
 create or replace function pgcache.cache_hot_unschedule() returns boolean
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_owner(), check_relay_cron();

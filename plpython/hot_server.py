@@ -36,7 +36,7 @@ def statement(plpy, name, *arguments):
 
 def connect(plpy, kept):
     """A client for Redis, and its class of errors."""
-    rows = plpy.execute("SELECT value FROM pgcache.hot_secrets WHERE name = 'redis_url'")
+    rows = plpy.execute("SELECT value FROM pgcache_internal.hot_secrets WHERE name = 'redis_url'")
     if not rows:
         raise Trouble("PC030", "no Redis is configured for the relay inside the server", CONFIGURE)
     url = rows[0]["value"]

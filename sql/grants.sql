@@ -1,13 +1,13 @@
 -- The only file with GRANT and REVOKE. PUBLIC gets nothing; the owner gives access to roles with cache_grant.
 
-revoke all on schema pgcache from public;
-revoke all on all tables in schema pgcache from public;
-revoke all on all sequences in schema pgcache from public;
-revoke all on all routines in schema pgcache from public;
+revoke all on schema pgcache, pgcache_internal from public;
+revoke all on all tables in schema pgcache, pgcache_internal from public;
+revoke all on all sequences in schema pgcache, pgcache_internal from public;
+revoke all on all routines in schema pgcache, pgcache_internal from public;
 
 create or replace function pgcache.cache_grant(role name, access text default 'write') returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -15,7 +15,7 @@ declare
     -- What ai_grant gave is neither given nor taken here. The function is there with the level plpython3u only.
     spends constant boolean := exists (
         select from pg_proc p cross join lateral aclexplode(p.proacl) a
-        where p.oid = to_regprocedure('pgcache.ai_fetch(text, jsonb)') and a.grantee <> p.proowner
+        where p.oid = to_regprocedure('pgcache_internal.ai_fetch(text, jsonb)') and a.grantee <> p.proowner
             and a.grantee = to_regrole(quote_ident(role))
     );
 begin
@@ -29,20 +29,21 @@ begin
             hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
     end if;
     perform cache_revoke(role);
-    execute format('grant usage on schema pgcache to %I', role);
-    execute format('grant select on all tables in schema pgcache to %I', role);
-    execute format('grant usage, select on all sequences in schema pgcache to %I', role);
+    execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
+    execute format('grant select on all tables in schema pgcache, pgcache_internal to %I', role);
+    execute format('grant usage, select on all sequences in schema pgcache, pgcache_internal to %I', role);
     execute format('grant insert on hit_log to %I', role);  -- a get logs its hit
     if access <> 'read' then
         execute format('grant insert, update, delete on cache_store, %s to %I',
-            (select string_agg(t.relation::text, ', ') from cache_types t), role);
+            (select string_agg(t.relation::text, ', ') from types t), role);
         execute format('grant insert (type, tenant, cache_key, version) on hot_outbox to %I', role);
     end if;
     -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for, and all
     -- may know which database this is.
     for routine in
         select p.oid::regprocedure from pg_proc p
-        where p.pronamespace = 'pgcache'::regnamespace and p.prokind = 'f' and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
+        where p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
+            and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
             and case
                 when access = 'admin' or p.proname = 'hot_identity' then true
                 when access = 'write' and p.proname = any('{look_after,measure,recount,fold_hits,cache_clear_expired,cache_cleanup,hot_shrink}') then true
@@ -61,21 +62,21 @@ comment on function pgcache.cache_grant(name, text) is
 
 create or replace function pgcache.cache_revoke(role name) returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    execute format('revoke all on all routines in schema pgcache from %I', role);
-    execute format('revoke all on all tables in schema pgcache from %I', role);
-    execute format('revoke all on all sequences in schema pgcache from %I', role);
-    execute format('revoke all on schema pgcache from %I', role);
+    execute format('revoke all on all routines in schema pgcache, pgcache_internal from %I', role);
+    execute format('revoke all on all tables in schema pgcache, pgcache_internal from %I', role);
+    execute format('revoke all on all sequences in schema pgcache, pgcache_internal from %I', role);
+    execute format('revoke all on schema pgcache, pgcache_internal from %I', role);
 end
 $$;
 
 comment on function pgcache.cache_revoke(name) is 'Takes away all access to the cache from a role. For the owner of schema pgcache.';
 
-create or replace function pgcache.grant_like_store(type text) returns void
+create or replace function pgcache_internal.grant_like_store(type text) returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -101,9 +102,9 @@ begin
 end
 $$;
 
-comment on function pgcache.grant_like_store(text) is 'Gives the table and the counters of a type the privileges that those of the type store have.';
+comment on function pgcache_internal.grant_like_store(text) is 'Gives the table and the counters of a type the privileges that those of the type store have.';
 
-revoke all on function pgcache.cache_grant(name, text), pgcache.cache_revoke(name), pgcache.grant_like_store(text) from public;
+revoke all on function pgcache.cache_grant(name, text), pgcache.cache_revoke(name), pgcache_internal.grant_like_store(text) from public;
 
 -- Roles that have access keep its kind after an upgrade, for functions and tables that are new.
 select pgcache.cache_grant(r.rolname, case

@@ -1,4 +1,4 @@
 -- When all functions are there: what depends on the registered types.
 
-select pgcache.prepare_type(type) from pgcache.cache_types order by type;
-select pgcache.compile_types();
+select pgcache_internal.prepare_type(type) from pgcache_internal.types order by type;
+select pgcache_internal.compile_types();

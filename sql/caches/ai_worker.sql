@@ -1,7 +1,7 @@
 -- ai_worker: SQL that a model generated from a prompt (table ai_worker_cache).
 
-create or replace function pgcache.cache_value(t pgcache.ai_worker_cache) returns jsonb
-language sql stable parallel safe
+create or replace function pgcache_internal.cache_value(t pgcache.ai_worker_cache) returns jsonb
+language sql stable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_build_object(
         'prompt_text', t.prompt_text, 'model', t.model, 'schema_version', t.schema_version,
@@ -9,10 +9,10 @@ as $$
     )
 $$;
 
-comment on function pgcache.cache_value(pgcache.ai_worker_cache) is 'The JSON value of an ai_worker entry.';
+comment on function pgcache_internal.cache_value(pgcache.ai_worker_cache) is 'The JSON value of an ai_worker entry.';
 
-create or replace function pgcache.ai_worker_fits(value jsonb) returns boolean
-language sql immutable parallel safe
+create or replace function pgcache_internal.ai_worker_fits(value jsonb) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_typeof(value) = 'object'
         and pg_catalog.jsonb_typeof(value -> 'prompt_text') = 'string'
@@ -20,15 +20,15 @@ as $$
         and pg_catalog.jsonb_typeof(value -> 'schema_version') = 'string'
         and pg_catalog.jsonb_typeof(value -> 'generated_sql') = 'string'
         and coalesce(pg_catalog.jsonb_typeof(value -> 'validated'), 'null') in ('boolean', 'null')
-        and pgcache.is_count(value -> 'tokens_used')
+        and pgcache_internal.is_count(value -> 'tokens_used')
         and value - '{prompt_text,model,schema_version,generated_sql,validated,tokens_used}'::text[] = '{}'
 $$;
 
-comment on function pgcache.ai_worker_fits(jsonb) is 'Whether a JSON value can be an ai_worker entry.';
+comment on function pgcache_internal.ai_worker_fits(jsonb) is 'Whether a JSON value can be an ai_worker entry.';
 
 create or replace function pgcache.ai_worker_key(prompt text, model text, schema_version text) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(prompt, model, schema_version) $$;
 
 comment on function pgcache.ai_worker_key(text, text, text) is 'The key of generated SQL: cache_key(prompt, model, schema_version).';
@@ -43,7 +43,7 @@ comment on function pgcache.ai_worker_legacy_key(text, text, text) is
 
 create or replace function pgcache.cache_get_ai_worker(prompt text, model text, schema_version text) returns jsonb
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -69,7 +69,7 @@ create or replace function pgcache.cache_set_ai_worker(
     prompt text, model text, schema_version text, generated_sql text, tokens_used integer default 0,
     validated boolean default true, ttl interval default null
 ) returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache.cache_set('ai_worker', pgcache.ai_worker_key(prompt, model, schema_version),
         pg_catalog.jsonb_build_object(
@@ -83,7 +83,7 @@ comment on function pgcache.cache_set_ai_worker(text, text, text, text, integer,
 
 create or replace function pgcache.cache_invalidate_schema(schema_version text) returns bigint
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select delete_where('ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)', array[check_given('schema version', schema_version)])
 $$;

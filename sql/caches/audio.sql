@@ -1,7 +1,7 @@
 -- audio: synthesized speech (table cache_audio_chunks). The bytes are stored out of line and uncompressed: audio is.
 
-create or replace function pgcache.cache_value(t pgcache.cache_audio_chunks) returns jsonb
-language sql stable parallel safe
+create or replace function pgcache_internal.cache_value(t pgcache.cache_audio_chunks) returns jsonb
+language sql stable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
         'audio_data', pg_catalog.translate(pg_catalog.encode(t.audio_data, 'base64'), E'\n', ''), 'format', t.format,
@@ -9,33 +9,33 @@ as $$
     ))
 $$;
 
-comment on function pgcache.cache_value(pgcache.cache_audio_chunks) is 'The JSON value of an audio entry, audio_data in base64.';
+comment on function pgcache_internal.cache_value(pgcache.cache_audio_chunks) is 'The JSON value of an audio entry, audio_data in base64.';
 
-create or replace function pgcache.audio_fits(value jsonb) returns boolean
-language sql immutable parallel safe
+create or replace function pgcache_internal.audio_fits(value jsonb) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_typeof(value) = 'object'
         and pg_catalog.jsonb_typeof(value -> 'audio_data') = 'string'
         and value ->> 'audio_data' ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
         and pg_catalog.jsonb_typeof(value -> 'format') = 'string'
-        and pgcache.is_count(value -> 'duration_ms')
-        and pgcache.is_count(value -> 'sample_rate')
-        and pgcache.is_count(value -> 'channels')
-        and pgcache.is_text(value -> 'voice')
+        and pgcache_internal.is_count(value -> 'duration_ms')
+        and pgcache_internal.is_count(value -> 'sample_rate')
+        and pgcache_internal.is_count(value -> 'channels')
+        and pgcache_internal.is_text(value -> 'voice')
         and value - '{audio_data,format,duration_ms,sample_rate,channels,voice}'::text[] = '{}'
 $$;
 
-comment on function pgcache.audio_fits(jsonb) is 'Whether a JSON value can be an audio entry.';
+comment on function pgcache_internal.audio_fits(jsonb) is 'Whether a JSON value can be an audio entry.';
 
-create or replace function pgcache.put_audio(
+create or replace function pgcache_internal.put_audio(
     key text, audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer, voice text,
     ttl interval, overwrite boolean
 ) returns boolean
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 declare
-    moment constant timestamptz := pgcache.cache_now();
+    moment constant timestamptz := pgcache_internal.cache_now();
     clock bigint;
 begin
     insert into pgcache.cache_audio_chunks as t (
@@ -43,33 +43,33 @@ begin
         created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache.current_tenant(), key, audio_data, format, duration_ms, sample_rate, channels, voice,
-        moment, moment + coalesce(ttl, pgcache.type_ttl('audio')), moment,
-        pgcache.type_hit_weight('audio')
-    where pgcache.may_write('audio', key, ttl) and audio_data is not null and format is not null
+        pgcache_internal.current_tenant(), key, audio_data, format, duration_ms, sample_rate, channels, voice,
+        moment, moment + coalesce(ttl, pgcache_internal.type_ttl('audio')), moment,
+        pgcache_internal.type_hit_weight('audio')
+    where pgcache_internal.may_write('audio', key, ttl) and audio_data is not null and format is not null
     on conflict on constraint cache_audio_chunks_pkey do update
     set audio_data = excluded.audio_data, format = excluded.format, duration_ms = excluded.duration_ms,
         sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,
         created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
     where overwrite or t.expires_at <= moment
-    returning pg_catalog.nextval('pgcache.writes_audio') into clock;
+    returning pg_catalog.nextval('pgcache_internal.writes_audio') into clock;
     if clock is null then
-        return pgcache.explain_refusal('audio', key,
+        return pgcache_internal.explain_refusal('audio', key,
             pg_catalog.jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
     end if;
     if clock = 1 or pg_catalog.octet_length(audio_data) > 2048 then
-        perform pgcache.look_after('audio', (clock = 1)::integer, pg_catalog.octet_length(audio_data));
+        perform pgcache_internal.look_after('audio', (clock = 1)::integer, pg_catalog.octet_length(audio_data));
     end if;
     return true;
 end
 $$;
 
-comment on function pgcache.put_audio(text, bytea, text, integer, integer, integer, text, interval, boolean) is
+comment on function pgcache_internal.put_audio(text, bytea, text, integer, integer, integer, text, interval, boolean) is
 'Upserts an audio entry. Errors: as cache_set.';
 
 create or replace function pgcache.audio_key(text text, voice text, provider text, settings jsonb) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(text, voice, coalesce(provider, ''), canonical_json(coalesce(settings, '{}'))) $$;
 
 comment on function pgcache.audio_key(text, text, text, jsonb) is
@@ -78,7 +78,7 @@ comment on function pgcache.audio_key(text, text, text, jsonb) is
 create or replace function pgcache.cache_get_audio(
     text text, voice text, provider text default '', settings jsonb default '{}'
 ) returns table (audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer)
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_column
 declare
@@ -87,17 +87,17 @@ declare
     weight smallint;
     drawn boolean;
 begin
-    if pgcache.is_readable('audio') then
+    if pgcache_internal.is_readable('audio') then
         select
             t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels,
-            pgcache.count_hit('pgcache.hits_audio'), t.hit_weight, pgcache.draw_hit(t.hit_weight)
+            pgcache_internal.count_hit('pgcache_internal.hits_audio'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
         into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
         from pgcache.cache_audio_chunks t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+        where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
     end if;
     if drawn is not false then
-        perform pgcache.record_hit('audio', key, counted, weight);
+        perform pgcache_internal.record_hit('audio', key, counted, weight);
     end if;
     if drawn is not null then
         return next;
@@ -113,9 +113,9 @@ create or replace function pgcache.cache_set_audio(
     sample_rate integer default null, channels integer default null, provider text default '',
     settings jsonb default '{}', ttl interval default null
 ) returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.is_writable() and pgcache.put_audio(pgcache.audio_key(text, voice, provider, settings), audio_data, format, duration_ms,
+    select pgcache_internal.is_writable() and pgcache_internal.put_audio(pgcache.audio_key(text, voice, provider, settings), audio_data, format, duration_ms,
         sample_rate, channels, voice, ttl, true)
 $$;
 

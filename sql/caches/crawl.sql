@@ -1,31 +1,31 @@
 -- crawl: images that a crawler has already stored, per tenant (table crawl_cache).
 
-create or replace function pgcache.cache_value(t pgcache.crawl_cache) returns jsonb
-language sql stable parallel safe
+create or replace function pgcache_internal.cache_value(t pgcache.crawl_cache) returns jsonb
+language sql stable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
         'url', t.url, 'image_hash', t.image_hash, 'raw_key', t.raw_key, 'thumbnail_key', t.thumbnail_key
     ))
 $$;
 
-comment on function pgcache.cache_value(pgcache.crawl_cache) is 'The JSON value of a crawl entry.';
+comment on function pgcache_internal.cache_value(pgcache.crawl_cache) is 'The JSON value of a crawl entry.';
 
-create or replace function pgcache.crawl_fits(value jsonb) returns boolean
-language sql immutable parallel safe
+create or replace function pgcache_internal.crawl_fits(value jsonb) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_typeof(value) = 'object'
         and pg_catalog.jsonb_typeof(value -> 'url') = 'string'
         and pg_catalog.jsonb_typeof(value -> 'image_hash') = 'string'
         and pg_catalog.jsonb_typeof(value -> 'raw_key') = 'string'
-        and pgcache.is_text(value -> 'thumbnail_key')
+        and pgcache_internal.is_text(value -> 'thumbnail_key')
         and value - '{url,image_hash,raw_key,thumbnail_key}'::text[] = '{}'
 $$;
 
-comment on function pgcache.crawl_fits(jsonb) is 'Whether a JSON value can be a crawl entry.';
+comment on function pgcache_internal.crawl_fits(jsonb) is 'Whether a JSON value can be a crawl entry.';
 
 create or replace function pgcache.crawl_key(url text, image bytea) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(url, image_key(image)) $$;
 
 comment on function pgcache.crawl_key(text, bytea) is
@@ -34,10 +34,10 @@ comment on function pgcache.crawl_key(text, bytea) is
 create or replace function pgcache.crawl_should_skip(
     url text, image bytea, tenant text, out should_skip boolean, out raw_key text
 )
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select f.value is not null, f.value ->> 'raw_key'
-    from pgcache.get_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image)) f (value)
+    from pgcache_internal.get_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image)) f (value)
 $$;
 
 comment on function pgcache.crawl_should_skip(text, bytea, text) is
@@ -46,9 +46,9 @@ comment on function pgcache.crawl_should_skip(text, bytea, text) is
 create or replace function pgcache.crawl_store(
     url text, image bytea, raw_key text, thumbnail_key text, tenant text, ttl interval default null
 ) returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.set_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image), pg_catalog.jsonb_build_object(
+    select pgcache_internal.set_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image), pg_catalog.jsonb_build_object(
         'url', url, 'image_hash', pgcache.image_key(image), 'raw_key', raw_key, 'thumbnail_key', thumbnail_key
     ), ttl)
 $$;

@@ -1,36 +1,36 @@
 -- embedding: vectors of texts (table cache_embeddings).
 
-create or replace function pgcache.cache_value(t pgcache.cache_embeddings) returns jsonb
-language sql stable parallel safe
+create or replace function pgcache_internal.cache_value(t pgcache.cache_embeddings) returns jsonb
+language sql stable parallel safe  -- not pinned: inlined
 as $$
     select case when t.model is null
         then pg_catalog.jsonb_build_object('embedding', t.embedding::real[])
         else pg_catalog.jsonb_build_object('embedding', t.embedding::real[], 'model', t.model) end
 $$;
 
-comment on function pgcache.cache_value(pgcache.cache_embeddings) is 'The JSON value of an embedding entry.';
+comment on function pgcache_internal.cache_value(pgcache.cache_embeddings) is 'The JSON value of an embedding entry.';
 
-create or replace function pgcache.embedding_fits(value jsonb) returns boolean
-language sql immutable parallel safe
+create or replace function pgcache_internal.embedding_fits(value jsonb) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.jsonb_typeof(value) = 'object'
         and pg_catalog.jsonb_typeof(value -> 'embedding') = 'array'
         and not pg_catalog.jsonb_path_exists(value, '$.embedding[*] ? (@.type() != "number")')
-        and pgcache.is_text(value -> 'model')
+        and pgcache_internal.is_text(value -> 'model')
         and value - '{embedding,model}'::text[] = '{}'
 $$;
 
-comment on function pgcache.embedding_fits(jsonb) is 'Whether a JSON value can be an embedding entry.';
+comment on function pgcache_internal.embedding_fits(jsonb) is 'Whether a JSON value can be an embedding entry.';
 
-create or replace function pgcache.put_embedding(
+create or replace function pgcache_internal.put_embedding(
     key text, embedding text, model text, ttl interval, overwrite boolean
 ) returns boolean
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 declare
     vector pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
-    moment constant timestamptz := pgcache.cache_now();
+    moment constant timestamptz := pgcache_internal.cache_now();
     clock bigint;
 begin
     begin
@@ -44,60 +44,60 @@ begin
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, pgcache.type_ttl('embedding')),
-        moment, pgcache.type_hit_weight('embedding')
-    where pgcache.may_write('embedding', key, ttl)
-        and vector is not null and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache.type_dimensions('embedding'), true)
+        pgcache_internal.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, pgcache_internal.type_ttl('embedding')),
+        moment, pgcache_internal.type_hit_weight('embedding')
+    where pgcache_internal.may_write('embedding', key, ttl)
+        and vector is not null and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache_internal.type_dimensions('embedding'), true)
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
         expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
     where overwrite or t.expires_at <= moment
-    returning pg_catalog.nextval('pgcache.writes_embedding') into clock;
+    returning pg_catalog.nextval('pgcache_internal.writes_embedding') into clock;
     if clock is null then
         if vector is null then
-            perform pgcache.reject_value('embedding', null);
+            perform pgcache_internal.reject_value('embedding', null);
         end if;
-        if pg_catalog.cardinality(vector::real[]) <> pgcache.type_dimensions('embedding') then
+        if pg_catalog.cardinality(vector::real[]) <> pgcache_internal.type_dimensions('embedding') then
             raise exception using errcode = 'PC005',
-                message = pg_catalog.format('the vector has %s dimensions, the type embedding takes %s', pg_catalog.cardinality(vector::real[]), pgcache.type_dimensions('embedding')),
+                message = pg_catalog.format('the vector has %s dimensions, the type embedding takes %s', pg_catalog.cardinality(vector::real[]), pgcache_internal.type_dimensions('embedding')),
                 hint = 'Check the model; SELECT cache_configure(''embedding'', reset => ''{dimensions}'') lets the type take any.';
         end if;
-        return pgcache.explain_refusal('embedding', key, '{"embedding": []}', ttl);
+        return pgcache_internal.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
     if clock = 1 or pg_catalog.pg_column_size(vector) > 2048 then
-        perform pgcache.look_after('embedding', (clock = 1)::integer, pg_catalog.pg_column_size(vector));
+        perform pgcache_internal.look_after('embedding', (clock = 1)::integer, pg_catalog.pg_column_size(vector));
     end if;
     return true;
 end
 $$;
 
-comment on function pgcache.put_embedding(text, text, text, interval, boolean) is
+comment on function pgcache_internal.put_embedding(text, text, text, interval, boolean) is
 'Upserts a vector, given as pgvector writes it: [1,2,3]. Errors: PC004 not a vector, PC005 dimensions; as cache_set.';
 
 create or replace function pgcache.embedding_key(text text, model text) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(text, model) $$;
 
 comment on function pgcache.embedding_key(text, text) is 'The key of a text''s embedding: cache_key(text, model).';
 
 create or replace function pgcache.cache_get_embeddings(texts text[], model text) returns table (text text, embedding vector)
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_column
 declare
-    scope constant text := pgcache.current_tenant();
-    moment constant timestamptz := pgcache.cache_now();
+    scope constant text := pgcache_internal.current_tenant();
+    moment constant timestamptz := pgcache_internal.cache_now();
     keys constant text[] := array(
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
         from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place);
-    crowding constant integer := pgcache.hit_log_crowding();
+    crowding constant integer := pgcache_internal.hit_log_crowding();
     logged integer[];
     found record;
 begin
-    if pgcache.is_readable('embedding') then
+    if pgcache_internal.is_readable('embedding') then
         for found in
-            select t.embedding, pgcache.count_and_draw('pgcache.hits_embedding', t.hit_weight, crowding) as logged
+            select t.embedding, pgcache_internal.count_and_draw('pgcache_internal.hits_embedding', t.hit_weight, crowding) as logged
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
@@ -113,7 +113,7 @@ begin
             return next;
         end loop;
     end if;
-    perform pgcache.record_hits(
+    perform pgcache_internal.record_hits(
         'embedding', keys, pg_catalog.cardinality(pg_catalog.array_positions(logged, null)), keys, logged);
 end
 $$;
@@ -121,7 +121,7 @@ comment on function pgcache.cache_get_embeddings(text[], text) is
 'One row for each text asked, in the order asked, with its own vector or NULL on a miss.';
 
 create or replace function pgcache.cache_get_embedding(text text, model text) returns vector
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
     key constant text := pgcache.embedding_key(text, model);
@@ -130,15 +130,15 @@ declare
     weight smallint;
     drawn boolean;
 begin
-    if pgcache.is_readable('embedding') then
-        select t.embedding, pgcache.count_hit('pgcache.hits_embedding'), t.hit_weight, pgcache.draw_hit(t.hit_weight)
+    if pgcache_internal.is_readable('embedding') then
+        select t.embedding, pgcache_internal.count_hit('pgcache_internal.hits_embedding'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
         into found_embedding, counted, weight, drawn
         from pgcache.cache_embeddings t
-        where t.tenant = pgcache.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache.cache_now());
+        where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
+            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
     end if;
     if drawn is not false then
-        perform pgcache.record_hit('embedding', key, counted, weight);
+        perform pgcache_internal.record_hit('embedding', key, counted, weight);
     end if;
     return found_embedding;
 end
@@ -148,10 +148,10 @@ comment on function pgcache.cache_get_embedding(text, text) is 'The cached vecto
 
 create or replace function pgcache.cache_set_embedding(text text, model text, embedding vector, ttl interval default null)
 returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.is_writable()
-        and pgcache.put_embedding(pgcache.embedding_key(text, model), embedding::text, model, ttl, true)
+    select pgcache_internal.is_writable()
+        and pgcache_internal.put_embedding(pgcache.embedding_key(text, model), embedding::text, model, ttl, true)
 $$;
 
 comment on function pgcache.cache_set_embedding(text, text, vector, interval) is
@@ -161,7 +161,7 @@ create or replace function pgcache.cache_set_embeddings(
     texts text[], model text, embeddings text[], ttl interval default null
 ) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_writable();

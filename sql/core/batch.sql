@@ -1,27 +1,27 @@
 -- Many entries in one call.
 
 -- As compile_get does for cache_get.
-create or replace function pgcache.compile_get_many() returns void
+create or replace function pgcache_internal.compile_get_many() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
 create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
-    scope constant text := pgcache.current_tenant();
-    moment constant timestamptz := pgcache.cache_now();
-    crowding constant integer := pgcache.hit_log_crowding();
+    scope constant text := pgcache_internal.current_tenant();
+    moment constant timestamptz := pgcache_internal.cache_now();
+    crowding constant integer := pgcache_internal.hit_log_crowding();
     found_values jsonb[];
     weights integer[];  -- of lines of the log; NULL for a miss
     models text[];
     tokens integer[];
 begin
     if @look_ups    end if;
-    perform pgcache.record_hits(
+    perform pgcache_internal.record_hits(
         type, keys, pg_catalog.cardinality(pg_catalog.array_positions(weights, null)), keys, weights, models, tokens);
     return query select * from unnest(keys, found_values);
 end
@@ -34,7 +34,7 @@ $function$, '@look_ups', per_type($sql$type = '@type'@readable then
         from (
             select
                 case when t.hit_weight is not null then @value end as value,
-                pgcache.count_and_draw('pgcache.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
@@ -44,23 +44,23 @@ $sql$));
 end
 $compile$;
 
-comment on function pgcache.compile_get_many() is 'Writes cache_get_many for the types that there are; run whenever they change.';
+comment on function pgcache_internal.compile_get_many() is 'Writes cache_get_many for the types that there are; run whenever they change.';
 
 -- What the clients call: to a program, a hundred rows cost more than the look-ups.
-create or replace function pgcache.compile_get_many_json() returns void
+create or replace function pgcache_internal.compile_get_many_json() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
 create or replace function pgcache.cache_get_many_json(type text, keys text[]) returns json
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
-    scope constant text := pgcache.current_tenant();
-    moment constant timestamptz := pgcache.cache_now();
-    crowding constant integer := pgcache.hit_log_crowding();
+    scope constant text := pgcache_internal.current_tenant();
+    moment constant timestamptz := pgcache_internal.cache_now();
+    crowding constant integer := pgcache_internal.hit_log_crowding();
     entries json;
     missed bigint;
     logged text[];  -- the keys of the hits that the log gets
@@ -75,7 +75,7 @@ begin
         );
     end if;
     if missed is distinct from 0 or logged is not null then
-        perform pgcache.record_hits(type, keys, missed, logged, weights, models, tokens);
+        perform pgcache_internal.record_hits(type, keys, missed, logged, weights, models, tokens);
     end if;
     return coalesce(entries, '{}');
 end
@@ -91,7 +91,7 @@ $function$, '@look_ups', per_type($sql$type = '@type'@readable then
         from (
             select
                 t.cache_key, @value as value,
-                pgcache.count_and_draw('pgcache.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, t.model, t.tokens_used}
             from @table t
             where t.tenant = scope and t.cache_key = any(keys) and (t.expires_at is null or t.expires_at > moment)
         ) f;
@@ -99,44 +99,44 @@ $sql$));
 end
 $compile$;
 
-comment on function pgcache.compile_get_many_json() is
+comment on function pgcache_internal.compile_get_many_json() is
 'Writes cache_get_many_json for the types that there are; run whenever they change.';
 
-create or replace function pgcache.record_hits(
+create or replace function pgcache_internal.record_hits(
     type text, asked text[], misses bigint, keys text[], weights integer[],
     models text[] default null, tokens integer[] default null
 ) returns void
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 begin
     if misses is distinct from 0 then
-        perform pgcache.check_type(type), pgcache.check_keys(asked);
+        perform pgcache_internal.check_type(type), pgcache_internal.check_keys(asked);
         if pg_catalog.current_setting('transaction_read_only') = 'off' then
-            perform pgcache.advance(type, 'misses', misses);
+            perform pgcache_internal.advance(type, 'misses', misses);
         end if;
     end if;
     if 0 < any(weights) then
-        insert into pgcache.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        select type, pgcache.current_tenant(), l.key, l.weight, pgcache.cache_now(), l.model, l.tokens
+        insert into pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+        select type, pgcache_internal.current_tenant(), l.key, l.weight, pgcache_internal.cache_now(), l.model, l.tokens
         from unnest(keys, weights, models, tokens) l (key, weight, model, tokens)
         where l.weight > 0;
     end if;
 end
 $$;
 
-comment on function pgcache.record_hits(text, text[], bigint, text[], integer[], text[], integer[]) is
+comment on function pgcache_internal.record_hits(text, text[], bigint, text[], integer[], text[], integer[]) is
 'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and logs the hits with a weight. Errors: PC001, PC002.';
 
 -- A call for each row costs 5 us, so to join many rows, join the entries.
 create or replace function pgcache.cache_live(type text) returns table (key text, value jsonb)
-language sql stable parallel safe
+language sql stable parallel safe  -- not pinned: inlined
 as $$
     select t.cache_key, t.data
     from pgcache.cache_store t
-    where t.type = case when pgcache.type_has_fields(cache_live.type) is false then cache_live.type
-            else pgcache.check_json_type(cache_live.type) end
-        and t.tenant = pgcache.current_tenant() and (t.expires_at is null or t.expires_at > pgcache.cache_now())
+    where t.type = case when pgcache_internal.type_has_fields(cache_live.type) is false then cache_live.type
+            else pgcache_internal.check_json_type(cache_live.type) end
+        and t.tenant = pgcache_internal.current_tenant() and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now())
 $$;
 
 comment on function pgcache.cache_live(text) is
@@ -146,7 +146,7 @@ create or replace function pgcache.cache_set_many(
     type text, keys text[], "values" jsonb[], ttl interval default null
 ) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
@@ -173,11 +173,11 @@ comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
 
 create or replace function pgcache.cache_set_many_json(type text, entries jsonb, ttl interval default null) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     moment constant timestamptz := cache_now();
     expires constant timestamptz := expiry(moment, ttl, registered.ttl);
     misfit jsonb;
@@ -211,17 +211,17 @@ $$;
 comment on function pgcache.cache_set_many_json(text, jsonb, interval) is
 'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored. Errors: as cache_set.';
 
-create or replace function pgcache.compile_put_many() returns void
+create or replace function pgcache_internal.compile_put_many() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
-create or replace function pgcache.put_many(
+create or replace function pgcache_internal.put_many(
     type text, entries jsonb, moment timestamptz, expires timestamptz, sweep_every integer
 ) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $body$
 #variable_conflict use_variable
 declare
@@ -238,7 +238,7 @@ begin
     return stored;
 end
 $body$;
-comment on function pgcache.put_many(text, jsonb, timestamptz, timestamptz, integer) is
+comment on function pgcache_internal.put_many(text, jsonb, timestamptz, timestamptz, integer) is
 'Upserts entries of a JSON type, checked by cache_set_many_json; returns how many.';
 $function$, '@upserts', per_type($sql$type = '@type' then
         with upserted as (
@@ -258,11 +258,11 @@ $sql$, json_only => true));
 end
 $compile$;
 
-comment on function pgcache.compile_put_many() is 'Writes put_many for the types that there are; run whenever they change.';
+comment on function pgcache_internal.compile_put_many() is 'Writes put_many for the types that there are; run whenever they change.';
 
 create or replace function pgcache.cache_warm(type text, entries jsonb) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare

@@ -1,16 +1,16 @@
 -- The one clock: statement_timestamp() rather than now(), which stands still in a long transaction. Tests that set the
 -- time need a slower one; it would cost each get 5 %, and let any role read what has expired.
 
-create or replace function pgcache.compile_clock() returns void
+create or replace function pgcache_internal.compile_clock() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute format($function$
-create or replace function pgcache.cache_now() returns timestamptz
-language sql stable parallel safe
+create or replace function pgcache_internal.cache_now() returns timestamptz
+language sql stable parallel safe  -- not pinned: inlined
 as %L;
-comment on function pgcache.cache_now() is
+comment on function pgcache_internal.cache_now() is
 'The time by which entries expire: statement_timestamp(); with the setting test_clock on, that of the session (SET pgcache.clock, a timestamptz), if it has any.';
 $function$,
         case when cache_setting('test_clock') = 'on' then $body$
@@ -25,4 +25,4 @@ $body$
 end
 $compile$;
 
-comment on function pgcache.compile_clock() is 'Writes cache_now for the setting test_clock.';
+comment on function pgcache_internal.compile_clock() is 'Writes cache_now for the setting test_clock.';

@@ -1,9 +1,9 @@
--- The functions of the hot path are written anew whenever cache_types changes: with its settings as constants, and with
+-- The functions of the hot path are written anew whenever types changes: with its settings as constants, and with
 -- a static statement for each type, as EXECUTE would triple the cost of a get.
 
-create or replace function pgcache.compile_types() returns void
+create or replace function pgcache_internal.compile_types() returns void
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select
         compile_clock(), compile_settings(),
@@ -11,12 +11,12 @@ as $$
         compile_fold(), compile_count(), compile_sweep()
 $$;
 
-comment on function pgcache.compile_types() is
-'Writes the functions that depend on cache_types anew; run after each change of it.';
+comment on function pgcache_internal.compile_types() is
+'Writes the functions that depend on types anew; run after each change of it.';
 
-create or replace function pgcache.per_type(template text, json_only boolean default false) returns text
+create or replace function pgcache_internal.per_type(template text, json_only boolean default false) returns text
 language plpgsql stable
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     branches text[];
@@ -26,7 +26,7 @@ declare
 begin
     for registered in
         select t.*, c.relname, k.conname as pkey
-        from cache_types t
+        from types t
         inner join pg_class c on c.oid = t.relation
         inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
         where not json_only or t.payload ? 'data'
@@ -51,23 +51,23 @@ begin
 end
 $$;
 
-comment on function pgcache.per_type(text, boolean) is
+comment on function pgcache_internal.per_type(text, boolean) is
 'The branches of an IF, one for each type, or each JSON type: the template with the type for @type, its table for @table, the constraint of its primary key for @pkey, for @value, @size and @score the JSON value, the size in bytes and the eviction score of an entry t, a further condition to read it for @readable; what stands in @tokens{} is left out of types without tokens.';
 
 -- A look-up of the registry would cost a set an eighth of its time. So the settings that a set needs are compiled into
 -- functions, whose calls the planner folds into constants; it plans anew when they change.
-create or replace function pgcache.compile_settings() returns void
+create or replace function pgcache_internal.compile_settings() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     compiled record;
 begin
-    perform pg_advisory_xact_lock(hashtext('pgcache.compile_settings'));
+    perform pg_advisory_xact_lock(hashtext('pgcache_internal.compile_settings'));
     for compiled in
         select f.name, f.result, f.description,
             string_agg(format('when %L then %s', t.type, f.setting), ' ' order by t.type) as cases
-        from cache_types t
+        from types t
         cross join lateral (values
             ('type_ttl', 'interval', quote_nullable(t.ttl) || '::interval', 'The default TTL of a type, NULL for never.'),
             ('type_hit_weight', 'smallint',
@@ -80,13 +80,13 @@ begin
         ) f (name, result, setting, description)
         group by f.name, f.result, f.description
     loop
-        execute format('create or replace function pgcache.%I(type text) returns %s language sql immutable parallel safe'
+        execute format('create or replace function pgcache_internal.%I(type text) returns %s language sql immutable parallel safe'
             ' as %L', compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end');
-        execute format('comment on function pgcache.%I(text) is %L', compiled.name,
-            compiled.description || ' Compiled from cache_types by compile_settings().');
+        execute format('comment on function pgcache_internal.%I(text) is %L', compiled.name,
+            compiled.description || ' Compiled from types by compile_settings().');
     end loop;
 end
 $$;
 
-comment on function pgcache.compile_settings() is
-'Makes the functions type_ttl, type_hit_weight, type_may_be_full, type_has_fields and type_dimensions anew from cache_types.';
+comment on function pgcache_internal.compile_settings() is
+'Makes the functions type_ttl, type_hit_weight, type_may_be_full, type_has_fields and type_dimensions anew from types.';

@@ -3,7 +3,7 @@
 
 create or replace function pgcache.cache_delete(type text, key text) returns boolean
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_delete_many(type, array[key]) > 0 $$;
 
 comment on function pgcache.cache_delete(text, text) is
@@ -11,19 +11,19 @@ comment on function pgcache.cache_delete(text, text) is
 
 create or replace function pgcache.cache_delete_many(type text, keys text[]) returns bigint
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select delete_where(type, 't.tenant = current_tenant() and t.cache_key = any($1)', check_keys(keys)) $$;
 
 comment on function pgcache.cache_delete_many(text, text[]) is
 'Removes many entries of the current tenant; returns how many live ones there were. Errors: PC001, PC002, 25006.';
 
 -- condition comes from this file only, never from a caller; what callers pass is $1.
-create or replace function pgcache.delete_where(type text, condition text, arguments text[]) returns bigint
+create or replace function pgcache_internal.delete_where(type text, condition text, arguments text[]) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     removed bigint;
 begin
     perform check_writable();
@@ -33,11 +33,11 @@ begin
 end
 $$;
 
-comment on function pgcache.delete_where(text, text, text[]) is 'Removes the entries that meet a condition on t and $1; returns how many live ones there were.';
+comment on function pgcache_internal.delete_where(text, text, text[]) is 'Removes the entries that meet a condition on t and $1; returns how many live ones there were.';
 
 create or replace function pgcache.cache_delete_pattern(type text, pattern text) returns bigint
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select delete_where(type, format('t.tenant = current_tenant() and t.cache_key like %L', check_pattern(pattern)), null)
 $$;
@@ -47,7 +47,7 @@ comment on function pgcache.cache_delete_pattern(text, text) is
 
 create or replace function pgcache.cache_clear(type text) returns bigint
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select delete_where(type, 'current_tenant() in ('''', t.tenant)', null) $$;
 
 comment on function pgcache.cache_clear(text) is
@@ -55,7 +55,7 @@ comment on function pgcache.cache_clear(text) is
 
 create or replace function pgcache.cache_clear_all() returns bigint
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select coalesce(sum(cache_clear(t.type)), 0)::bigint from types_here() t $$;
 
 comment on function pgcache.cache_clear_all() is
@@ -63,7 +63,7 @@ comment on function pgcache.cache_clear_all() is
 
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint from types_here() t $$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
@@ -71,7 +71,7 @@ comment on function pgcache.cache_invalidate_tenant(text) is
 
 create or replace function pgcache.cleanup_old_cache_entries(days integer) returns table (type text, deleted bigint)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin

@@ -5,11 +5,11 @@ create or replace function pgcache.cache_entry(type text, key text) returns tabl
     last_accessed_at timestamptz, hit_count bigint, bytes bigint, expired boolean
 )
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
 begin
     perform check_key(key);
     if not is_readable(type) then
@@ -32,7 +32,7 @@ $$;
 comment on function pgcache.cache_entry(text, text) is
 'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired = true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
 
-create or replace function pgcache.entry_size(payload jsonb) returns text
+create or replace function pgcache_internal.entry_size(payload jsonb) returns text
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -41,30 +41,30 @@ as $$
     from jsonb_object_keys(payload) f
 $$;
 
-comment on function pgcache.entry_size(jsonb) is
+comment on function pgcache_internal.entry_size(jsonb) is
 'The SQL expression of an entry''s size in bytes, for a table aliased t: its values as stored (compressed, not detoasted) and 96 bytes for the row''s and the index''s own.';
 
 create or replace function pgcache.cache_exists(type text, key text) returns boolean
 language sql volatile parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from cache_entry(type, key) e where not e.expired) $$;
 
 comment on function pgcache.cache_exists(text, text) is 'Whether a get would hit; counts neither as a hit nor as a miss. Errors: PC001, PC002.';
 
 create or replace function pgcache.cache_ttl(type text, key text) returns interval
 language sql volatile parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select e.ttl from cache_entry(type, key) e where not e.expired $$;
 
 comment on function pgcache.cache_ttl(text, text) is
 'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001, PC002.';
 
-create or replace function pgcache.set_expiry(type text, key text, expires timestamptz) returns boolean
+create or replace function pgcache_internal.set_expiry(type text, key text, expires timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     changed bigint;
 begin
     perform check_key(key);
@@ -76,11 +76,11 @@ begin
 end
 $$;
 
-comment on function pgcache.set_expiry(text, text, timestamptz) is 'Changes when a live entry expires (NULL = never); true if there is one.';
+comment on function pgcache_internal.set_expiry(text, text, timestamptz) is 'Changes when a live entry expires (NULL = never); true if there is one.';
 
 create or replace function pgcache.cache_touch(type text, key text, ttl interval default null) returns boolean
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, expiry(cache_now(), ttl, (check_type(type)).ttl)) $$;
 
 comment on function pgcache.cache_touch(text, text, interval) is
@@ -88,17 +88,17 @@ comment on function pgcache.cache_touch(text, text, interval) is
 
 create or replace function pgcache.cache_persist(type text, key text) returns boolean
 language sql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, null) $$;
 
 comment on function pgcache.cache_persist(text, text) is 'Lets a live entry never expire; true if there is one. Errors: PC001, PC002, 25006.';
 
 create or replace function pgcache.cache_keys(type text, pattern text default '%', max_keys integer default 1000) returns setof text
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
 begin
     perform check_pattern(pattern), check_rows(max_keys);
     if not is_readable(type) then
@@ -115,7 +115,7 @@ comment on function pgcache.cache_keys(text, text, integer) is
 
 create or replace function pgcache.get_all_cache_keys(max_keys integer default 1000) returns table (type text, cache_key text)
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select t.type, k from types_here() t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit check_rows(max_keys)
 $$;

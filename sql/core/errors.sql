@@ -1,28 +1,28 @@
 -- Every error has a stable SQLSTATE of class PC and a HINT with the next step. These are off the hot path.
 
-create or replace function pgcache.check_type(type text) returns pgcache.cache_types
+create or replace function pgcache_internal.check_type(type text) returns pgcache_internal.types
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    known cache_types;
+    known types;
 begin
-    select * into known from cache_types t where t.type = check_type.type;
+    select * into known from types t where t.type = check_type.type;
     if not found then
         raise exception using errcode = 'PC001',
             message = format('there is no cache type %L', type),
             hint = format('The types: %s. Create one with SELECT cache_create_type(%L).',
-                (select string_agg(t.type, ', ' order by t.type) from cache_types t), coalesce(type, 'name'));
+                (select string_agg(t.type, ', ' order by t.type) from types t), coalesce(type, 'name'));
     end if;
     return known;
 end
 $$;
 
-comment on function pgcache.check_type(text) is 'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
+comment on function pgcache_internal.check_type(text) is 'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
 
-create or replace function pgcache.check_json_type(type text) returns text
+create or replace function pgcache_internal.check_json_type(type text) returns text
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if not (check_type(type)).payload ? 'data' then
@@ -34,12 +34,12 @@ begin
 end
 $$;
 
-comment on function pgcache.check_json_type(text) is
+comment on function pgcache_internal.check_json_type(text) is
 'The type itself, or an error: PC001 for an unknown type, PC004 for one whose values have columns of their own.';
 
-create or replace function pgcache.check_key(key text) returns text
+create or replace function pgcache_internal.check_key(key text) returns text
 language plpgsql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if key is null or key = '' then
@@ -55,11 +55,11 @@ begin
 end
 $$;
 
-comment on function pgcache.check_key(text) is 'The key itself if it is valid. Errors: PC002 for NULL, empty, or over 1024 bytes.';
+comment on function pgcache_internal.check_key(text) is 'The key itself if it is valid. Errors: PC002 for NULL, empty, or over 1024 bytes.';
 
-create or replace function pgcache.check_keys(keys text[]) returns text[]
+create or replace function pgcache_internal.check_keys(keys text[]) returns text[]
 language plpgsql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if keys is null then
@@ -72,11 +72,11 @@ begin
 end
 $$;
 
-comment on function pgcache.check_keys(text[]) is 'The keys themselves if all are valid. Errors: PC002.';
+comment on function pgcache_internal.check_keys(text[]) is 'The keys themselves if all are valid. Errors: PC002.';
 
-create or replace function pgcache.check_given(what text, value text) returns text
+create or replace function pgcache_internal.check_given(what text, value text) returns text
 language plpgsql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if value is null then
@@ -88,11 +88,11 @@ begin
 end
 $$;
 
-comment on function pgcache.check_given(text, text) is 'The value itself. Errors: PC002 for NULL, which would silently invalidate nothing.';
+comment on function pgcache_internal.check_given(text, text) is 'The value itself. Errors: PC002 for NULL, which would silently invalidate nothing.';
 
-create or replace function pgcache.check_pattern(pattern text) returns text
+create or replace function pgcache_internal.check_pattern(pattern text) returns text
 language plpgsql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if pattern is null or pattern = '' then
@@ -108,12 +108,12 @@ begin
 end
 $$;
 
-comment on function pgcache.check_pattern(text) is
+comment on function pgcache_internal.check_pattern(text) is
 'The LIKE pattern itself if it is valid. Errors: PC006 for NULL, empty, or a lone escape at its end.';
 
-create or replace function pgcache.check_rows(max_rows bigint) returns bigint
+create or replace function pgcache_internal.check_rows(max_rows bigint) returns bigint
 language plpgsql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if max_rows < 0 then
@@ -125,11 +125,11 @@ begin
 end
 $$;
 
-comment on function pgcache.check_rows(bigint) is 'The number of rows itself if it is not negative; NULL for NULL. Errors: PC010.';
+comment on function pgcache_internal.check_rows(bigint) is 'The number of rows itself if it is not negative; NULL for NULL. Errors: PC010.';
 
-create or replace function pgcache.check_writable() returns boolean
+create or replace function pgcache_internal.check_writable() returns boolean
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if current_setting('transaction_read_only') = 'on' then
@@ -144,14 +144,14 @@ begin
 end
 $$;
 
-comment on function pgcache.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
+comment on function pgcache_internal.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
 
-create or replace function pgcache.reject_value(type text, value jsonb) returns void
+create or replace function pgcache_internal.reject_value(type text, value jsonb) returns void
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    known constant cache_types := check_type(type);
+    known constant types := check_type(type);
     shape constant text := (
         select string_agg(f.key || ' (' || rtrim(f.value, '!') || case when f.value like '%!' then ', required' else '' end || ')', ', ')
         from jsonb_each_text(known.payload) f);
@@ -188,4 +188,4 @@ begin
 end
 $$;
 
-comment on function pgcache.reject_value(text, jsonb) is 'Raises PC004 and says why the value does not fit the type.';
+comment on function pgcache_internal.reject_value(text, jsonb) is 'Raises PC004 and says why the value does not fit the type.';

@@ -11,9 +11,9 @@ $$;
 comment on function pgcache.cache_key(text[]) is
 '64 hex digits of SHA-256 over the parts, each written as its length in bytes, a colon and itself (NULL as ~), joined by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc'').';
 
-create or replace function pgcache.canonical_json(value jsonb) returns text
+create or replace function pgcache_internal.canonical_json(value jsonb) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select case jsonb_typeof(value)
         when 'object' then (
@@ -27,12 +27,12 @@ as $$
     end
 $$;
 
-comment on function pgcache.canonical_json(jsonb) is
+comment on function pgcache_internal.canonical_json(jsonb) is
 'One text for all JSON values that are equal: keys sorted by bytes, no spaces, numbers without trailing zeros.';
 
 create or replace function pgcache.cache_key_json(value jsonb) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select encode(sha256(convert_to(canonical_json(value), 'UTF8')), 'hex') $$;
 
 comment on function pgcache.cache_key_json(jsonb) is

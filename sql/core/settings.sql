@@ -1,31 +1,31 @@
 -- Settings that are newer than the table.
-insert into pgcache.cache_settings (name, value, description) values
+insert into pgcache_internal.settings (name, value, description) values
 ('test_clock', 'off', 'on: sessions may set the time by which entries expire (SET pgcache.clock), for tests')
-on conflict on constraint cache_settings_pkey do nothing;
+on conflict on constraint settings_pkey do nothing;
 
 create or replace function pgcache.cache_setting(name text) returns text
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     found_value text;
 begin
-    select s.value into found_value from cache_settings s where s.name = cache_setting.name;
+    select s.value into found_value from settings s where s.name = cache_setting.name;
     if not found then
         raise exception using errcode = 'PC010',
             message = format('there is no setting %L', name),
-            hint = 'The settings: ' || (select string_agg(s.name, ', ' order by s.name) from cache_settings s);
+            hint = 'The settings: ' || (select string_agg(s.name, ', ' order by s.name) from settings s);
     end if;
     return found_value;
 end
 $$;
 
 comment on function pgcache.cache_setting(text) is
-'The value of a setting of table cache_settings, as text. Errors: PC010 for an unknown name.';
+'The value of a setting, see view cache_settings, as text. Errors: PC010 for an unknown name.';
 
 create or replace function pgcache.cache_configure_setting(name text, value text) returns text
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     old_value constant text := cache_setting(name);
@@ -55,7 +55,7 @@ begin
     if name = 'usd_per_million_tokens' then
         perform fold_log();
     end if;
-    update cache_settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
+    update settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
     if name = 'test_clock' then
         perform compile_clock();
     end if;
@@ -64,11 +64,11 @@ end
 $$;
 
 comment on function pgcache.cache_configure_setting(text, text) is
-'Changes a setting of table cache_settings and returns its old value. Errors: PC010.';
+'Changes a setting, see view cache_settings, and returns its old value. Errors: PC010.';
 
 create or replace function pgcache.cache_tier(tier text) returns interval
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_setting('ttl_' || tier)::interval $$;
 
 comment on function pgcache.cache_tier(text) is
@@ -76,7 +76,7 @@ comment on function pgcache.cache_tier(text) is
 
 create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if model is null or usd_per_million_tokens is null or usd_per_million_tokens not between 0 and 1e12 then
@@ -93,9 +93,9 @@ $$;
 comment on function pgcache.cache_set_price(text, numeric) is
 'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors: PC010.';
 
-create or replace function pgcache.model_price(model text) returns numeric
+create or replace function pgcache_internal.model_price(model text) returns numeric
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select coalesce(
         (select p.usd_per_million_tokens from model_prices p where p.model = model_price.model),
@@ -103,4 +103,14 @@ as $$
     )
 $$;
 
-comment on function pgcache.model_price(text) is 'US dollars per million tokens of a model: its own price, else the setting.';
+comment on function pgcache_internal.model_price(text) is 'US dollars per million tokens of a model: its own price, else the setting.';
+
+create or replace view pgcache.cache_settings as
+select
+    s.name,
+    s.value,
+    s.description
+from pgcache_internal.settings as s;
+
+comment on view pgcache.cache_settings is
+'The settings, each with what it is for; cache_configure_setting changes one, cache_hot_configure and ai_configure those of the hot tier and the AI functions.';

@@ -3,33 +3,33 @@
 
 -- What is counted for each type, and where the sweep stands, is kept in UNLOGGED sequences: nextval and setval on one
 -- need no transaction id, write no WAL, are never undone and never wait.
-create or replace function pgcache.counter_names() returns text[]
+create or replace function pgcache_internal.counter_names() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
 
-comment on function pgcache.counter_names() is
+comment on function pgcache_internal.counter_names() is
 'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
 
-create or replace function pgcache.sequence_of(type text, counter text) returns regclass
-language sql stable parallel safe
-as $$ select pg_catalog.format('pgcache.%I', counter || '_' || type)::regclass $$;
+create or replace function pgcache_internal.sequence_of(type text, counter text) returns regclass
+language sql stable parallel safe  -- not pinned: inlined
+as $$ select pg_catalog.format('pgcache_internal.%I', counter || '_' || type)::regclass $$;
 
-comment on function pgcache.sequence_of(text, text) is 'The sequence that holds a type''s counter (see counter_names).';
+comment on function pgcache_internal.sequence_of(text, text) is 'The sequence that holds a type''s counter (see counter_names).';
 
-create or replace function pgcache.counter(type text, counter text) returns bigint
-language sql volatile parallel safe
-as $$ select coalesce(pg_catalog.pg_sequence_last_value(pgcache.sequence_of(type, counter)), 0) $$;
+create or replace function pgcache_internal.counter(type text, counter text) returns bigint
+language sql volatile parallel safe  -- not pinned: inlined
+as $$ select coalesce(pg_catalog.pg_sequence_last_value(pgcache_internal.sequence_of(type, counter)), 0) $$;
 
-comment on function pgcache.counter(text, text) is 'The last value of a type''s counter (see counter_names).';
+comment on function pgcache_internal.counter(text, text) is 'The last value of a type''s counter (see counter_names).';
 
-create or replace function pgcache.prepare_type(type text) returns void
+create or replace function pgcache_internal.prepare_type(type text) returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     options constant text[] := array[
         'fillfactor=90', 'autovacuum_vacuum_scale_factor=0.05', 'autovacuum_vacuum_threshold=500',
         'autovacuum_vacuum_insert_scale_factor=0.2', 'autovacuum_analyze_scale_factor=0.2'
@@ -38,9 +38,9 @@ declare
     payload_column text;
 begin
     foreach counter in array counter_names() loop
-        if to_regclass(format('pgcache.%I', counter || '_' || type)) is null then
-            execute format('create unlogged sequence pgcache.%I minvalue 0 start 1', counter || '_' || type);
-            execute format('comment on sequence pgcache.%I is %L', counter || '_' || type,
+        if to_regclass(format('pgcache_internal.%I', counter || '_' || type)) is null then
+            execute format('create unlogged sequence pgcache_internal.%I minvalue 0 start 1', counter || '_' || type);
+            execute format('comment on sequence pgcache_internal.%I is %L', counter || '_' || type,
                 format('Counter of type %s; see counter_names()', type));
         end if;
     end loop;
@@ -74,15 +74,15 @@ begin
 end
 $$;
 
-comment on function pgcache.prepare_type(text) is
+comment on function pgcache_internal.prepare_type(text) is
 'Gives a type its counters, totals and storage settings, as far as it lacks them; every install runs it for all types.';
 
-create or replace function pgcache.set_clocks(type text) returns void
+create or replace function pgcache_internal.set_clocks(type text) returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     clock record;
 begin
     for clock in
@@ -100,10 +100,10 @@ begin
 end
 $$;
 
-comment on function pgcache.set_clocks(text) is
+comment on function pgcache_internal.set_clocks(text) is
 'Sets the clocks writes and sweeps of a type by its limits: cyclic sequences that show 1 when something is due.';
 
-create or replace function pgcache.hit_weight_at(hit_tracking text, hit_count bigint) returns smallint
+create or replace function pgcache_internal.hit_weight_at(hit_tracking text, hit_count bigint) returns smallint
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -118,7 +118,7 @@ as $$
     end)::smallint
 $$;
 
-comment on function pgcache.hit_weight_at(text, bigint) is
+comment on function pgcache_internal.hit_weight_at(text, bigint) is
 'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
 
 create or replace function pgcache.cache_create_type(
@@ -127,7 +127,7 @@ create or replace function pgcache.cache_create_type(
     enabled boolean default true
 ) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -137,12 +137,14 @@ begin
         raise exception using errcode = 'PC010',
             message = format('%L cannot name a cache type', type),
             hint = 'A name has 1 to 40 lower-case letters, digits and underscores and begins with a letter.';
-    elsif exists (select from cache_types t where t.type = type) then
+    elsif exists (select from types t where t.type = type) then
         raise exception using errcode = 'PC007',
             message = format('the cache type %L exists already', type),
             hint = format('Change it with SELECT cache_configure(%L, ttl => ...), or drop it first with SELECT cache_drop_type(%L).', type, type);
     elsif exists (
-        select from unnest(counter_names() || array['cache_type']) n where to_regclass(format('pgcache.%I', n || '_' || type)) is not null
+        select from unnest(counter_names()) n where to_regclass(format('pgcache_internal.%I', n || '_' || type)) is not null
+        union all
+        select where to_regclass(format('pgcache.%I', relation)) is not null
     ) then
         raise exception using errcode = 'PC010',
             message = format('%L cannot name a cache type: a table or an index of pgcache has such a name', type),
@@ -154,7 +156,7 @@ begin
         case when durable then '' else 'unlogged' end, relation);
     execute format('alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation, type);
     execute format('comment on table pgcache.%I is %L', relation, format('Entries of the cache type %s', type));
-    insert into cache_types (type, relation, payload, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
+    insert into types (type, relation, payload, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
     values (type, format('pgcache.%I', relation)::regclass, '{"data": "any!"}', ttl, max_entries, max_bytes,
         eviction, hit_tracking, durable, enabled);
     perform prepare_type(type), compile_types(), grant_like_store(type);
@@ -168,11 +170,11 @@ $$;
 comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean) is
 'Creates a type for JSON values, with a table of its own (a partition of cache_store). ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
 
-create or replace function pgcache.check_type_options(
+create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
 ) returns void
 language plpgsql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     allowed record;
@@ -196,7 +198,7 @@ begin
 end
 $$;
 
-comment on function pgcache.check_type_options(interval, bigint, bigint, text, text, integer) is
+comment on function pgcache_internal.check_type_options(interval, bigint, bigint, text, text, integer) is
 'Checks what cache_create_type and cache_configure are given. Errors: PC003, PC010.';
 
 create or replace function pgcache.cache_configure(
@@ -205,11 +207,11 @@ create or replace function pgcache.cache_configure(
     enabled boolean default null, dimensions integer default null, reset text[] default '{}'
 ) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    before constant cache_types := check_type(type);
+    before constant types := check_type(type);
 begin
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions);
     if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions'] then
@@ -221,7 +223,7 @@ begin
             message = format('the type %s has no vectors', type),
             hint = 'dimensions goes with the type embedding.';
     end if;
-    update cache_types t
+    update types t
     set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
         max_entries = case when 'max_entries' = any(reset) then null else coalesce(cache_configure.max_entries, t.max_entries) end,
         max_bytes = case when 'max_bytes' = any(reset) then null else coalesce(cache_configure.max_bytes, t.max_bytes) end,
@@ -253,32 +255,32 @@ comment on function pgcache.cache_configure(text, interval, bigint, bigint, text
 
 -- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: pg_partition_tree does both, and leaves out
 -- what is gone when it has the lock. Only partitions can be dropped.
-create or replace function pgcache.types_here() returns setof pgcache.cache_types
+create or replace function pgcache_internal.types_here() returns setof pgcache_internal.types
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select t.* from cache_types t
+    select t.* from types t
     where t.builtin or t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p)
 $$;
 
-comment on function pgcache.types_here() is
+comment on function pgcache_internal.types_here() is
 'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another session. One that has just been dropped is left out.';
 
-create or replace function pgcache.is_here(registered cache_types) returns boolean
+create or replace function pgcache_internal.is_here(registered types) returns boolean
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from types_here() t where t.relation = registered.relation) $$;
 
-comment on function pgcache.is_here(cache_types) is
+comment on function pgcache_internal.is_here(types) is
 'Whether a type is still there, for what commits between types: see types_here.';
 
 create or replace function pgcache.cache_drop_type(type text) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     counter text;
 begin
     if registered.builtin then
@@ -288,15 +290,15 @@ begin
     end if;
     -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks; with
     -- the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
-    perform pg_advisory_xact_lock(hashtext('pgcache.fold_hits')), pg_advisory_xact_lock(hashtext('pgcache.settle_counters'));
-    perform from cache_types t where t.type = type for no key update;
+    perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')), pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
+    perform from types t where t.type = type for no key update;
     perform check_type(type);
     execute format('drop table %s', registered.relation);
-    delete from cache_types t where t.type = type;
+    delete from types t where t.type = type;
     delete from counters_seen s where s.type = type;
     delete from hit_log l where l.type = type;
     foreach counter in array counter_names() loop
-        execute format('drop sequence pgcache.%I', counter || '_' || type);
+        execute format('drop sequence pgcache_internal.%I', counter || '_' || type);
     end loop;
     perform compile_types();
 end

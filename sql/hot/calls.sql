@@ -1,17 +1,17 @@
 -- What clients of the hot tier call in place of cache_get and cache_set: with the value comes what Redis must know.
 
-create or replace function pgcache.hot_get(
+create or replace function pgcache_internal.hot_get(
     type text, key text, out value text, out version bigint, out ttl_ms bigint, out may_push boolean
 )
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     moment constant timestamptz := cache_now();
     hot record;
     expires timestamptz;
 begin
-    select h.ttl, c.relation into hot from hot_types h inner join cache_types c on c.type = h.type
+    select h.ttl, c.relation into hot from hot_types h inner join types c on c.type = h.type
     where h.type = hot_get.type;
     may_push := hot.ttl is not null and hot_sees_the_newest();
     if may_push then
@@ -27,13 +27,13 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_get(text, text) is
+comment on function pgcache_internal.hot_get(text, text) is
 'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
 
-create or replace function pgcache.hot_get_many(type text, keys text[])
+create or replace function pgcache_internal.hot_get_many(type text, keys text[])
 returns table (key text, value text, version bigint, ttl_ms bigint, may_push boolean)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -43,7 +43,7 @@ declare
     versions bigint[];
     expiries timestamptz[];
 begin
-    select h.ttl, c.relation into hot from hot_types h inner join cache_types c on c.type = h.type
+    select h.ttl, c.relation into hot from hot_types h inner join types c on c.type = h.type
     where h.type = hot_get_many.type;
     -- Once for all of them: to log a hit is to write.
     pushable := hot.ttl is not null and hot_sees_the_newest();
@@ -64,10 +64,10 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_get_many(text, text[]) is
+comment on function pgcache_internal.hot_get_many(text, text[]) is
 'hot_get of many keys: one row for each, in the order asked. Errors: PC001, PC002.';
 
-create or replace function pgcache.hot_sees_the_newest() returns boolean
+create or replace function pgcache_internal.hot_sees_the_newest() returns boolean
 language sql volatile parallel unsafe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -76,22 +76,22 @@ as $$
         and pg_current_xact_id_if_assigned() is null
 $$;
 
-comment on function pgcache.hot_sees_the_newest() is
+comment on function pgcache_internal.hot_sees_the_newest() is
 'Whether the statements of this transaction see what was committed last, and nothing that might yet be rolled back.';
 
-create or replace function pgcache.hot_set(
+create or replace function pgcache_internal.hot_set(
     type text, key text, value jsonb, ttl interval default null,
     out stored boolean, out version bigint, out ttl_ms bigint, out stored_value text
 )
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     hot record;
     expires timestamptz;
 begin
     stored := cache_set(type, key, value, ttl);
-    select h.ttl, c.relation, c.payload into hot from hot_types h inner join cache_types c on c.type = h.type
+    select h.ttl, c.relation, c.payload into hot from hot_types h inner join types c on c.type = h.type
     where h.type = hot_set.type;
     if stored and found then
         execute format('select t.version, t.expires_at, %s::text from %s t where t.tenant = $1 and t.cache_key = $2',
@@ -102,23 +102,23 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_set(text, text, jsonb, interval) is
+comment on function pgcache_internal.hot_set(text, text, jsonb, interval) is
 'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it was given; else NULLs. Errors: as cache_set.';
 
-create or replace function pgcache.hot_ttl_ms(ttl interval, expires timestamptz, moment timestamptz) returns bigint
+create or replace function pgcache_internal.hot_ttl_ms(ttl interval, expires timestamptz, moment timestamptz) returns bigint
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$ select floor(extract(epoch from least(moment + ttl, expires) - moment) * 1000)::bigint $$;
 
-comment on function pgcache.hot_ttl_ms(interval, timestamptz, timestamptz) is
+comment on function pgcache_internal.hot_ttl_ms(interval, timestamptz, timestamptz) is
 'Milliseconds for which Redis may keep an entry: the type''s ttl, or what the entry has left (expires NULL: no end).';
 
-create or replace function pgcache.hot_report_hits(type text, keys text[], counts integer[]) returns bigint
+create or replace function pgcache_internal.hot_report_hits(type text, keys text[], counts integer[]) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     crowding constant integer := case when registered.hit_tracking = 'exact' then 1 else hit_log_crowding() end;
     total constant bigint := (select coalesce(sum(n), 0) from unnest(counts) n);
 begin
@@ -146,5 +146,5 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_report_hits(text, text[], integer[]) is
+comment on function pgcache_internal.hot_report_hits(text, text[], integer[]) is
 'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction know of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: PC001, PC002, PC010.';

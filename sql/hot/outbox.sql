@@ -3,21 +3,21 @@
 -- They run for each row. SECURITY DEFINER and SET search_path would take four times as long, so writers have the
 -- right to add to the outbox. That does no harm: a note can only make Redis forget.
 
-create or replace function pgcache.hot_stamp() returns trigger
-language plpgsql volatile parallel unsafe
+create or replace function pgcache_internal.hot_stamp() returns trigger
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 begin
     -- For an update under the row's lock, so that versions of an entry grow. That of an insert may be below that of a
     -- delete for which it waited: then Redis refuses the entry for some seconds, and nothing worse.
-    new.version := pg_catalog.nextval('pgcache.hot_version');
+    new.version := pg_catalog.nextval('pgcache_internal.hot_version');
     return new;
 end
 $$;
 
-comment on function pgcache.hot_stamp() is 'Trigger: gives a new or changed entry its version.';
+comment on function pgcache_internal.hot_stamp() is 'Trigger: gives a new or changed entry its version.';
 
-create or replace function pgcache.hot_note() returns trigger
-language plpgsql volatile parallel unsafe
+create or replace function pgcache_internal.hot_note() returns trigger
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
     place bigint;
@@ -26,27 +26,27 @@ begin
         return null;  -- this transaction voids all entries anyway
     end if;
     if tg_op <> 'DELETE' then
-        insert into pgcache.hot_outbox (type, tenant, cache_key, version)
+        insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
         values (tg_argv[0], new.tenant, new.cache_key, new.version) returning id into place;
     end if;
     if tg_op = 'DELETE' or tg_op = 'UPDATE' and (old.tenant, old.cache_key) <> (new.tenant, new.cache_key) then
-        insert into pgcache.hot_outbox (type, tenant, cache_key, version)
-        values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache.hot_version')) returning id into place;
+        insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
+        values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version')) returning id into place;
     end if;
     perform pg_catalog.pg_notify('pgcache_hot', '');
-    if place % 256 = 0 and place >= (select d.last_value from pgcache.hot_outbox_due d) then
-        perform pgcache.hot_shrink(place);
+    if place % 256 = 0 and place >= (select d.last_value from pgcache_internal.hot_outbox_due d) then
+        perform pgcache_internal.hot_shrink(place);
     end if;
     return null;
 end
 $$;
 
-comment on function pgcache.hot_note() is
+comment on function pgcache_internal.hot_note() is
 'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the outbox''s length. Its argument: the type.';
 
-create or replace function pgcache.hot_void() returns trigger
+create or replace function pgcache_internal.hot_void() returns trigger
 language plpgsql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform hot_void_all();
@@ -54,11 +54,11 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_void() is 'Trigger: as hot_void_all.';
+comment on function pgcache_internal.hot_void() is 'Trigger: as hot_void_all.';
 
-create or replace function pgcache.hot_void_all() returns void
+create or replace function pgcache_internal.hot_void_all() returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     insert into hot_outbox default values;
@@ -66,14 +66,14 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_void_all() is
+comment on function pgcache_internal.hot_void_all() is
 'Notes that all entries in Redis are void; further changes of this transaction then need no note of their own.';
 
 -- Whoever is due pays, so that the outbox has its limit also where no relay ever comes. What is removed is always
 -- replaced by a new row that tells as much: the relay may have read the other rows already, and only some of them.
-create or replace function pgcache.hot_shrink(place bigint) returns void
+create or replace function pgcache_internal.hot_shrink(place bigint) returns void
 language plpgsql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     max_rows constant bigint := cache_setting('hot_outbox_limit')::bigint;
@@ -106,5 +106,5 @@ exception when serialization_failure or deadlock_detected or lock_not_available 
 end
 $$;
 
-comment on function pgcache.hot_shrink(bigint) is
+comment on function pgcache_internal.hot_shrink(bigint) is
 'Brings the outbox down to one row for each entry; where that is more than the setting hot_outbox_limit, to one row that voids all. place: the id that the outbox has reached. Never waits for a lock and never fails the write.';

@@ -1,6 +1,6 @@
 -- What the relay asks and tells (pgcache_py/hot_cycle.py), and what can be seen of it.
 
-create or replace function pgcache.hot_database() returns text
+create or replace function pgcache_internal.hot_database() returns text
 language sql stable security definer
 set search_path to pg_catalog, pg_temp
 as $$
@@ -8,22 +8,22 @@ as $$
         (select d.oid from pg_database d where d.datname = current_database()))
 $$;
 
-comment on function pgcache.hot_database() is
+comment on function pgcache_internal.hot_database() is
 'Tells this database from all others, also from those that are copied or restored from it; the same on its standbys.';
 
-create or replace function pgcache.hot_identity(out database text, out prefix text)
+create or replace function pgcache_internal.hot_identity(out database text, out prefix text)
 language sql stable parallel safe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select hot_database(), cache_setting('hot_prefix') $$;
 
-comment on function pgcache.hot_identity() is
+comment on function pgcache_internal.hot_identity() is
 'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_database, and the setting hot_prefix. For all who may read, and on standbys too.';
 
-create or replace function pgcache.hot_state(
+create or replace function pgcache_internal.hot_state(
     out epoch text, out redis text, out database text, out staleness_ms bigint, out prefix text
 )
 language plpgsql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_writable();
@@ -34,19 +34,19 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_state() is
+comment on function pgcache_internal.hot_state() is
 'For the relay: the epoch and in which Redis it began, NULL if there is none since the server crashed or this database was made; and the settings. Errors: 25006.';
 
-create or replace function pgcache.hot_pending() returns table (id bigint, type text, tenant text, cache_key text, version bigint)
+create or replace function pgcache_internal.hot_pending() returns table (id bigint, type text, tenant text, cache_key text, version bigint)
 language sql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select o.id, o.type, o.tenant, o.cache_key, o.version from hot_outbox o $$;
 
-comment on function pgcache.hot_pending() is 'For the relay: the changes that are committed and not yet delivered.';
+comment on function pgcache_internal.hot_pending() is 'For the relay: the changes that are committed and not yet delivered.';
 
-create or replace function pgcache.hot_begin_epoch(epoch text, redis text) returns void
+create or replace function pgcache_internal.hot_begin_epoch(epoch text, redis text) returns void
 language sql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     insert into hot_epoch as e (epoch, redis, database) values (epoch, redis, hot_database())
     on conflict on constraint hot_epoch_pkey do update
@@ -54,24 +54,24 @@ as $$
         flushes = e.flushes + 1
 $$;
 
-comment on function pgcache.hot_begin_epoch(text, text) is 'For the relay: from now on entries belong to this epoch, in this Redis.';
+comment on function pgcache_internal.hot_begin_epoch(text, text) is 'For the relay: from now on entries belong to this epoch, in this Redis.';
 
 -- Never waits: what is locked is delivered once more, which does no harm.
-create or replace function pgcache.hot_delivered(ids bigint[], entries bigint) returns void
+create or replace function pgcache_internal.hot_delivered(ids bigint[], entries bigint) returns void
 language sql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     delete from hot_outbox o
     where o.id = any(array(select r.id from hot_outbox r where r.id = any(ids) for update skip locked));
     update hot_epoch e set drained_at = clock_timestamp(), delivered = e.delivered + entries;
 $$;
 
-comment on function pgcache.hot_delivered(bigint[], bigint) is
+comment on function pgcache_internal.hot_delivered(bigint[], bigint) is
 'For the relay: removes the rows of the outbox that it has delivered; entries: how many entries they were about.';
 
-create or replace function pgcache.hot_progress() returns setof pgcache.hot_epoch
+create or replace function pgcache_internal.hot_progress() returns setof pgcache_internal.hot_epoch
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if not pg_is_in_recovery() then
@@ -80,7 +80,7 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_progress() is
+comment on function pgcache_internal.hot_progress() is
 'The row of hot_epoch, if there is one; none on a standby, where UNLOGGED tables may not even be named.';
 
 create or replace view pgcache.cache_hot_stats as
@@ -88,7 +88,7 @@ with pending as (
     select
         o.type,
         count(*) as changes
-    from pgcache.hot_outbox as o
+    from pgcache_internal.hot_outbox as o
     group by o.type
 ),
 
@@ -96,7 +96,7 @@ outbox as (
     select
         count(*) as length,
         clock_timestamp() - min(o.noted_at) as age
-    from pgcache.hot_outbox as o
+    from pgcache_internal.hot_outbox as o
 )
 
 select
@@ -112,11 +112,11 @@ select
     e.epoch,
     e.begun_at,
     e.flushes
-from pgcache.cache_types as t
-left join pgcache.hot_types as h on t.type = h.type
+from pgcache_internal.types as t
+left join pgcache_internal.hot_types as h on t.type = h.type
 left join pending as p on t.type = p.type
 cross join outbox as o
-left join pgcache.hot_progress() as e on true;
+left join pgcache_internal.hot_progress() as e on true;
 
 comment on view pgcache.cache_hot_stats is
 'The hot tier: each type, whether it is in it, for how long Redis keeps its entries, its changes that wait for the relay; and, the same in each row: all that waits and the age of the oldest, when the relay was last here, what it has delivered and how often it voided all entries since the last crash, the epoch and since when. NULLs: no relay has been here since then.';

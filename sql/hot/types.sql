@@ -2,11 +2,11 @@
 
 create or replace function pgcache.cache_hot_on(type text, ttl interval default null) returns void
 language plpgsql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
-    perform from cache_types t where t.type = type for no key update;  -- as cache_drop_type does
+    perform from types t where t.type = type for no key update;  -- as cache_drop_type does
     perform check_type(type), expiry('epoch', ttl, null);
     insert into hot_types as h (type, ttl)
     values (type, coalesce(ttl, case type
@@ -24,11 +24,11 @@ comment on function pgcache.cache_hot_on(text, interval) is
 
 create or replace function pgcache.cache_hot_off(type text) returns boolean
 language plpgsql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     name text;
 begin
     delete from hot_types h where h.type = type;
@@ -45,16 +45,16 @@ $$;
 comment on function pgcache.cache_hot_off(text) is
 'Takes a type out of the hot tier; true if it was in it. All types'' entries in Redis are void then. Errors: PC001.';
 
-create or replace function pgcache.hot_triggers() returns text[]
+create or replace function pgcache_internal.hot_triggers() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$ select array['hot_stamp', 'hot_note', 'hot_note_delete', 'hot_note_truncate'] $$;
 
-comment on function pgcache.hot_triggers() is 'The names of the triggers that the table of a type in the hot tier has.';
+comment on function pgcache_internal.hot_triggers() is 'The names of the triggers that the table of a type in the hot tier has.';
 
-create or replace function pgcache.hot_attach(type text) returns void
+create or replace function pgcache_internal.hot_attach(type text) returns void
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -82,20 +82,20 @@ begin
 end
 $$;
 
-comment on function pgcache.hot_attach(text) is 'Makes the triggers of a type that is in the hot tier, or makes them anew.';
+comment on function pgcache_internal.hot_attach(text) is 'Makes the triggers of a type that is in the hot tier, or makes them anew.';
 
-create or replace function pgcache.is_hot(type text) returns boolean
+create or replace function pgcache_internal.is_hot(type text) returns boolean
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from hot_types h where h.type = is_hot.type) $$;
 
-comment on function pgcache.is_hot(text) is 'Whether a type is in the hot tier.';
+comment on function pgcache_internal.is_hot(text) is 'Whether a type is in the hot tier.';
 
 create or replace function pgcache.cache_hot_configure(
     max_staleness interval default null, outbox_limit bigint default null, prefix text default null
 ) returns void
 language plpgsql volatile parallel unsafe security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     given record;
@@ -114,7 +114,7 @@ begin
                 message = format('%s cannot be %L', given.name, left(given.value, 100)),
                 hint = format('It takes %s.', given.hint);
         end if;
-        update cache_settings c set value = given.value where c.name = 'hot_' || given.name;
+        update settings c set value = given.value where c.name = 'hot_' || given.name;
     end loop;
 end
 $$;
@@ -123,10 +123,10 @@ comment on function pgcache.cache_hot_configure(interval, bigint, text) is
 'Changes the hot tier; what is NULL stays as it is. max_staleness (default 5 s): how old what it returns may be, whatever fails. outbox_limit (default 100000): about how many changes wait for a relay; where there are more, Redis is emptied instead. prefix (default pgcache): what its keys in Redis begin with, for relays that are given none. Errors: PC010.';
 
 -- Whatever way a type leaves the tier, and when one is disabled.
-create or replace trigger hot_void after delete on pgcache.hot_types
-for each row execute function pgcache.hot_void();
+create or replace trigger hot_void after delete on pgcache_internal.hot_types
+for each row execute function pgcache_internal.hot_void();
 
-create or replace trigger hot_void after update of enabled on pgcache.cache_types
-for each row when (old.enabled and not new.enabled and pgcache.is_hot(new.type)) execute function pgcache.hot_void();
+create or replace trigger hot_void after update of enabled on pgcache_internal.types
+for each row when (old.enabled and not new.enabled and pgcache_internal.is_hot(new.type)) execute function pgcache_internal.hot_void();
 
-select pgcache.hot_attach(type) from pgcache.hot_types order by type;
+select pgcache_internal.hot_attach(type) from pgcache_internal.hot_types order by type;

@@ -1,7 +1,7 @@
 -- The tables of pgcache: the registry of types, the entries, the logs that maintenance folds.
 -- Runs once with search_path = pgcache, <schema of extension vector>, pg_catalog; frozen once released.
 
-create table pgcache.cache_types (
+create table pgcache_internal.types (
     type text primary key check (type ~ '^[a-z][a-z0-9_]{0,39}$'),
     relation regclass not null,
     payload jsonb not null,
@@ -26,22 +26,22 @@ create table pgcache.cache_types (
     volume_unit float8 generated always as (max_bytes / 640.0) stored,
     created_at timestamptz not null default now()
 );
-comment on table pgcache.cache_types is
+comment on table pgcache_internal.types is
 'The registry of cache types: where each keeps its entries, its limits and its settings. Changed by cache_create_type, cache_configure and cache_drop_type.';
 
-create table pgcache.cache_settings (
+create table pgcache_internal.settings (
     name text primary key,
     value text not null,
     description text not null
 );
-comment on table pgcache.cache_settings is
+comment on table pgcache_internal.settings is
 'The settings of the whole cache. Changed by cache_configure_setting.';
 
-create table pgcache.model_prices (
+create table pgcache_internal.model_prices (
     model text primary key,
     usd_per_million_tokens numeric not null check (usd_per_million_tokens >= 0)
 );
-comment on table pgcache.model_prices is
+comment on table pgcache_internal.model_prices is
 'US dollars per million tokens, by model. Changed by cache_set_price.';
 
 -- Entries. One index each, the primary key: the sweep walks the heap, so nothing else has to be indexed.
@@ -214,7 +214,7 @@ comment on table pgcache.cache_type_store is
 -- Logs and totals.
 
 -- One line a logged hit: appended by cache_get, folded into the entries by upkeep. No index, no WAL.
-create unlogged table pgcache.hit_log (
+create unlogged table pgcache_internal.hit_log (
     type text not null,
     tenant text not null,
     cache_key text collate "C" not null,
@@ -223,44 +223,44 @@ create unlogged table pgcache.hit_log (
     model text,
     tokens integer
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-comment on table pgcache.hit_log is
+comment on table pgcache_internal.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 
-create unlogged table pgcache.room_due (
+create unlogged table pgcache_internal.room_due (
     backend_pid integer not null default pg_backend_pid()
 );
-comment on table pgcache.room_due is
+comment on table pgcache_internal.room_due is
 'A row while a transaction is to make room for what it has written. A trigger, deferred to the commit, does so and deletes the row.';
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost
 -- exactly when the sequences restart.
-create table pgcache.counter_totals (
-    type text not null references pgcache.cache_types on delete cascade,
+create table pgcache_internal.counter_totals (
+    type text not null references pgcache_internal.types on delete cascade,
     counter text not null,
     total bigint not null default 0,
     primary key (type, counter)
 );
-comment on table pgcache.counter_totals is
+comment on table pgcache_internal.counter_totals is
 'What was counted for each type up to the last upkeep.';
 
-create unlogged table pgcache.counters_seen (
+create unlogged table pgcache_internal.counters_seen (
     type text not null,
     counter text not null,
     value bigint not null,
     primary key (type, counter)
 );
-comment on table pgcache.counters_seen is
+comment on table pgcache_internal.counters_seen is
 'How much of each counter the totals hold already. UNLOGGED, as the counters are: a crash resets both.';
 
-create table pgcache.savings (
-    type text primary key references pgcache.cache_types on delete cascade,
+create table pgcache_internal.savings (
+    type text primary key references pgcache_internal.types on delete cascade,
     tokens numeric not null default 0,
     usd numeric not null default 0
 );
-comment on table pgcache.savings is
+comment on table pgcache_internal.savings is
 'Tokens and US dollars that the hits of each type have saved, also of entries that are gone.';
 
-create table pgcache.stats_snapshots (
+create table pgcache_internal.stats_snapshots (
     taken_at timestamptz not null,
     type text not null,
     entries bigint not null,
@@ -273,10 +273,10 @@ create table pgcache.stats_snapshots (
     money_saved numeric not null,
     primary key (taken_at, type)
 );
-comment on table pgcache.stats_snapshots is
+comment on table pgcache_internal.stats_snapshots is
 'The statistics by hour, counters as of that time. View cache_stats_history has the differences.';
 
-create table pgcache.upkeep_runs (
+create table pgcache_internal.upkeep_runs (
     run_id bigint generated always as identity primary key,
     job text not null,
     backend_pid integer not null default pg_backend_pid(),
@@ -286,10 +286,10 @@ create table pgcache.upkeep_runs (
     outcome text not null default 'running' check (outcome in ('running', 'succeeded', 'failed')),
     detail text
 );
-comment on table pgcache.upkeep_runs is
+comment on table pgcache_internal.upkeep_runs is
 'Runs of the upkeep jobs; see view cache_jobs.';
 
-insert into pgcache.cache_settings (name, value, description) values
+insert into pgcache_internal.settings (name, value, description) values
 ('ttl_short', '5 minutes', 'TTL tier for data that changes often'),
 ('ttl_medium', '1 hour', 'TTL tier for moderately stable data'),
 ('ttl_long', '24 hours', 'TTL tier for data that rarely changes'),
@@ -302,7 +302,7 @@ insert into pgcache.cache_settings (name, value, description) values
 ('alert_size', '0.80', 'cache_health warns above this share of a limit');
 
 -- payload: the value's JSON fields (= columns) with their kinds; ! marks those that must be present.
-insert into pgcache.cache_types (type, relation, builtin, ttl, max_bytes, payload) values
+insert into pgcache_internal.types (type, relation, builtin, ttl, max_bytes, payload) values
 ('llm', 'pgcache.cache_llm_responses', true, '1 hour', 4294967296,
     '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "integer"}'),
 ('embedding', 'pgcache.cache_embeddings', true, '24 hours', 4294967296,

@@ -1,15 +1,15 @@
 -- What the AI worker (plpython/) is configured with. Its cache, ai_worker_cache, is there since 0001.
 
 -- cache_grant gives SELECT on all tables; with row security and no policy, nobody but the owner sees a row of this one.
-create table pgcache.ai_secrets (
+create table pgcache_internal.ai_secrets (
     name text primary key check (name in ('api_key')),
     value text not null
 );
-comment on table pgcache.ai_secrets is 'Secrets of the AI functions, which only the owner may read.';
-alter table pgcache.ai_secrets enable row level security;
-alter table pgcache.ai_secrets alter column value set statistics 0; -- or ANALYZE would copy it to pg_statistic
+comment on table pgcache_internal.ai_secrets is 'Secrets of the AI functions, which only the owner may read.';
+alter table pgcache_internal.ai_secrets enable row level security;
+alter table pgcache_internal.ai_secrets alter column value set statistics 0; -- or ANALYZE would copy it to pg_statistic
 
-insert into pgcache.cache_settings (name, value, description) values
+insert into pgcache_internal.settings (name, value, description) values
 ('ai_base_url', 'https://api.openai.com/v1', 'OpenAI-compatible API that the AI functions call'),
 ('ai_model', 'gpt-4o-mini', 'model of ai_worker_generate and llm_complete'),
 ('ai_embedding_model', 'text-embedding-3-small', 'model of embed'),

@@ -1,6 +1,6 @@
 create or replace function pgcache.cache_health() returns table (check_name text, status text, detail text, hint text)
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -68,10 +68,10 @@ create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint
 )
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select s.relname::text, s.indexrelname::text, s.idx_scan, s.idx_tup_read, s.idx_tup_fetch, pg_relation_size(s.indexrelid)
-    from pg_stat_user_indexes s inner join cache_types t on t.relation = s.relid
+    from pg_stat_user_indexes s inner join types t on t.relation = s.relid
     order by 1, 2
 $$;
 

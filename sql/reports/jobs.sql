@@ -1,9 +1,9 @@
-create or replace function pgcache.job_runs() returns table (
+create or replace function pgcache_internal.job_runs() returns table (
     job_name text, schedule text, active boolean, last_run timestamptz, duration interval, outcome text, removed bigint,
     detail text, overdue boolean
 )
 language plpgsql stable parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -53,7 +53,7 @@ begin
 end
 $$;
 
-comment on function pgcache.job_runs() is 'The rows of cache_jobs.';
+comment on function pgcache_internal.job_runs() is 'The rows of cache_jobs.';
 
 create or replace view pgcache.cache_jobs as
 select
@@ -66,7 +66,7 @@ select
     j.removed,
     j.detail,
     j.overdue
-from pgcache.job_runs() as j;
+from pgcache_internal.job_runs() as j;
 
 comment on view pgcache.cache_jobs is
 'The upkeep jobs, and pgcache_hot_relay if pg_cron runs it (its last run that ended): when and how each last ran, and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is not in this database.';

@@ -1,17 +1,17 @@
 -- cache_stats and its relatives. Hits and misses come from the counters; entries, sizes and ages from the tables.
 
-create or replace function pgcache.type_stats() returns table (
+create or replace function pgcache_internal.type_stats() returns table (
     type text, entries bigint, valid bigint, expired bigint, hits bigint, misses bigint, hit_rate numeric,
     hits_per_entry numeric, tokens_saved numeric, money_saved numeric, bytes bigint, oldest timestamptz,
     newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, entry_hits bigint, max_hits bigint, max_entries bigint,
     max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
 )
 language plpgsql volatile parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    registered cache_types;
+    registered types;
     logged jsonb;
     pending jsonb;
 begin
@@ -72,7 +72,7 @@ begin
 end
 $$;
 
-comment on function pgcache.type_stats() is
+comment on function pgcache_internal.type_stats() is
 'The rows of cache_stats. On a standby only what is durable: counters as last settled, limits and sizes of tables.';
 
 create or replace view pgcache.cache_stats as
@@ -99,7 +99,7 @@ select
     s.eviction,
     s.durable,
     s.enabled
-from pgcache.type_stats() as s;
+from pgcache_internal.type_stats() as s;
 
 comment on view pgcache.cache_stats is
 'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) by hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, emptied by a crash.';
@@ -115,15 +115,15 @@ select
     coalesce(s.max_hits, 0) as max_hits,
     s.oldest as oldest_entry,
     s.newest as newest_entry
-from pgcache.type_stats() as s
+from pgcache_internal.type_stats() as s
 where s.type = 'ai_worker';
 
 comment on view pgcache.ai_worker_cache_stats is
 'The AI worker''s statistics, with the columns that the C++ AI worker''s view had.';
 
-create or replace function pgcache.take_snapshot() returns void
+create or replace function pgcache_internal.take_snapshot() returns void
 language sql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     insert into stats_snapshots (
         taken_at, type, entries, bytes, hits, misses, evicted, cleaned, tokens_saved, money_saved
@@ -137,7 +137,7 @@ as $$
         money_saved = excluded.money_saved
 $$;
 
-comment on function pgcache.take_snapshot() is 'Records the statistics under the current hour; a later call in the same hour replaces them.';
+comment on function pgcache_internal.take_snapshot() is 'Records the statistics under the current hour; a later call in the same hour replaces them.';
 
 create or replace view pgcache.cache_stats_history as
 select
@@ -155,7 +155,7 @@ select
     s.cleaned - coalesce(lag(s.cleaned) over by_type, 0) as cleaned,
     s.tokens_saved - coalesce(lag(s.tokens_saved) over by_type, 0) as tokens_saved,
     s.money_saved - coalesce(lag(s.money_saved) over by_type, 0) as money_saved
-from pgcache.stats_snapshots as s
+from pgcache_internal.stats_snapshots as s
 window by_type as (partition by s.type order by s.taken_at);
 
 comment on view pgcache.cache_stats_history is

@@ -1,13 +1,13 @@
-create or replace function pgcache.top_entries(per_type integer default 10) returns table (
+create or replace function pgcache_internal.top_entries(per_type integer default 10) returns table (
     type text, tenant text, cache_key text, hit_count bigint, bytes bigint, created_at timestamptz,
     last_accessed_at timestamptz, expires_at timestamptz
 )
 language plpgsql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    registered cache_types;
+    registered types;
 begin
     perform check_rows(per_type);
     for registered in select * from types_here() t order by t.type loop
@@ -22,7 +22,7 @@ begin
 end
 $$;
 
-comment on function pgcache.top_entries(integer) is
+comment on function pgcache_internal.top_entries(integer) is
 'The live entries with the most hits, per_type of each type (default 10), as of the last upkeep. Errors: PC010.';
 
 create or replace view pgcache.cache_top as
@@ -35,16 +35,16 @@ select
     t.created_at,
     t.last_accessed_at,
     t.expires_at
-from pgcache.top_entries() as t;
+from pgcache_internal.top_entries() as t;
 
 comment on view pgcache.cache_top is 'The ten live entries of each type with the most hits, as of the last upkeep.';
 
 create or replace function pgcache.cache_trim(type text, keep bigint) returns bigint
 language plpgsql volatile parallel unsafe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     removed bigint;
 begin
     perform check_writable();

@@ -2,12 +2,12 @@
 
 create or replace function pgcache.cache_clear_expired(type text default null) returns bigint
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     removed bigint := 0;
-    registered cache_types;
+    registered types;
 begin
     perform check_writable();
     if type is not null then
@@ -25,33 +25,33 @@ comment on function pgcache.cache_clear_expired(text) is
 
 create or replace function pgcache.ai_worker_cleanup_cache() returns integer
 language sql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_clear_expired('ai_worker')::integer $$;
 
 comment on function pgcache.ai_worker_cleanup_cache() is 'Removes the expired entries of the AI worker''s cache; returns how many. Errors: 25006.';
 
-create or replace function pgcache.excess(type text, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.excess(type text, out entries bigint, out bytes bigint)
 language sql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select  -- max: one row also of a type that evicts nothing
         coalesce(max(greatest(0, counter(t.type, 'entries') - t.max_entries)), 0),
         coalesce(max(greatest(0, counter(t.type, 'bytes') - t.max_bytes)), 0)
-    from cache_types t where t.type = excess.type and t.eviction <> 'none'
+    from types t where t.type = excess.type and t.eviction <> 'none'
 $$;
 
-comment on function pgcache.excess(text) is 'How far a type that evicts is over its limits, as last measured.';
+comment on function pgcache_internal.excess(text) is 'How far a type that evicts is over its limits, as last measured.';
 
 create or replace function pgcache.cache_cleanup(type text default null) returns bigint
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     removed bigint := cache_clear_expired(type);
     batch bigint;
     over record;
-    registered cache_types;
+    registered types;
 begin
     perform fold_log();
     for registered in select * from types_here() t where type in (t.type) or type is null loop
@@ -72,9 +72,9 @@ $$;
 comment on function pgcache.cache_cleanup(text) is
 'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date; returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors: PC001, 25006.';
 
-create or replace function pgcache.goes_on(run upkeep_runs) returns boolean
+create or replace function pgcache_internal.goes_on(run upkeep_runs) returns boolean
 language sql stable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select pg_is_in_recovery() or exists (  -- a standby does not see the primary's sessions
         select from pg_stat_activity a
@@ -83,11 +83,11 @@ as $$
     )
 $$;
 
-comment on function pgcache.goes_on(upkeep_runs) is 'Whether the session that began a run is still at it.';
+comment on function pgcache_internal.goes_on(upkeep_runs) is 'Whether the session that began a run is still at it.';
 
 -- A procedure that commits cannot have a SET clause, so every name here is qualified.
 create or replace procedure pgcache.cache_upkeep()
-language plpgsql
+language plpgsql  -- not pinned: commits
 as $$
 declare
     run bigint;
@@ -95,53 +95,53 @@ declare
     batch bigint;
     lines bigint;
     parts integer;
-    registered pgcache.cache_types;
+    registered pgcache_internal.types;
     first_block bigint;
     over record;
 begin
-    perform pgcache.check_writable();
-    update pgcache.upkeep_runs r
+    perform pgcache_internal.check_writable();
+    update pgcache_internal.upkeep_runs r
     set outcome = 'failed', detail = 'interrupted', finished_at = pg_catalog.clock_timestamp()
-    where r.outcome = 'running' and not pgcache.goes_on(r);
-    insert into pgcache.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
+    where r.outcome = 'running' and not pgcache_internal.goes_on(r);
+    insert into pgcache_internal.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
     returning run_id into run;
     commit;
     -- In parts: the next one reuses the room of the row versions that this one leaves behind, so that the table does not
     -- grow. Were all entries updated in one transaction, it would double.
-    lines := (select pg_catalog.count(*) from pgcache.hit_log);
+    lines := (select pg_catalog.count(*) from pgcache_internal.hit_log);
     parts := least(40, 1 + lines / 50);
     for part in 0..parts - 1 loop
         for attempt in 0..lines / 10000 loop
-            batch := pgcache.fold_hits(10000, part, parts);
+            batch := pgcache_internal.fold_hits(10000, part, parts);
             commit;
             exit when batch < 10000;
         end loop;
     end loop;
-    for registered in select * from pgcache.cache_types t order by t.type loop
+    for registered in select * from pgcache_internal.types t order by t.type loop
         first_block := 0;
         -- Each commit lets go of the types: one may be dropped then.
-        while pgcache.is_here(registered) and first_block < pgcache.heap_blocks(registered.relation) loop
+        while pgcache_internal.is_here(registered) and first_block < pgcache_internal.heap_blocks(registered.relation) loop
             removed_total := removed_total
-                + (pgcache.sweep(registered.type, first_block, 1024, 0, 0)).expired;
+                + (pgcache_internal.sweep(registered.type, first_block, 1024, 0, 0)).expired;
             first_block := first_block + 1024;
             commit;
         end loop;
-        while pgcache.is_here(registered) loop
-            perform pgcache.measure(registered.type);
-            over := pgcache.excess(registered.type);
+        while pgcache_internal.is_here(registered) loop
+            perform pgcache_internal.measure(registered.type);
+            over := pgcache_internal.excess(registered.type);
             exit when greatest(over.entries, over.bytes) = 0;
-            batch := pgcache.evict(registered, over.entries, over.bytes, 0);
+            batch := pgcache_internal.evict(registered, over.entries, over.bytes, 0);
             removed_total := removed_total + batch;
             commit;
             exit when batch = 0;
         end loop;
         commit;
     end loop;
-    perform pgcache.settle_counters();
+    perform pgcache_internal.settle_counters();
     commit;
-    perform pgcache.take_snapshot();
-    perform pgcache.prune_history();
-    update pgcache.upkeep_runs r
+    perform pgcache_internal.take_snapshot();
+    perform pgcache_internal.prune_history();
+    update pgcache_internal.upkeep_runs r
     set outcome = 'succeeded', removed = removed_total, finished_at = pg_catalog.clock_timestamp()
     where r.run_id = run;
     commit;

@@ -1,8 +1,8 @@
 -- Counters in unlogged sequences restart after a crash; upkeep adds them into durable totals.
 
-create or replace function pgcache.counter_total(type text, counter text) returns bigint
+create or replace function pgcache_internal.counter_total(type text, counter text) returns bigint
 language plpgsql volatile parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -19,17 +19,17 @@ begin
 end
 $$;
 
-comment on function pgcache.counter_total(text, text) is
+comment on function pgcache_internal.counter_total(text, text) is
 'A counter since the type was created: the durable total and what was counted since it was last settled; on a standby the former.';
 
-create or replace function pgcache.settle_counters() returns void
+create or replace function pgcache_internal.settle_counters() returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     settled record;
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pgcache.settle_counters')) then
+    if not pg_try_advisory_xact_lock(hashtext('pgcache_internal.settle_counters')) then
         return;
     end if;
     for settled in
@@ -46,5 +46,5 @@ begin
 end
 $$;
 
-comment on function pgcache.settle_counters() is
+comment on function pgcache_internal.settle_counters() is
 'Adds what hits, misses, evicted and expired counted since the last time into the durable totals.';

@@ -1,12 +1,12 @@
 -- What is refused: in types that evict nothing what there is no room for, in all types what is larger than they may be.
 
-create or replace function pgcache.has_room(type text, key text) returns boolean
+create or replace function pgcache_internal.has_room(type text, key text) returns boolean
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
 begin
     if cache_exists(type, key) then
         return true;
@@ -18,12 +18,12 @@ begin
 end
 $$;
 
-comment on function pgcache.has_room(text, text) is
+comment on function pgcache_internal.has_room(text, text) is
 'For types that evict nothing: true if the key may be written. Errors: PC009 full.';
 
-create or replace function pgcache.counts_in(registered cache_types) returns boolean
+create or replace function pgcache_internal.counts_in(registered types) returns boolean
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     return coalesce(nextval(sequence_of(registered.type, 'entries')) <= registered.max_entries, true)
@@ -31,12 +31,12 @@ begin
 end
 $$;
 
-comment on function pgcache.counts_in(cache_types) is
+comment on function pgcache_internal.counts_in(types) is
 'Counts an entry before it is committed, for good: true if there is room for it by that count.';
 
-create or replace function pgcache.is_full(registered cache_types) returns boolean
+create or replace function pgcache_internal.is_full(registered types) returns boolean
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     -- To count a large table costs much. If a glance at it shows what the last count did, most calls leave it at that.
@@ -56,12 +56,12 @@ begin
 end
 $$;
 
-comment on function pgcache.is_full(cache_types) is
+comment on function pgcache_internal.is_full(types) is
 'Whether a type that was full by its counters still is. Of large tables most calls see 64 blocks only, and take more than 95 % for full.';
 
-create or replace function pgcache.recount(type text, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.recount(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -79,12 +79,12 @@ exception when sqlstate 'UNDO0' then
 end
 $$;
 
-comment on function pgcache.recount(text) is
+comment on function pgcache_internal.recount(text) is
 'Sets the counters of a type that evicts nothing to what its table holds, once nobody else is writing it; NULL if that takes longer than 0.1 s.';
 
-create or replace function pgcache.check_room(registered cache_types, bytes bigint) returns void
+create or replace function pgcache_internal.check_room(registered types, bytes bigint) returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     too_large boolean;
@@ -109,12 +109,12 @@ begin
 end
 $$;
 
-comment on function pgcache.check_room(cache_types, bigint) is
+comment on function pgcache_internal.check_room(types, bigint) is
 'Whether a value of so many bytes that was just written may stay. Errors: PC009 larger than max_bytes; more than there is room for in a type that evicts nothing.';
 
-create or replace function pgcache.refuse_as_full(registered cache_types) returns boolean
+create or replace function pgcache_internal.refuse_as_full(registered types) returns boolean
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     raise exception using errcode = 'PC009',
@@ -125,4 +125,4 @@ begin
 end
 $$;
 
-comment on function pgcache.refuse_as_full(cache_types) is 'Says that a type that evicts nothing is full. Errors: PC009.';
+comment on function pgcache_internal.refuse_as_full(types) is 'Says that a type that evicts nothing is full. Errors: PC009.';

@@ -1,15 +1,15 @@
 -- The hit log is folded into the entries: hit_count, last_accessed_at, and how rarely further hits are logged.
 
-create or replace function pgcache.fold_hits(
+create or replace function pgcache_internal.fold_hits(
     max_lines integer default 10000, part integer default 0, parts integer default 1
 ) returns bigint
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     lines hit_log[];
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pgcache.fold_hits')) then
+    if not pg_try_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')) then
         return 0;  -- another session is at it, and nobody should wait for that
     end if;
     -- A join: ctid = any(array) would be compared with each line, once a plan is cached that was made for a short log.
@@ -33,24 +33,24 @@ begin
         group by m.type
     ) saved
     where s.type = saved.type;
-    perform fold_lines(t.type, t.hit_tracking, lines) from cache_types t where t.type in (select l.type from unnest(lines) l);
+    perform fold_lines(t.type, t.hit_tracking, lines) from types t where t.type in (select l.type from unnest(lines) l);
     return cardinality(lines);
 end
 $$;
 
-comment on function pgcache.fold_hits(integer, integer, integer) is
+comment on function pgcache_internal.fold_hits(integer, integer, integer) is
 'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000), those of part 0, 1, ... of so many parts of the keys (default: of all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
 
 -- As compile_sweep.
-create or replace function pgcache.compile_fold() returns void
+create or replace function pgcache_internal.compile_fold() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
-create or replace function pgcache.fold_lines(type text, hit_tracking text, lines pgcache.hit_log[]) returns void
+create or replace function pgcache_internal.fold_lines(type text, hit_tracking text, lines pgcache_internal.hit_log[]) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off
 as $body$
 #variable_conflict use_variable
@@ -58,7 +58,7 @@ begin
     if @folds    end if;
 end
 $body$;
-comment on function pgcache.fold_lines(text, text, pgcache.hit_log[]) is
+comment on function pgcache_internal.fold_lines(text, text, pgcache_internal.hit_log[]) is
 'Adds the hits in lines of the hit log to the entries of a type. Those of entries that another session has locked go back into the log, for the next time.';
 $function$, '@folds', per_type($sql$type = '@type' then
         with hits as materialized (
@@ -89,12 +89,12 @@ $sql$));
 end
 $compile$;
 
-comment on function pgcache.compile_fold() is 'Writes fold_lines for the types that there are; run whenever they change.';
+comment on function pgcache_internal.compile_fold() is 'Writes fold_lines for the types that there are; run whenever they change.';
 
 -- Not until the log is empty: readers fill it all the while, and the hits of entries that are locked stay in it.
-create or replace function pgcache.fold_log() returns void
+create or replace function pgcache_internal.fold_log() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     for batch in 0..(select count(*) / 10000 from hit_log) loop
@@ -103,4 +103,4 @@ begin
 end
 $$;
 
-comment on function pgcache.fold_log() is 'Folds what the hit log holds now, in one transaction.';
+comment on function pgcache_internal.fold_log() is 'Folds what the hit log holds now, in one transaction.';

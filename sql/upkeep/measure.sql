@@ -1,15 +1,15 @@
 -- How much a type holds.
 
 -- As compile_sweep.
-create or replace function pgcache.compile_count() returns void
+create or replace function pgcache_internal.compile_count() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
-create or replace function pgcache.count_entries(type text, max_blocks bigint, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.count_entries(type text, max_blocks bigint, out entries bigint, out bytes bigint)
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off
 as $body$
 #variable_conflict use_variable
@@ -22,7 +22,7 @@ begin
     if @counts    end if;
 end
 $body$;
-comment on function pgcache.count_entries(text, bigint) is
+comment on function pgcache_internal.count_entries(text, bigint) is
 'Entries and bytes of a type: a count up to max_blocks blocks, beyond that an estimate from so many. Of types that evict nothing, what has expired does not count.';
 $function$, '@counts', per_type($sql$type = '@type' then
         blocks := heap_blocks('@table');
@@ -40,15 +40,15 @@ $sql$));
 end
 $compile$;
 
-comment on function pgcache.compile_count() is 'Writes count_entries for the types that there are; run whenever they change.';
+comment on function pgcache_internal.compile_count() is 'Writes count_entries for the types that there are; run whenever they change.';
 
-create or replace function pgcache.measure(type text, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.measure(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     held record := count_entries(type, 4096);
 begin
     entries := held.entries;
@@ -61,11 +61,11 @@ begin
 end
 $$;
 
-comment on function pgcache.measure(text) is
+comment on function pgcache_internal.measure(text) is
 'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
 
-create or replace function pgcache.set_counter(type text, counter text, value bigint) returns bigint
-language sql volatile
-as $$ select pg_catalog.setval(pgcache.sequence_of(type, counter), greatest(0, value)) $$;
+create or replace function pgcache_internal.set_counter(type text, counter text, value bigint) returns bigint
+language sql volatile  -- not pinned: inlined
+as $$ select pg_catalog.setval(pgcache_internal.sequence_of(type, counter), greatest(0, value)) $$;
 
-comment on function pgcache.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks.';
+comment on function pgcache_internal.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks.';

@@ -2,13 +2,13 @@
 -- to write, it could hold others up for long, and two of them could deadlock. And no sooner would there be room: until the
 -- commit nobody else sees an entry more or less, and no space is freed.
 
-create or replace function pgcache.look_after(type text, strikes integer, bytes bigint, batch bigint default 0) returns void
+create or replace function pgcache_internal.look_after(type text, strikes integer, bytes bigint, batch bigint default 0) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant cache_types := check_type(type);
+    registered constant types := check_type(type);
     -- Values up to 2 kB come here only with a strike, which then stands for all of them, or in a batch.
     volume constant float8 := case when bytes > 2048 or batch > 0 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
     volume_ticks constant bigint := least(coalesce(floor(volume / registered.volume_unit + random()), 0), 100000);
@@ -45,17 +45,17 @@ begin
 end
 $$;
 
-comment on function pgcache.look_after(text, integer, bigint, bigint) is
+comment on function pgcache_internal.look_after(text, integer, bigint, bigint) is
 'What a write does when its type''s clock strikes, or when its value has more than 2 kB, or a batch that has not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors: PC009.';
 
-create or replace function pgcache.pay_at_commit() returns trigger
+create or replace function pgcache_internal.pay_at_commit() returns trigger
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '10ms'
 as $$
 declare
     due constant jsonb := coalesce(nullif(current_setting('pgcache.due', true), ''), '{}')::jsonb;
-    registered cache_types;
+    registered types;
 begin
     if current_setting('transaction_read_only') = 'on' then
         return null;  -- it has become so after its writes
@@ -63,7 +63,7 @@ begin
     perform set_config('pgcache.due', '', true);
     delete from room_due d where d.ctid = new.ctid;
     -- In one order, so that no two transactions wait for each other's turn.
-    for registered in select t.* from cache_types t where due ? t.type order by t.type loop
+    for registered in select t.* from types t where due ? t.type order by t.type loop
         for attempt in 1..3 loop
             begin
                 perform make_room(
@@ -78,24 +78,24 @@ begin
 end
 $$;
 
-comment on function pgcache.pay_at_commit() is
+comment on function pgcache_internal.pay_at_commit() is
 'Makes the room that the writes of the transaction call for, without failing them. The trigger that calls it is deferred to the commit.';
 
 -- Not dropped and made anew, which would lock writers out until the installation ends.
 do $$
 begin
     if not exists (
-        select from pg_catalog.pg_trigger t where t.tgrelid = 'pgcache.room_due'::regclass and t.tgname = 'pay_at_commit'
+        select from pg_catalog.pg_trigger t where t.tgrelid = 'pgcache_internal.room_due'::regclass and t.tgname = 'pay_at_commit'
     ) then
-        create constraint trigger pay_at_commit after insert on pgcache.room_due
-        deferrable initially deferred for each row execute function pgcache.pay_at_commit();
+        create constraint trigger pay_at_commit after insert on pgcache_internal.room_due
+        deferrable initially deferred for each row execute function pgcache_internal.pay_at_commit();
     end if;
 end
 $$;
 
-create or replace function pgcache.make_room(registered cache_types, writes bigint, measure_due boolean) returns void
+create or replace function pgcache_internal.make_room(registered types, writes bigint, measure_due boolean) returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     type constant text := registered.type;
@@ -154,26 +154,26 @@ begin
 end
 $$;
 
-comment on function pgcache.make_room(cache_types, bigint, boolean) is
+comment on function pgcache_internal.make_room(types, bigint, boolean) is
 'The share of upkeep that falls on so many writes: folds hits, measures the type if that is due, sweeps a few windows.';
 
-create or replace function pgcache.keeps_its_snapshot() returns boolean
-language sql stable parallel safe
+create or replace function pgcache_internal.keeps_its_snapshot() returns boolean
+language sql stable parallel safe  -- not pinned: inlined
 as $$ select pg_catalog.current_setting('transaction_isolation') in ('repeatable read', 'serializable') $$;
 
-comment on function pgcache.keeps_its_snapshot() is
+comment on function pgcache_internal.keeps_its_snapshot() is
 'Whether this transaction does not see what others commit while it lasts.';
 
 -- Nobody sees what others have not yet committed, neither what they evict nor what they add. So they take turns.
-create or replace function pgcache.wait_for_turn(
+create or replace function pgcache_internal.wait_for_turn(
     type text, milliseconds bigint, shared boolean default false, out got boolean, out waited boolean
 )
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '1s'  -- so that what is set below ends with this function
 as $$
 declare
-    key constant integer := hashtext('pgcache.make_room');
+    key constant integer := hashtext('pgcache_internal.make_room');
     type_key constant integer := hashtext(type);
 begin
     got := case when shared then pg_try_advisory_xact_lock_shared(key, type_key) else pg_try_advisory_xact_lock(key, type_key) end;
@@ -194,12 +194,12 @@ begin
 end
 $$;
 
-comment on function pgcache.wait_for_turn(text, bigint, boolean) is
+comment on function pgcache_internal.wait_for_turn(text, bigint, boolean) is
 'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared. got: false if it would have had to wait longer than so many milliseconds.';
 
-create or replace function pgcache.advance(type text, counter text, times bigint, due bigint default 1) returns bigint
+create or replace function pgcache_internal.advance(type text, counter text, times bigint, due bigint default 1) returns bigint
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -209,5 +209,5 @@ begin
 end
 $$;
 
-comment on function pgcache.advance(text, text, bigint, bigint) is
+comment on function pgcache_internal.advance(text, text, bigint, bigint) is
 'Advances a counter of a type so many times; returns how often it showed 1, or 1 more than a multiple of due.';

@@ -1,6 +1,6 @@
 -- pg_cron, where it is there. Nothing needs it to be correct.
 
-create or replace function pgcache.scheduled_jobs(schedule text default '0 * * * *')
+create or replace function pgcache_internal.scheduled_jobs(schedule text default '0 * * * *')
 returns table (job_name text, schedule text, command text)
 language sql stable parallel safe
 set search_path to pg_catalog, pg_temp
@@ -9,11 +9,11 @@ as $$
         ('ai_worker_cleanup_cache', scheduled_jobs.schedule, 'SELECT pgcache.ai_worker_cleanup_cache()')
 $$;
 
-comment on function pgcache.scheduled_jobs(text) is 'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
+comment on function pgcache_internal.scheduled_jobs(text) is 'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
 
-create or replace function pgcache.check_cron(hint text) returns void
+create or replace function pgcache_internal.check_cron(hint text) returns void
 language plpgsql stable
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     if to_regprocedure('cron.schedule(text,text,text)') is null then
@@ -22,22 +22,22 @@ begin
 end
 $$;
 
-comment on function pgcache.check_cron(text) is 'Errors: PC012, with this hint, if this database has no pg_cron.';
+comment on function pgcache_internal.check_cron(text) is 'Errors: PC012, with this hint, if this database has no pg_cron.';
 
-create or replace function pgcache.check_upkeep_cron() returns void
+create or replace function pgcache_internal.check_upkeep_cron() returns void
 language sql stable
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select check_cron(format(
         'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s), or call cache_upkeep from any other scheduler.',
         coalesce((select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see')))
 $$;
 
-comment on function pgcache.check_upkeep_cron() is 'Errors: PC012 if this database has no pg_cron to schedule the upkeep with.';
+comment on function pgcache_internal.check_upkeep_cron() is 'Errors: PC012 if this database has no pg_cron to schedule the upkeep with.';
 
-create or replace function pgcache.unschedule(job_names text[]) returns integer
+create or replace function pgcache_internal.unschedule(job_names text[]) returns integer
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     jobs integer;
@@ -48,10 +48,10 @@ begin
 end
 $$;
 
-comment on function pgcache.unschedule(text[]) is 'Removes jobs of pg_cron in this database by their names; returns how many.';
+comment on function pgcache_internal.unschedule(text[]) is 'Removes jobs of pg_cron in this database by their names; returns how many.';
 
 -- By the catalog: to name a table in a schema that one may not use is an error.
-create or replace function pgcache.cron_has(table_name text, privilege text) returns boolean
+create or replace function pgcache_internal.cron_has(table_name text, privilege text) returns boolean
 language sql stable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
@@ -62,18 +62,18 @@ as $$
     )
 $$;
 
-comment on function pgcache.cron_has(text, text) is 'Whether pg_cron''s table is in this database and the caller has the privilege on it.';
+comment on function pgcache_internal.cron_has(text, text) is 'Whether pg_cron''s table is in this database and the caller has the privilege on it.';
 
 create or replace function pgcache.cache_schedule(schedule text default '0 * * * *') returns setof bigint
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_upkeep_cron();
     if schedule is null then
         raise exception using errcode = 'invalid_parameter_value';
     end if;
-    return query execute 'select cron.schedule(j.job_name, j.schedule, j.command) from pgcache.scheduled_jobs($1) j' using schedule;
+    return query execute 'select cron.schedule(j.job_name, j.schedule, j.command) from pgcache_internal.scheduled_jobs($1) j' using schedule;
 exception when invalid_parameter_value or syntax_error then
     raise exception using errcode = 'PC010',
         message = format('%L is not a cron schedule', schedule),
@@ -86,7 +86,7 @@ comment on function pgcache.cache_schedule(text) is
 
 create or replace function pgcache.cache_unschedule() returns integer
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_upkeep_cron();
@@ -96,20 +96,20 @@ $$;
 
 comment on function pgcache.cache_unschedule() is 'Removes the jobs that cache_schedule made; returns how many. Errors: PC012.';
 
-create or replace function pgcache.prune_history() returns void
+create or replace function pgcache_internal.prune_history() returns void
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
     delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
     if cron_has('job_run_details', 'DELETE') then
         execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
-            ' and d.command in (select j.command from pgcache.scheduled_jobs() j)'
+            ' and d.command in (select j.command from pgcache_internal.scheduled_jobs() j)'
         using cache_now() - cache_setting('keep_runs')::interval;
     end if;
 end
 $$;
 
-comment on function pgcache.prune_history() is
+comment on function pgcache_internal.prune_history() is
 'Deletes statistics older than the setting keep_history, and runs of our jobs, ours and pg_cron''s records of them, older than keep_runs.';

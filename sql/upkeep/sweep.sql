@@ -2,26 +2,26 @@
 -- and, as far as the type is over its limit, the worst entries of each window: of four it visits one goes. It skips rows
 -- that others have locked.
 
-create or replace function pgcache.heap_blocks(relation regclass) returns bigint
-language sql volatile parallel safe
+create or replace function pgcache_internal.heap_blocks(relation regclass) returns bigint
+language sql volatile parallel safe  -- not pinned: inlined
 as $$ select pg_catalog.pg_relation_size(relation) / pg_catalog.current_setting('block_size')::bigint $$;
 
-comment on function pgcache.heap_blocks(regclass) is 'How many blocks the heap of a table has.';
+comment on function pgcache_internal.heap_blocks(regclass) is 'How many blocks the heap of a table has.';
 
 -- For each type a static statement, and the eviction score by its policy: to plan them each time would take as long as to
 -- run them.
-create or replace function pgcache.compile_sweep() returns void
+create or replace function pgcache_internal.compile_sweep() returns void
 language plpgsql volatile
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
     execute replace($function$
-create or replace function pgcache.sweep(
+create or replace function pgcache_internal.sweep(
     type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint,
     out expired bigint, out evicted bigint, out freed bigint
 )
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- a plan made when the table had one page would else read all that it has now
 as $body$
 #variable_conflict use_variable
@@ -36,7 +36,7 @@ begin
     perform advance(type, 'expired', expired), advance(type, 'evicted', evicted);
 end
 $body$;
-comment on function pgcache.sweep(text, bigint, bigint, bigint, bigint) is
+comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint) is
 'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most a quarter of the others, worst first. Rows that are locked are skipped.';
 $function$, '@sweeps', per_type($sql$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
@@ -73,14 +73,14 @@ $sql$));
 end
 $compile$;
 
-comment on function pgcache.compile_sweep() is 'Writes sweep for the types that there are; run whenever they change.';
+comment on function pgcache_internal.compile_sweep() is 'Writes sweep for the types that there are; run whenever they change.';
 
 -- Reuse, discounted by the square of the time without it; for cost times what a reuse saves per byte (GreedyDual-Size-Frequency
 -- with the idle time for its clock). More hits than four lines of the log stand for say little about the next one, and would
 -- keep what was popular once.
-create or replace function pgcache.eviction_score(eviction text, payload jsonb) returns text
+create or replace function pgcache_internal.eviction_score(eviction text, payload jsonb) returns text
 language sql immutable parallel safe
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select case eviction
         when 'fifo' then 'date_part(''epoch'', t.created_at)'
@@ -91,12 +91,12 @@ as $$
     end
 $$;
 
-comment on function pgcache.eviction_score(text, jsonb) is
+comment on function pgcache_internal.eviction_score(text, jsonb) is
 'The SQL expression of what an entry t is worth keeping by a policy at a moment: lru (reuse, less the longer it was not read), cost (that, times tokens x price / bytes), fifo (its age). The lowest goes first.';
 
-create or replace function pgcache.evict(registered cache_types, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
+create or replace function pgcache_internal.evict(registered types, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
 language plpgsql volatile security definer
-set search_path to pgcache, pg_catalog, pg_temp
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -132,5 +132,5 @@ begin
 end
 $$;
 
-comment on function pgcache.evict(cache_types, bigint, bigint, bigint) is
+comment on function pgcache_internal.evict(types, bigint, bigint, bigint) is
 'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, 16 windows of 512 blocks at most and one more for each 1000 entries; returns how many entries it removed.';

@@ -68,7 +68,7 @@ class Replayed:
 def replay(database: Database, type: str, requests: Sequence[int], answers: Sequence[Answer] | None) -> Replayed:
     """answers: what each key stands for; None: all the same."""
     done = Replayed()
-    relation = database.value("SELECT relation::text FROM pgcache.cache_types WHERE type = %s", type)
+    relation = database.value("SELECT relation::text FROM pgcache_internal.types WHERE type = %s", type)
     for first in range(0, len(requests), BATCH):
         batch = requests[first : first + BATCH]
         stored = [answers[key] if answers else TYPICAL for key in batch]
@@ -80,7 +80,7 @@ def replay(database: Database, type: str, requests: Sequence[int], answers: Sequ
         ).fetchone()  # fmt: skip
         done.hits, done.saved = row or (0, 0)
         done.sizes.append(database.value(f"SELECT count(*) FROM {relation}"))
-        database.run(f"VACUUM {relation}, pgcache.hit_log, pgcache.room_due")
+        database.run(f"VACUUM {relation}, pgcache_internal.hit_log, pgcache_internal.room_due")
     return done
 
 

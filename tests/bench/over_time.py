@@ -14,7 +14,7 @@ from tests.bench.harness import Arm, Result, Sample, Target, compare, question, 
 from tests.bench.machine import Bench, Database, percentile
 
 STORE = "pgcache.cache_type_store"
-HIT_LOG = "pgcache.hit_log"
+HIT_LOG = "pgcache_internal.hit_log"
 GET = "SELECT pgcache.cache_get('store', :key);\n"
 
 

@@ -161,7 +161,7 @@ def test_types(cache: Any) -> None:
 def test_defaults_of_create_type_are_those_of_sql(cache: Any, db: psycopg.Connection) -> None:
     cache.create_type("python")
     db.execute("SELECT pgcache.cache_create_type('sql')")
-    query = "SELECT ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled FROM pgcache.cache_types"
+    query = "SELECT ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled FROM pgcache_internal.types"
     python, sql = db.execute(f"{query} WHERE type IN ('python', 'sql')").fetchall()
     assert python == sql
 

@@ -107,7 +107,7 @@ def test_the_commands_do_their_work(cron: Session) -> None:
     cron("SET search_path = pg_catalog")  # as in pg_cron's own session, whatever it is there
     for command in cron.column("SELECT command FROM cron.job"):
         cron(command)
-    assert cron("SELECT outcome FROM pgcache.upkeep_runs") == "succeeded"
+    assert cron("SELECT outcome FROM pgcache_internal.upkeep_runs") == "succeeded"
 
 
 @pytest.mark.parametrize("schedule", ["", "hourly", "0 * * *", "* * * * * * *", "; DROP SCHEMA pgcache"])

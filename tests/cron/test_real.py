@@ -63,7 +63,7 @@ def test_jobs_run_in_another_database_than_pg_crons(server: Server, empty_dsn: s
             " WHERE job_name = 'pgcache_upkeep'"
         )
         assert job == {"outcome": "succeeded", "overdue": False, "just_now": True, "schedule": None}
-        assert ask("SELECT count(*) FROM cache_stats_history") == ask("SELECT count(*) FROM cache_types")
+        assert ask("SELECT count(*) FROM cache_stats_history") == ask("SELECT count(*) FROM pgcache_internal.types")
         old = "SELECT array_agg(database) FROM cron.job_run_details WHERE jobid = -1 AND database IN (%s, 'other')"
         assert cron(old, name) == ["other"]
     finally:

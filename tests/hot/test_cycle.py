@@ -34,7 +34,7 @@ def test_the_first_cycle_begins_an_epoch(tier: Tier) -> None:
     assert tier.alive == tier.epoch
     assert 0 < tier.redis.pttl("pgcache:alive") <= 5000
     assert tier.redis.ttl("pgcache:epoch") == -1
-    assert tier.redis.get("pgcache:owner") == tier.ask("SELECT hot_database()")
+    assert tier.redis.get("pgcache:owner") == tier.ask("SELECT pgcache_internal.hot_database()")
 
 
 def test_further_cycles_keep_it(tier: Tier) -> None:
@@ -74,7 +74,7 @@ def test_many_changes_are_delivered_in_any_order(tier: Tier) -> None:
     random.Random(1).shuffle(rows)
     for key, version in rows:
         tier.ask(
-            "INSERT INTO hot_outbox (type, tenant, cache_key, version) VALUES ('store', 't', %s, %s)", key, version
+            "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', 't', %s, %s)", key, version
         )
     for number in range(BATCH + 100):
         tier.put(f"k{number}", 4 + number % 2, tenant="t")
@@ -87,7 +87,7 @@ def test_many_changes_are_delivered_in_any_order(tier: Tier) -> None:
 def test_leases_learn_of_it(relayed: Tier) -> None:
     leases = lease_key("pgcache", "store", "", "k")
     relayed.redis.hset(leases, "token", 1)
-    version = relayed.ask("SELECT max(version) FROM hot_outbox")
+    version = relayed.ask("SELECT max(version) FROM pgcache_internal.hot_outbox")
     relayed.cycle().run()
     assert relayed.redis.hget(leases, "after") == str(version)
 
@@ -113,7 +113,7 @@ def test_a_row_that_voids_all_begins_an_epoch(relayed: Tier) -> None:
     assert relayed.hit("k") is None
     assert relayed.outbox() == set()
     assert not relayed.cycle().run().began
-    assert relayed.ask("SELECT flushes FROM hot_epoch") == 2
+    assert relayed.ask("SELECT flushes FROM pgcache_internal.hot_epoch") == 2
 
 
 # Dying at each step. -------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_rows_that_another_session_holds_are_delivered_again(
 ) -> None:
     other = new_session()
     with other.transaction():
-        other("SELECT id FROM hot_outbox FOR UPDATE")
+        other("SELECT id FROM pgcache_internal.hot_outbox FOR UPDATE")
         relayed.ask("SET lock_timeout = '1s'")
         relayed.cycle().run()
         assert len(relayed.outbox()) == 1
@@ -250,7 +250,7 @@ def test_what_a_writer_collapses_while_the_relay_reads_is_delivered(
     writer("SELECT setval('hot_outbox_due', 0)")
 
     def collapse() -> None:
-        writer("SELECT cache_set('store', 'k', '\"newer\"'), hot_shrink(256)")
+        writer("SELECT cache_set('store', 'k', '\"newer\"'), pgcache_internal.hot_shrink(256)")
 
     intercepted(relayed.cycle(), "send", collapse, None).run()
     assert relayed.outbox() == {("store", "", "k")}
@@ -284,13 +284,13 @@ def test_databases_are_told_apart(tier: Tier, empty_dsn: str) -> None:
 
     install(empty_dsn, cron=False)
     other = Session(empty_dsn)
-    assert other("SELECT hot_database()") != tier.ask("SELECT hot_database()")
+    assert other("SELECT pgcache_internal.hot_database()") != tier.ask("SELECT pgcache_internal.hot_database()")
     other.close()
 
 
 def test_a_copy_of_a_database_does_not_go_on_with_its_epoch(relayed: Tier) -> None:
-    relayed.ask("UPDATE hot_epoch SET database = 'the original'")
-    assert relayed.ask("SELECT epoch FROM hot_state()") is None
+    relayed.ask("UPDATE pgcache_internal.hot_epoch SET database = 'the original'")
+    assert relayed.ask("SELECT epoch FROM pgcache_internal.hot_state()") is None
     assert relayed.cycle().run().began
 
 
@@ -321,7 +321,7 @@ def test_a_failover_to_a_copy_begins_an_epoch(tier: Tier, own_redis: Callable[..
     Tier(tier.ask, first).cycle().run()
     old = Tier(tier.ask, first).epoch
     second.client.set("pgcache:epoch", old)
-    second.client.set("pgcache:owner", tier.ask("SELECT hot_database()"))
+    second.client.set("pgcache:owner", tier.ask("SELECT pgcache_internal.hot_database()"))
     mine = Tier(tier.ask, second)
     mine.put("k", 1)
     assert mine.cycle().run().began
@@ -381,12 +381,12 @@ def test_a_standby_that_is_promoted_begins_an_epoch(
     session = Session(primary.dsn())
     tier = Tier(session, redis_server)
     tier.cycle().run()
-    owner = session("SELECT hot_database()")
+    owner = session("SELECT pgcache_internal.hot_database()")
     standby = throwaway_cluster(standby_of=primary)
     session.close()
     primary.stop()
     promoted = Session(standby.dsn())
     promoted("SELECT pg_promote()")
-    assert promoted("SELECT hot_database()") == owner
+    assert promoted("SELECT pgcache_internal.hot_database()") == owner
     assert Tier(promoted, redis_server).cycle().run().began
     promoted.close()

@@ -13,14 +13,14 @@ CHECK = "SELECT status, detail, hint FROM cache_health() WHERE check_name = 'hot
 def hot(ask: Session) -> Session:
     """A type in the tier, and a relay that was there just now."""
     ask("SELECT cache_hot_on('store')")
-    ask("SELECT hot_begin_epoch('e', 'r')")
+    ask("SELECT pgcache_internal.hot_begin_epoch('e', 'r')")
     return ask
 
 
 def seen(hot: Session, ago: str) -> None:
     """As if the relay had been there so long ago, and the type in the tier since a day."""
-    hot("UPDATE hot_types SET since = now() - interval '1 day'")
-    hot("UPDATE hot_epoch SET drained_at = clock_timestamp() - %s::interval", ago)
+    hot("UPDATE pgcache_internal.hot_types SET since = now() - interval '1 day'")
+    hot("UPDATE pgcache_internal.hot_epoch SET drained_at = clock_timestamp() - %s::interval", ago)
 
 
 def test_without_types_in_the_tier_there_is_no_check(ask: Session) -> None:
@@ -40,7 +40,7 @@ def test_a_relay_that_is_away_for_a_minute_is_a_warning(hot: Session) -> None:
     check = hot.row(CHECK)
     assert check["status"] == "warning"
     assert check["detail"] == hot(
-        "SELECT 'no relay since ' || drained_at || ', 1 changes in the outbox' FROM hot_epoch"
+        "SELECT 'no relay since ' || drained_at || ', 1 changes in the outbox' FROM pgcache_internal.hot_epoch"
     )
     assert "python -m pgcache_py relay" in check["hint"]
     assert "cache_hot_schedule()" in check["hint"]
@@ -49,21 +49,21 @@ def test_a_relay_that_is_away_for_a_minute_is_a_warning(hot: Session) -> None:
     assert hot.row(CHECK)["status"] == "ok"
     seen(hot, "181 seconds")
     assert hot.row(CHECK)["status"] == "warning"
-    hot("SELECT hot_delivered('{}', 0)")
+    hot("SELECT pgcache_internal.hot_delivered('{}', 0)")
     assert hot.row(CHECK)["status"] == "ok"
 
 
 def test_so_is_one_that_never_came(hot: Session) -> None:
     seen(hot, "0")
-    hot("DELETE FROM hot_epoch")
+    hot("DELETE FROM pgcache_internal.hot_epoch")
     check = hot.row(CHECK)
     assert check["status"] == "warning"
-    assert check["detail"] == hot("SELECT 'no relay since ' || since || ', 0 changes in the outbox' FROM hot_types")
+    assert check["detail"] == hot("SELECT 'no relay since ' || since || ', 0 changes in the outbox' FROM pgcache_internal.hot_types")
 
 
 def test_a_tier_that_began_anew_gives_it_time(hot: Session) -> None:
     seen(hot, "1 hour")
-    hot("UPDATE hot_types SET since = now()")
+    hot("UPDATE pgcache_internal.hot_types SET since = now()")
     assert hot.row(CHECK)["status"] == "ok"
 
 

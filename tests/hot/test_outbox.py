@@ -15,13 +15,13 @@ VOID = (None, None, None)
 
 
 def outbox(ask: Session) -> set[tuple[Any, ...]]:
-    return set(ask.rows("SELECT type, tenant, cache_key FROM hot_outbox"))
+    return set(ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox"))
 
 
 def triggers(ask: Session) -> list[str]:
     return ask.column("""
         SELECT format('%s %s', tgrelid::regclass, tgname) FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid
-        WHERE NOT tgisinternal AND relname IN (SELECT split_part(relation::text, '.', -1) FROM cache_types)
+        WHERE NOT tgisinternal AND relname IN (SELECT split_part(relation::text, '.', -1) FROM pgcache_internal.types)
             AND relnamespace = 'pgcache'::regnamespace
         ORDER BY 1
     """)
@@ -33,7 +33,7 @@ def hot(ask: Session) -> Session:
     ask("SELECT cache_hot_on('store'), cache_hot_on('face')")
     ask("SELECT cache_set('store', 'a', '1'), cache_set('store', 'b', '2')")
     ask("SELECT cache_set('face', 'f', '{\"embeddings\": []}')")
-    ask("DELETE FROM hot_outbox")
+    ask("DELETE FROM pgcache_internal.hot_outbox")
     return ask
 
 
@@ -73,7 +73,7 @@ NO_CHANGES = [
     "SELECT cache_add('store', 'a', '5')",
     "SELECT cache_delete('store', 'nothing')",
     "SELECT cache_touch('store', 'nothing')",
-    "SELECT fold_log()",
+    "SELECT pgcache_internal.fold_log()",
     "CALL cache_upkeep()",
     "SELECT cache_configure('store', hit_tracking => 'exact', ttl => '5 minutes', max_entries => 100)",
     "UPDATE cache_store SET hit_count = 5, last_accessed_at = now(), hit_weight = 1",
@@ -106,7 +106,7 @@ def test_a_rollback_leaves_nothing(hot: Session, change: str) -> None:
 
 def test_what_has_expired_is_removed_without_a_note(hot: Session) -> None:
     hot("SELECT cache_set('store', 'a', '1', '1 minute')")
-    hot("DELETE FROM hot_outbox")
+    hot("DELETE FROM pgcache_internal.hot_outbox")
     hot.advance("2 minutes")
     hot("SELECT cache_clear_expired('store')")
     hot("DELETE FROM cache_store WHERE cache_key = 'a'")
@@ -127,7 +127,7 @@ def test_evictions_are_noted(ask: Session) -> None:
         ask("SELECT cache_set('small', %s, '1')", f"k{number}")
     gone = {f"k{number}" for number in range(100)} - set(ask.column("SELECT cache_key FROM cache_type_small"))
     assert len(gone) >= 70
-    noted = dict(ask.rows("SELECT cache_key, count(*) FROM hot_outbox GROUP BY 1"))
+    noted = dict(ask.rows("SELECT cache_key, count(*) FROM pgcache_internal.hot_outbox GROUP BY 1"))
     assert {key for key, times in noted.items() if times == 2} == gone
 
 
@@ -136,14 +136,14 @@ def test_a_type_that_is_dropped_voids_all(ask: Session) -> None:
     ask("SELECT cache_drop_type('mine')")
     assert outbox(ask) == {VOID}
     ask("SELECT cache_create_type('mine')")
-    assert not ask("SELECT is_hot('mine')")
+    assert not ask("SELECT pgcache_internal.is_hot('mine')")
 
 
 def test_disabling_a_type_notes_one_row_however_many_entries_it_had(hot: Session) -> None:
     hot("INSERT INTO cache_store (cache_key, data) SELECT n, '1' FROM generate_series(1, 1000) n")
-    hot("DELETE FROM hot_outbox")
+    hot("DELETE FROM pgcache_internal.hot_outbox")
     hot("SELECT cache_configure('store', enabled => false)")
-    assert hot.rows("SELECT type, tenant, cache_key FROM hot_outbox") == [VOID]
+    assert hot.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox") == [VOID]
 
 
 def test_after_voiding_all_a_transaction_notes_no_more_but_the_next_one_does(hot: Session) -> None:
@@ -233,8 +233,8 @@ def fill(session: Session, first: int, last: int) -> None:
 def test_the_outbox_collapses_to_the_newest_version_of_each_entry(hot: Session) -> None:
     for _ in range(300):
         hot("UPDATE cache_store SET data = data")
-    assert 2 <= hot("SELECT count(*) FROM hot_outbox") <= 300
-    newest = "SELECT max(version) FROM hot_outbox WHERE cache_key = %s"
+    assert 2 <= hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 300
+    newest = "SELECT max(version) FROM pgcache_internal.hot_outbox WHERE cache_key = %s"
     for key in "ab":
         assert hot(newest, key) == hot("SELECT version FROM cache_store WHERE cache_key = %s", key)
 
@@ -243,15 +243,15 @@ def test_beyond_the_limit_one_row_voids_all(hot: Session) -> None:
     hot("SELECT cache_hot_configure(outbox_limit => 1000)")
     for start in range(0, 3000, 100):
         fill(hot, start, start + 99)
-        assert hot("SELECT count(*) FROM hot_outbox") <= 1400
+        assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 1400
     assert VOID in outbox(hot)
 
 
 def test_one_big_transaction_stays_within_the_limit(hot: Session) -> None:
     hot("SELECT cache_hot_configure(outbox_limit => 1000)")
     fill(hot, 1, 20_000)
-    assert hot("SELECT count(*) FROM hot_outbox") <= 1
-    hot("DELETE FROM hot_outbox")
+    assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 1
+    hot("DELETE FROM pgcache_internal.hot_outbox")
     hot("SELECT cache_clear('store')")
     assert outbox(hot) == {VOID}
 
@@ -270,7 +270,7 @@ def test_nobody_waits_to_collapse(hot: Session, new_session: Callable[..., Sessi
     hot("SELECT cache_set('store', 'a', '7')")
     other = new_session()
     with other.transaction():
-        other("SELECT id FROM hot_outbox FOR UPDATE")
+        other("SELECT id FROM pgcache_internal.hot_outbox FOR UPDATE")
         hot("SET lock_timeout = '1s'")
         fill(hot, 1, 2000)
     assert {A, VOID} <= outbox(hot)
@@ -283,11 +283,11 @@ def test_in_repeatable_read_a_write_does_not_fail_for_what_others_have_drained(
     fill(hot, 1, 250)
     other = new_session()
     with hot.transaction("ISOLATION LEVEL REPEATABLE READ"):
-        hot("SELECT 1 FROM cache_types")
-        other("DELETE FROM hot_outbox")
+        hot("SELECT 1 FROM pgcache_internal.types")
+        other("DELETE FROM pgcache_internal.hot_outbox")
         fill(hot, 1001, 3000)
         hot("COMMIT")
-    assert hot("SELECT count(*) FROM hot_outbox") >= 1
+    assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") >= 1
 
 
 def test_each_change_wakes_the_relay(hot: Session, new_session: Callable[..., Session]) -> None:
@@ -314,7 +314,7 @@ def test_the_ttl_in_redis_is_set_by_type(ask: Session) -> None:
     }
     ask("SELECT cache_hot_on('face', '10 seconds')")
     ask("SELECT cache_hot_on('face')")
-    assert ask("SELECT ttl::text FROM hot_types WHERE type = 'face'") == "00:00:10"
+    assert ask("SELECT ttl::text FROM pgcache_internal.hot_types WHERE type = 'face'") == "00:00:10"
 
 
 @pytest.mark.parametrize(
@@ -329,15 +329,15 @@ def test_the_ttl_in_redis_is_set_by_type(ask: Session) -> None:
         ("cache_hot_configure(outbox_limit => 0)", "PC010"),
         ("cache_hot_configure(prefix => '')", "PC010"),
         ("cache_hot_configure(prefix => 'a b')", "PC010"),
-        ("hot_get('nope', 'k')", "PC001"),
-        ("hot_get('store', '')", "PC002"),
-        ("hot_set('nope', 'k', '1')", "PC001"),
-        ("hot_set('face', 'k', '1')", "PC004"),
-        ("hot_report_hits('nope', '{a}', '{1}')", "PC001"),
-        ("hot_report_hits('store', NULL, NULL)", "PC002"),
-        ("hot_report_hits('store', '{a}', '{}')", "PC010"),
-        ("hot_report_hits('store', '{a}', '{0}')", "PC010"),
-        ("hot_report_hits('store', '{a}', '{NULL}')", "PC010"),
+        ("pgcache_internal.hot_get('nope', 'k')", "PC001"),
+        ("pgcache_internal.hot_get('store', '')", "PC002"),
+        ("pgcache_internal.hot_set('nope', 'k', '1')", "PC001"),
+        ("pgcache_internal.hot_set('face', 'k', '1')", "PC004"),
+        ("pgcache_internal.hot_report_hits('nope', '{a}', '{1}')", "PC001"),
+        ("pgcache_internal.hot_report_hits('store', NULL, NULL)", "PC002"),
+        ("pgcache_internal.hot_report_hits('store', '{a}', '{}')", "PC010"),
+        ("pgcache_internal.hot_report_hits('store', '{a}', '{0}')", "PC010"),
+        ("pgcache_internal.hot_report_hits('store', '{a}', '{NULL}')", "PC010"),
     ],
 )
 def test_bad_input_has_an_error_of_its_own(ask: Session, call: str, sqlstate: str) -> None:
@@ -347,7 +347,7 @@ def test_bad_input_has_an_error_of_its_own(ask: Session, call: str, sqlstate: st
 
 def test_the_settings_can_be_changed(ask: Session) -> None:
     ask("SELECT cache_hot_configure(max_staleness => '1 second', outbox_limit => 5, prefix => '{mine}')")
-    assert dict(ask.rows("SELECT name, value FROM cache_settings WHERE name LIKE 'hot%%'", *[])) == {
+    assert dict(ask.rows("SELECT name, value FROM pgcache_internal.settings WHERE name LIKE 'hot%%'", *[])) == {
         "hot_max_staleness": "00:00:01",
         "hot_outbox_limit": "5",
         "hot_prefix": "{mine}",
@@ -362,17 +362,17 @@ def test_writers_note_changes_and_nothing_else(hot: Session, role: Callable[...,
     writer("SELECT cache_set('store', 'a', '5'), cache_delete('store', 'b')")
     assert outbox(hot) == {A, B}
     for forbidden in (
-        "DELETE FROM hot_outbox",
-        "UPDATE hot_outbox SET version = 1",
-        "INSERT INTO hot_outbox (type, tenant, cache_key, version, noted_at) VALUES ('store', '', 'k', 1, now())",
-        "SELECT hot_pending()",
-        "SELECT hot_delivered('{}', 0)",
-        "SELECT hot_begin_epoch('e', 'r')",
-        "SELECT hot_state()",
+        "DELETE FROM pgcache_internal.hot_outbox",
+        "UPDATE pgcache_internal.hot_outbox SET version = 1",
+        "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version, noted_at) VALUES ('store', '', 'k', 1, now())",
+        "SELECT pgcache_internal.hot_pending()",
+        "SELECT pgcache_internal.hot_delivered('{}', 0)",
+        "SELECT pgcache_internal.hot_begin_epoch('e', 'r')",
+        "SELECT pgcache_internal.hot_state()",
         "SELECT cache_hot_on('llm')",
         "SELECT cache_hot_off('store')",
         "SELECT cache_hot_configure(outbox_limit => 1)",
-        "UPDATE hot_types SET ttl = '1 year'",
+        "UPDATE pgcache_internal.hot_types SET ttl = '1 year'",
     ):
         with refused("42501"):
             writer(forbidden)
@@ -388,7 +388,7 @@ def test_a_writer_shrinks_the_outbox_too(hot: Session, role: Callable[..., Sessi
 def test_half_a_note_is_refused(hot: Session) -> None:
     """The relay could do nothing with it."""
     with refused("23514"):
-        hot("INSERT INTO hot_outbox (type, version) VALUES ('store', 1)")
+        hot("INSERT INTO pgcache_internal.hot_outbox (type, version) VALUES ('store', 1)")
 
 
 def test_a_writer_may_void_by_truncating_only_what_it_may_truncate(hot: Session, role: Callable[..., Session]) -> None:
@@ -398,23 +398,23 @@ def test_a_writer_may_void_by_truncating_only_what_it_may_truncate(hot: Session,
 
 def test_readers_use_the_tier(hot: Session, role: Callable[..., Session]) -> None:
     reader = role("read")
-    assert reader("SELECT value FROM hot_get('store', 'a')") == "1"
-    assert reader("SELECT hot_report_hits('store', '{a}', '{2}')") == 2
+    assert reader("SELECT value FROM pgcache_internal.hot_get('store', 'a')") == "1"
+    assert reader("SELECT pgcache_internal.hot_report_hits('store', '{a}', '{2}')") == 2
     assert reader("SELECT count(*) FROM cache_hot_stats WHERE hot") == 2
     with refused("42501"):
-        reader("SELECT hot_set('store', 'a', '1')")
+        reader("SELECT pgcache_internal.hot_set('store', 'a', '1')")
 
 
 def test_admins_manage_it_and_may_relay(hot: Session, role: Callable[..., Session]) -> None:
     admin = role("admin")
     admin("SELECT cache_hot_on('llm'), cache_hot_off('face'), cache_hot_configure(outbox_limit => 5000)")
-    admin("SELECT hot_state(), hot_pending(), hot_begin_epoch('e', 'r'), hot_delivered('{1}', 1)")
+    admin("SELECT pgcache_internal.hot_state(), pgcache_internal.hot_pending(), pgcache_internal.hot_begin_epoch('e', 'r'), pgcache_internal.hot_delivered('{1}', 1)")
 
 
 def test_the_url_of_redis_is_for_the_owner(hot: Session, role: Callable[..., Session]) -> None:
-    hot("INSERT INTO hot_secrets VALUES ('redis_url', 'redis://:secret@host')")
+    hot("INSERT INTO pgcache_internal.hot_secrets VALUES ('redis_url', 'redis://:secret@host')")
     for access in ("read", "write", "admin"):
-        assert role(access)("SELECT count(*) FROM hot_secrets") == 0
+        assert role(access)("SELECT count(*) FROM pgcache_internal.hot_secrets") == 0
 
 
 # What cannot be.
@@ -422,9 +422,9 @@ def test_the_url_of_redis_is_for_the_owner(hot: Session, role: Callable[..., Ses
 
 def test_a_read_only_transaction_can_read(hot: Session) -> None:
     with hot.transaction("READ ONLY"):
-        assert hot("SELECT value FROM hot_get('store', 'a')") == "1"
-        assert hot("SELECT hot_report_hits('store', '{a}', '{2}')") == 0
-    for call in ("hot_set('store', 'a', '1')", "hot_state()"):
+        assert hot("SELECT value FROM pgcache_internal.hot_get('store', 'a')") == "1"
+        assert hot("SELECT pgcache_internal.hot_report_hits('store', '{a}', '{2}')") == 0
+    for call in ("pgcache_internal.hot_set('store', 'a', '1')", "pgcache_internal.hot_state()"):
         with hot.transaction("READ ONLY"), refused("25006", "READ WRITE"):
             hot(f"SELECT {call}")
 
@@ -439,12 +439,12 @@ def test_a_standby_reads_and_does_nothing_else(throwaway_cluster: Callable[..., 
     writer("SELECT cache_hot_on('store'), cache_set('store', 'a', '1')")
     standby = throwaway_cluster(standby_of=primary)
     reader = Session(standby.dsn())
-    wait_until(lambda: reader("SELECT count(*) FROM hot_outbox") == 1)
-    found = reader.row("SELECT * FROM hot_get('store', 'a')")
+    wait_until(lambda: reader("SELECT count(*) FROM pgcache_internal.hot_outbox") == 1)
+    found = reader.row("SELECT * FROM pgcache_internal.hot_get('store', 'a')")
     assert (found["value"], found["may_push"]) == ("1", False)
     assert reader("SELECT outbox_length FROM cache_hot_stats LIMIT 1") == 1
-    assert reader("SELECT hot_report_hits('store', '{a}', '{1}')") == 0
+    assert reader("SELECT pgcache_internal.hot_report_hits('store', '{a}', '{1}')") == 0
     with refused("25006", "primary"):
-        reader("SELECT * FROM hot_state()")
+        reader("SELECT * FROM pgcache_internal.hot_state()")
     for session in (reader, writer):
         session.close()

@@ -55,10 +55,10 @@ def test_it_looks_by_itself_too(tier: Tier, dsn: str) -> None:
     tier.ask("SELECT cache_hot_configure(max_staleness => '0.5 seconds')")
     with a_relay(dsn, tier.server) as log:
         log.wait_for(AT_WORK)
-        tier.ask("INSERT INTO hot_outbox (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)")
+        tier.ask("INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)")
         wait_until(lambda: not tier.outbox())
-        drained = tier.ask("SELECT drained_at FROM hot_epoch")
-        wait_until(lambda: tier.ask("SELECT drained_at FROM hot_epoch") > drained)
+        drained = tier.ask("SELECT drained_at FROM pgcache_internal.hot_epoch")
+        wait_until(lambda: tier.ask("SELECT drained_at FROM pgcache_internal.hot_epoch") > drained)
     assert log[1:] == [AT_WORK, "ended"]
 
 
@@ -81,7 +81,7 @@ def test_many_changes_at_once(tier: Tier, dsn: str, new_session: Callable[..., S
         for writer in writers:
             writer.result(60)
         wait_until(lambda: not tier.outbox())
-    assert tier.ask("SELECT delivered FROM hot_epoch") <= 800
+    assert tier.ask("SELECT delivered FROM pgcache_internal.hot_epoch") <= 800
 
 
 def test_one_is_at_work_and_another_takes_over(tier: Tier, dsn: str) -> None:

@@ -34,11 +34,11 @@ def test_it_delivers(configured: Tier) -> None:
 
 
 def test_it_says_what_it_did(configured: Tier) -> None:
-    report = configured.ask("SELECT hot_cycle()")
+    report = configured.ask("SELECT pgcache_internal.hot_cycle()")
     assert report.pop("began")
     assert report == {"vouched": "vouched", "delivered": 0, "staleness": 5}
     configured.ask("SELECT cache_set('store', 'a', '1'), cache_set('store', 'ä', '2')")
-    assert configured.ask("SELECT hot_cycle()") == {"vouched": "vouched", "began": "", "delivered": 2, "staleness": 5}
+    assert configured.ask("SELECT pgcache_internal.hot_cycle()") == {"vouched": "vouched", "began": "", "delivered": 2, "staleness": 5}
 
 
 def test_it_goes_on_for_as_long_as_it_is_told(configured: Tier, new_session: Callable[..., Session]) -> None:
@@ -89,7 +89,7 @@ def test_errors_say_what_to_do(tier: Tier) -> None:
 def test_what_is_no_url_is_refused(tier: Tier, url: str | None) -> None:
     if url == "":
         tier.ask("SELECT cache_hot_redis('')")
-        assert tier.ask("SELECT count(*) FROM hot_secrets") == 0
+        assert tier.ask("SELECT count(*) FROM pgcache_internal.hot_secrets") == 0
         return
     with refused("PC010", "redis://"):
         tier.ask("SELECT cache_hot_redis(%s)", url)
@@ -109,17 +109,17 @@ def test_a_prefix_of_another_database_is_refused(configured: Tier) -> None:
 
 def test_the_url_is_shown_to_nobody_and_set_by_the_owner(configured: Tier, role: Callable[..., Session]) -> None:
     admin = role("admin")
-    assert admin("SELECT count(*) FROM hot_secrets") == 0
+    assert admin("SELECT count(*) FROM pgcache_internal.hot_secrets") == 0
     with refused("42501"):
         admin("SELECT cache_hot_redis('redis://elsewhere')")
     with refused("42501"):
         admin("CALL hot_relay('0 seconds')")
     with refused("42501"):
         admin("SELECT cache_hot_schedule()")
-    assert admin("SELECT hot_cycle() ->> 'vouched'") == "vouched"
+    assert admin("SELECT pgcache_internal.hot_cycle() ->> 'vouched'") == "vouched"
     with refused("42501"):
-        role("write")("SELECT hot_cycle()")
-    seen = configured.ask("SELECT string_agg(s::text, '') FROM cache_settings s")
+        role("write")("SELECT pgcache_internal.hot_cycle()")
+    seen = configured.ask("SELECT string_agg(s::text, '') FROM pgcache_internal.settings s")
     assert configured.server.password not in seen
 
 

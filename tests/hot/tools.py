@@ -82,7 +82,7 @@ class Tier:
         return Cycle(self.call, self.redis)
 
     def outbox(self) -> set[tuple[Any, ...]]:
-        return set(self.ask.rows("SELECT type, tenant, cache_key FROM hot_outbox"))
+        return set(self.ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox"))
 
     @property
     def alive(self) -> str | None:

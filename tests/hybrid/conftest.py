@@ -82,7 +82,7 @@ class Tier:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             until(
                 lambda: (
-                    self.alive() and connection.execute("SELECT count(*) FROM pgcache.hot_outbox").fetchone() == (0,)
+                    self.alive() and connection.execute("SELECT count(*) FROM pgcache_internal.hot_outbox").fetchone() == (0,)
                 )
             )
 
@@ -132,7 +132,7 @@ def private_tier(dsn: str, redis_maker: Callable[..., Redis]) -> Iterator[Tier]:
 def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:
     tier = Tier(dsn, server)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache.cache_types")
+        connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache_internal.types")
         connection.execute("SELECT pgcache.cache_hot_configure(prefix => %s)", [tier.prefix])
     tier.start_relay()
     until(tier.alive)

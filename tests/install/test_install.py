@@ -42,13 +42,13 @@ def test_installs_and_is_usable_at_once(empty_dsn: str) -> None:
 def test_a_second_time_changes_nothing(empty_dsn: str) -> None:
     install(empty_dsn)
     before = (
-        fetch(empty_dsn, "SELECT array_agg(t ORDER BY t) FROM pgcache.schema_migrations t"),
+        fetch(empty_dsn, "SELECT array_agg(t ORDER BY t) FROM pgcache_internal.schema_migrations t"),
         fetch(empty_dsn, CATALOG),
     )
     report = install(empty_dsn)
     assert (report.action, report.previous, report.migrations, report.notes) == ("current", __version__, [], [])
     assert before == (
-        fetch(empty_dsn, "SELECT array_agg(t ORDER BY t) FROM pgcache.schema_migrations t"),
+        fetch(empty_dsn, "SELECT array_agg(t ORDER BY t) FROM pgcache_internal.schema_migrations t"),
         fetch(empty_dsn, CATALOG),
     )
 
@@ -57,7 +57,7 @@ def test_twenty_at_once(empty_dsn: str) -> None:
     with ThreadPoolExecutor(20) as pool:
         reports = list(pool.map(lambda _: install(empty_dsn, cron=False), range(20)))
     assert sorted(report.action for report in reports) == ["current"] * 19 + ["installed"]
-    assert fetch(empty_dsn, "SELECT count(*) FROM pgcache.schema_migrations") == sources.load().newest
+    assert fetch(empty_dsn, "SELECT count(*) FROM pgcache_internal.schema_migrations") == sources.load().newest
     assert fetch(empty_dsn, "SHOW search_path") == '"$user", public, pgcache'
 
 
@@ -118,7 +118,7 @@ def test_a_newer_database_is_refused(empty_dsn: str) -> None:
 def test_a_newer_version_without_a_migration_is_refused_too(empty_dsn: str) -> None:
     install(empty_dsn)
     with psycopg.connect(empty_dsn) as connection:
-        connection.execute("UPDATE pgcache.installed SET version = '99.10.0'")
+        connection.execute("UPDATE pgcache_internal.installed SET version = '99.10.0'")
     with pytest.raises(NewerDatabaseError, match=r"99\.10\.0"):
         install(empty_dsn)
 

@@ -46,7 +46,7 @@ def test_not_installed(empty_dsn: str) -> None:
 
 def test_a_dry_run_removes_nothing(dsn: str) -> None:
     assert uninstall(dsn, dry_run=True).version
-    assert fetch(dsn, "SELECT count(*) > 0 FROM pgcache.cache_types") is True
+    assert fetch(dsn, "SELECT count(*) > 0 FROM pgcache_internal.types") is True
 
 
 def test_objects_that_depend_on_it_are_not_dropped_unasked(empty_dsn: str) -> None:
@@ -54,9 +54,9 @@ def test_objects_that_depend_on_it_are_not_dropped_unasked(empty_dsn: str) -> No
     with psycopg.connect(empty_dsn) as connection:
         connection.execute("CREATE VIEW v AS SELECT * FROM pgcache.cache_store")
         connection.execute("CREATE VIEW w AS SELECT cache_key FROM v")
-        connection.execute("CREATE TABLE t (id int, key text DEFAULT pgcache.cache_key('a'), x pgcache.cache_types)")
+        connection.execute("CREATE TABLE t (id int, key text DEFAULT pgcache.cache_key('a'), x pgcache_internal.types)")
         connection.execute("CREATE FUNCTION f() RETURNS text BEGIN ATOMIC SELECT pgcache.cache_key('a'); END")
-        connection.execute("CREATE DOMAIN d AS pgcache.cache_types")
+        connection.execute("CREATE DOMAIN d AS pgcache_internal.types")
         connection.execute("CREATE TABLE untouched (id int)")
     with pytest.raises(PgcacheError) as caught:
         uninstall(empty_dsn)

@@ -118,7 +118,7 @@ HOSTILE = [
     ("SELECT * FROM users TABLESAMPLE system (trip())", "VOLATILE"),
     ("SELECT pgcache.cache_clear_all()", "VOLATILE"),
     ("SELECT pgcache.ai_worker_generate('Get all users')", "VOLATILE"),
-    ("SELECT value FROM pgcache.ai_secrets WHERE pg_notify('x', value) IS NULL", "VOLATILE"),
+    ("SELECT value FROM pgcache_internal.ai_secrets WHERE pg_notify('x', value) IS NULL", "VOLATILE"),
 ]
 # Valid as far as their labels tell; planning them would call the functions.
 LYING = [
@@ -275,7 +275,7 @@ def test_the_callers_search_path_and_rights_decide(
     db.execute("SELECT pgcache.ai_grant(%s)", [user])
     endpoint.answers = {
         "things": "SELECT * FROM things", "hidden": "SELECT * FROM app.hidden",
-        "hidden with helper": "SELECT app.helper() FROM app.hidden", "secret": "SELECT value FROM pgcache.ai_secrets",
+        "hidden with helper": "SELECT app.helper() FROM app.hidden", "secret": "SELECT value FROM pgcache_internal.ai_secrets",
     }  # fmt: skip
     with session(role) as theirs:
         assert 'relation "things" does not exist' in call(theirs, "ai_worker_generate", "things")["reason"]

@@ -265,7 +265,7 @@ def test_metrics(dsn: str, db: psycopg.Connection, serve: Serve) -> None:
     assert float(samples['pgcache_money_saved_usd_total{type="llm"}']) == 0.0001
     assert samples['pgcache_max_entries{type="sessions"}'] == "100"
     assert samples['pgcache_http_requests_total{path="/healthz",status="200"}'] == "1"
-    row = db.execute("SELECT count(*) FROM pgcache.cache_types").fetchone()
+    row = db.execute("SELECT count(*) FROM pgcache_internal.types").fetchone()
     assert row == (sum(name.startswith("pgcache_entries{") for name in samples),)
 
 

@@ -34,10 +34,10 @@ def test_nobody_else_reads_the_key(
     db.execute("ANALYZE")
     with session(role) as theirs:
         for query in (
-            "SELECT * FROM pgcache.ai_secrets",
+            "SELECT * FROM pgcache_internal.ai_secrets",
             "SELECT * FROM pg_stats WHERE tablename = 'ai_secrets' AND attname = 'value'",
             "SELECT * FROM pgcache.ai_settings()",
-            "SELECT * FROM pgcache.cache_settings",
+            "SELECT * FROM pgcache_internal.settings",
             "SELECT * FROM pgcache.cache_stats",
             "SELECT * FROM pgcache.cache_health()",
         ):
@@ -47,7 +47,7 @@ def test_nobody_else_reads_the_key(
                 continue
             assert KEY not in str(rows)
         for statement in (
-            "UPDATE pgcache.ai_secrets SET value = 'x'",
+            "UPDATE pgcache_internal.ai_secrets SET value = 'x'",
             "SELECT pgcache.ai_configure(api_key => 'x')",
             "SELECT pgcache.ai_configure(base_url => 'http://evil.example/v1')",
             "SELECT pgcache.cache_configure_setting('ai_base_url', 'http://evil.example/v1')",
@@ -56,8 +56,8 @@ def test_nobody_else_reads_the_key(
             with pytest.raises(psycopg.Error) as raised:
                 theirs.execute(statement.encode())
             assert raised.value.sqlstate in ("42501", "PC010")
-    assert db.execute("SELECT value FROM pgcache.ai_secrets").fetchone() == (KEY,)
-    stats = db.execute("SELECT * FROM pg_statistic WHERE starelid = 'pgcache.ai_secrets'::regclass").fetchall()
+    assert db.execute("SELECT value FROM pgcache_internal.ai_secrets").fetchone() == (KEY,)
+    stats = db.execute("SELECT * FROM pg_statistic WHERE starelid = 'pgcache_internal.ai_secrets'::regclass").fetchall()
     assert KEY not in str(stats)
 
 
@@ -75,7 +75,7 @@ def test_spending_money_is_a_grant_of_its_own(
         assert call(theirs, function, "known", **options), "what is cached costs nothing"
         for attempt in (
             lambda: call(theirs, function, "new", **options),
-            lambda: theirs.execute("SELECT pgcache.ai_fetch('chat', '{}')"),
+            lambda: theirs.execute("SELECT pgcache_internal.ai_fetch('chat', '{}')"),
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege) as raised:
                 attempt()
@@ -180,11 +180,11 @@ def test_what_was_granted_outlasts_an_upgrade_and_admins_do_not_get_it(
     call(db, "ai_grant", spender)
     call(db, "cache_grant", administrator, "admin")
     for again in range(2):
-        rows = db.execute("SELECT has_function_privilege(r, 'pgcache.ai_fetch(text, jsonb)', 'execute')"
+        rows = db.execute("SELECT has_function_privilege(r, 'pgcache_internal.ai_fetch(text, jsonb)', 'execute')"
                           " FROM unnest(%s::name[]) r", [[spender, administrator]]).fetchall()  # fmt: skip
         assert rows == [(True,), (False,)]
         if not again:
-            db.execute("UPDATE pgcache.installed SET digest = 'old'")
+            db.execute("UPDATE pgcache_internal.installed SET digest = 'old'")
             install(dsn)
 
 
@@ -207,4 +207,4 @@ def test_the_key_from_standard_input(server: Server, dsn: str, db: psycopg.Conne
         assert "ai_configure" in written
         assert "sk-" not in written.replace(KEY, "")
     assert command("--remove").stdout == "removed\n"
-    assert db.execute("SELECT count(*) FROM pgcache.ai_secrets").fetchone() == (0,)
+    assert db.execute("SELECT count(*) FROM pgcache_internal.ai_secrets").fetchone() == (0,)

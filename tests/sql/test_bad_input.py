@@ -250,7 +250,7 @@ def test_types(shared: Session) -> None:
     for name in ("", None, "Mine", "1st", "a-b", "a b", "ä", "_a", "a" * 41, "a;drop", 'a"b', "a\n"):
         with refused("PC010", "1 to 40"):
             shared("SELECT cache_create_type(%s)", name)
-    assert shared("SELECT count(*) FROM cache_types") == 10
+    assert shared("SELECT count(*) FROM pgcache_internal.types") == 10
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_other_arguments(shared: Session) -> None:
             shared("SELECT cache_grant(%s)", role)
 
 
-@pytest.mark.parametrize("call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "top_entries(-1)"])
+@pytest.mark.parametrize("call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "pgcache_internal.top_entries(-1)"])
 def test_negative_numbers_of_rows(shared: Session, call: str) -> None:
     with refused("PC010", "0 or more"):
         shared(f"SELECT {call}")

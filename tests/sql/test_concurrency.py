@@ -35,7 +35,7 @@ WRITES = {
     "clear_expired": "SELECT cache_clear_expired()",
     "cleanup": "SELECT cache_cleanup()",
     "trim": "SELECT cache_trim('store', 0), cache_trim('llm', 0)",
-    "evict": "SELECT evict(check_type(t), 2, 0, 0) FROM unnest('{store,llm,mine}'::text[]) t",
+    "evict": "SELECT pgcache_internal.evict(pgcache_internal.check_type(t), 2, 0, 0) FROM unnest('{store,llm,mine}'::text[]) t",
     "upkeep": "CALL cache_upkeep()",
 }
 
@@ -182,7 +182,7 @@ def test_a_type_may_be_dropped_in_the_transaction_that_has_written_it(ask: Sessi
         ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 60) i")
         ask("SELECT cache_drop_type('mine')")
         ask("COMMIT")
-    assert ask("SELECT count(*) FROM cache_types WHERE type = 'mine'") == 0
+    assert ask("SELECT count(*) FROM pgcache_internal.types WHERE type = 'mine'") == 0
 
 
 def test_transactions_that_make_room_for_each_other_s_keys_do_not_deadlock(new_session: NewSession) -> None:
@@ -234,4 +234,4 @@ def test_two_upkeeps_at_once(new_session: NewSession) -> None:
     sessions[0]("CALL cache_upkeep()")
     assert sessions[0]("SELECT sum(hit_count) FROM cache_store") == 2000
     assert sessions[0].stats("store")["hits"] == 2000
-    assert sessions[0]("SELECT bool_and(outcome = 'succeeded') FROM upkeep_runs")
+    assert sessions[0]("SELECT bool_and(outcome = 'succeeded') FROM pgcache_internal.upkeep_runs")

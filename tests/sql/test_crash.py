@@ -64,7 +64,7 @@ def test_a_crash_loses_no_logged_entry(throwaway_cluster: NewCluster) -> None:
         for counter in ("hits", "misses", "evicted", "cleaned", "tokens_saved", "money_saved"):
             assert after[type][counter] == expected[counter], (type, counter)
     assert ask("SELECT hit_count FROM cache_entry('llm', llm_key('p', 'm'))") == 10
-    assert ask("SELECT extract(epoch FROM ttl) FROM cache_types WHERE type = 'store'") == 420
+    assert ask("SELECT extract(epoch FROM ttl) FROM pgcache_internal.types WHERE type = 'store'") == 420
 
     # The unlogged type is empty, and works.
     assert after["lost"]["entries"] == 0
@@ -111,7 +111,7 @@ def test_a_crash_in_the_middle_of_upkeep(throwaway_cluster: NewCluster) -> None:
     ask("SELECT count(cache_set('store', 'k' || i, '1')) FROM generate_series(1, 100) i")
     ask("SELECT count(cache_get('store', 'k' || i)) FROM generate_series(1, 100) i")
     ask("BEGIN")
-    ask("LOCK TABLE counter_totals IN EXCLUSIVE MODE")
+    ask("LOCK TABLE pgcache_internal.counter_totals IN EXCLUSIVE MODE")
     running = upkeep.start("CALL cache_upkeep()")
     wait_until(lambda: ask("SELECT pg_blocking_pids(%s)", upkeep.pid) == [ask.pid])
     cluster.kill9()
@@ -121,7 +121,7 @@ def test_a_crash_in_the_middle_of_upkeep(throwaway_cluster: NewCluster) -> None:
     assert ask("SELECT sum(hit_count) FROM cache_store") == 100  # folded and committed before
     assert ask("SELECT outcome FROM cache_jobs WHERE job_name = 'pgcache_upkeep'") == "failed"
     ask("CALL cache_upkeep()")
-    assert ask.rows("SELECT outcome, detail FROM upkeep_runs ORDER BY run_id") == [
+    assert ask.rows("SELECT outcome, detail FROM pgcache_internal.upkeep_runs ORDER BY run_id") == [
         ("failed", "interrupted"),
         ("succeeded", None),
     ]

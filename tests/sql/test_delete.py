@@ -67,7 +67,7 @@ def test_clear_all(ask: Session) -> None:
         ask("SELECT cache_set(%s, 'k', %s)", type, values[0])
     assert ask("SELECT cache_clear_all()") == 10
     assert ask("SELECT sum(entries) FROM cache_stats") == 0
-    assert ask("SELECT count(*) FROM cache_types") == 10
+    assert ask("SELECT count(*) FROM pgcache_internal.types") == 10
 
 
 def test_cleanup_old_cache_entries(ask: Session) -> None:

@@ -32,27 +32,27 @@ def test_the_clock_goes_on_inside_a_transaction(ask: Session) -> None:
     with ask.transaction():
         ask("SELECT cache_set('store', 'k', '1')")
         assert ask("SELECT created_at > now() FROM cache_entry('store', 'k')")
-        assert ask("SELECT cache_now() > now()")
+        assert ask("SELECT pgcache_internal.cache_now() > now()")
 
 
 def test_the_clock_of_one_session_is_its_own(ask: Session) -> None:
-    assert ask("SELECT cache_now() = statement_timestamp()")
+    assert ask("SELECT pgcache_internal.cache_now() = statement_timestamp()")
     ask.set_clock("2030-01-01 00:00+00")
-    assert ask("SELECT cache_now() = '2030-01-01 00:00+00'")
+    assert ask("SELECT pgcache_internal.cache_now() = '2030-01-01 00:00+00'")
     ask.set_clock("")
-    assert ask("SELECT cache_now() = statement_timestamp()")
+    assert ask("SELECT pgcache_internal.cache_now() = statement_timestamp()")
     ask("RESET pgcache.clock")
-    assert ask("SELECT cache_now() = statement_timestamp()")
+    assert ask("SELECT pgcache_internal.cache_now() = statement_timestamp()")
 
 
 def test_without_the_setting_no_session_sets_the_clock(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1', '1 minute')")
     ask.set_clock("2000-01-01 00:00+00")
     assert ask("SELECT cache_configure_setting('test_clock', 'off')") == "on"
-    assert ask("SELECT cache_now() = statement_timestamp()")
+    assert ask("SELECT pgcache_internal.cache_now() = statement_timestamp()")
     assert ask("SELECT cache_ttl('store', 'k') <= '1 minute'")
     assert ask("SELECT cache_configure_setting('test_clock', 'on')") == "off"
-    assert ask("SELECT cache_now() = '2000-01-01 00:00+00'")
+    assert ask("SELECT pgcache_internal.cache_now() = '2000-01-01 00:00+00'")
     for wrong in ("1", "yes", None):
         with refused("PC010"):
             ask("SELECT cache_configure_setting('test_clock', %s)", wrong)

@@ -14,7 +14,7 @@ BATCH = 10_000
 
 def fold(ask: Session) -> None:
     ask("CALL cache_upkeep()")
-    assert ask("SELECT count(*) FROM hit_log") == 0
+    assert ask("SELECT count(*) FROM pgcache_internal.hit_log") == 0
 
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])
@@ -85,9 +85,9 @@ def test_settling_twice_adds_nothing(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
     ask("SELECT cache_get('store', 'k'), cache_get('store', 'absent')")
     for _ in range(3):
-        ask("SELECT settle_counters()")
+        ask("SELECT pgcache_internal.settle_counters()")
         assert (ask.stats("store")["hits"], ask.stats("store")["misses"]) == (1, 1)
-    assert ask("SELECT total FROM counter_totals WHERE type = 'store' AND counter = 'hits'") == 1
+    assert ask("SELECT total FROM pgcache_internal.counter_totals WHERE type = 'store' AND counter = 'hits'") == 1
     ask("SELECT cache_get('store', 'k')")
     assert ask.stats("store")["hits"] == 2
 
@@ -97,7 +97,7 @@ def test_a_settlement_is_seen_as_a_whole_or_not_at_all(new_session: NewSession) 
     settler("SELECT cache_set('store', 'k', '1')")
     settler("SELECT count(cache_get('store', 'k')) FROM generate_series(1, 1000)")
     settler("BEGIN")
-    settler("SELECT settle_counters()")
+    settler("SELECT pgcache_internal.settle_counters()")
     assert reader.stats("store")["hits"] == 1000
     settler("COMMIT")
     assert reader.stats("store")["hits"] == 1000
@@ -137,7 +137,7 @@ def test_off_counts_for_the_type_only(ask: Session) -> None:
         "SELECT cache_get('mine', k), (SELECT count(*) FROM cache_get_many('mine', ARRAY[k]))"
         " FROM unnest('{k,l,n,a}'::text[]) k"
     )
-    assert ask("SELECT count(*) FROM hit_log") == 0
+    assert ask("SELECT count(*) FROM pgcache_internal.hit_log") == 0
     assert ask.stats("mine")["hits"] == 8
     fold(ask)
     assert ask("SELECT max(hit_count) FROM cache_store") == 0
@@ -192,8 +192,8 @@ def test_sampled_is_within_its_error_at_ten_thousand(ask: Session) -> None:
     # What a get does after its look-up, 3 million times: the log gets lines as by the weight which the row shows.
     for part in [16, 84, 400, 500, 1000, 1500, 1500, 1500, 1500, 2000]:
         ask("""
-            INSERT INTO hit_log (type, tenant, cache_key, weight, hit_at)
-            SELECT 'store', '', t.cache_key, t.hit_weight, cache_now()
+            INSERT INTO pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at)
+            SELECT 'store', '', t.cache_key, t.hit_weight, pgcache_internal.cache_now()
             FROM cache_type_store t, generate_series(1, %s) i
             WHERE random() * t.hit_weight < 1 + 0 * i
         """, part)  # fmt: skip
@@ -214,14 +214,14 @@ def test_gets_sample_as_the_weight_says(ask: Session) -> None:
     ask("UPDATE cache_store SET hit_count = 5000, hit_weight = 20")
     ask("SELECT count(cache_get('store', 'k')) FROM generate_series(1, 25000)")
     ask("SELECT count(*) FROM cache_get_many('store', array_fill('k'::text, '{25000}'))")
-    assert abs(ask("SELECT count(*) FROM hit_log") - 2500) < 290
-    assert ask("SELECT DISTINCT weight FROM hit_log") == 20
+    assert abs(ask("SELECT count(*) FROM pgcache_internal.hit_log") - 2500) < 290
+    assert ask("SELECT DISTINCT weight FROM pgcache_internal.hit_log") == 20
     assert ask.stats("store")["hits"] == 50_000
 
 
 def test_the_weight_follows_the_count(ask: Session) -> None:
     counts = "'{0,1,15,16,50,100,9999,10000,1000000,100000000000}'::bigint[]"
-    weights = f"SELECT array_agg(hit_weight_at(%s, n) ORDER BY n) FROM unnest({counts}) n"
+    weights = f"SELECT array_agg(pgcache_internal.hit_weight_at(%s, n) ORDER BY n) FROM unnest({counts}) n"
     assert ask(weights, "exact") == [-1] * 10
     assert ask(weights, "off") == [32767] * 10
     sampled = ask(weights, "sampled")
@@ -239,7 +239,7 @@ def test_no_hit_is_lost_of_entries_that_are_overwritten_meanwhile(new_session: N
         ask("SELECT count(cache_get('mine', 'k' || i)) FROM generate_series(1, 3000) i")
         writing = writer.start(write)
         while not writing.done():
-            ask("SELECT fold_hits(200)")
+            ask("SELECT pgcache_internal.fold_hits(200)")
         writing.result()
     fold(ask)
     assert ask("SELECT sum(hit_count) FROM cache_type_mine") == 15_000
@@ -308,7 +308,7 @@ def test_folding_skips_entries_that_are_locked_and_keeps_their_hits(ask: Session
         other("SELECT FROM cache_store WHERE cache_key = 'a' FOR UPDATE")
         ask("SET lock_timeout = '10ms'")
         ask("SET statement_timeout = '20s'")
-        for call in ("SELECT fold_hits()", "SELECT cache_cleanup()", "CALL cache_upkeep()"):
+        for call in ("SELECT pgcache_internal.fold_hits()", "SELECT cache_cleanup()", "CALL cache_upkeep()"):
             ask(call)
             assert ask.rows("SELECT cache_key, hit_count FROM cache_store ORDER BY 1") == [("a", 0), ("b", 5)]
         assert ask("SELECT hit_count FROM cache_entry('store', 'a')") == 5
@@ -322,11 +322,11 @@ def test_one_folds_at_a_time_and_nobody_waits(ask: Session, new_session: NewSess
     ask("SELECT cache_set('store', 'k', '1')")
     ask("SELECT cache_get('store', 'k')")
     with other.transaction():
-        assert other("SELECT fold_hits()") == 1
+        assert other("SELECT pgcache_internal.fold_hits()") == 1
         ask("SET lock_timeout = '10ms'")
-        assert ask("SELECT fold_hits()") == 0
+        assert ask("SELECT pgcache_internal.fold_hits()") == 0
         ask("SELECT cache_get('store', 'k')")
-    assert ask("SELECT fold_hits()") == 2  # the other rolled back
+    assert ask("SELECT pgcache_internal.fold_hits()") == 2  # the other rolled back
     assert ask("SELECT hit_count FROM cache_store") == 2
 
 
@@ -356,8 +356,8 @@ def test_upkeep_ends_while_others_go_on_reading(ask: Session, new_session: NewSe
 
 def test_more_than_one_batch_is_folded(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
-    ask("INSERT INTO hit_log SELECT 'store', '', 'k', 1, cache_now() FROM generate_series(1, %s)", 2 * BATCH + 100)
-    assert ask("SELECT fold_hits(100)") == 100
+    ask("INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'k', 1, pgcache_internal.cache_now() FROM generate_series(1, %s)", 2 * BATCH + 100)
+    assert ask("SELECT pgcache_internal.fold_hits(100)") == 100
     assert ask("SELECT hit_count FROM cache_store") == 100
     fold(ask)
     assert ask("SELECT hit_count FROM cache_store") == 2 * BATCH + 100

@@ -177,7 +177,7 @@ def test_the_limits_of_the_built_in_types_hold(ask: Session, type: str) -> None:
     from tests.sql.test_get_and_set import VALUES
 
     ask("SELECT cache_configure(%s, max_entries => 400)", type)
-    table = ask("SELECT relation FROM cache_types WHERE type = %s", type)
+    table = ask("SELECT relation FROM pgcache_internal.types WHERE type = %s", type)
     sizes = []
     for first in range(0, 1200, 30):
         ask(
@@ -192,7 +192,7 @@ def test_the_limits_of_the_built_in_types_hold(ask: Session, type: str) -> None:
 def test_a_type_without_a_limit_of_bytes_counts_none(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 10, max_bytes => NULL)")
     ask(f"SELECT count(cache_set('mine', 'k' || i, {VALUE.format(size=6400)})) FROM generate_series(1, 20) i")
-    assert ask("SELECT counter('mine', 'volume')") == 0
+    assert ask("SELECT pgcache_internal.counter('mine', 'volume')") == 0
 
 
 @pytest.mark.parametrize("size", [100, 2_000, 20_000])
@@ -378,7 +378,7 @@ def test_limits_hold_where_constraints_are_immediate(ask: Session) -> None:
             together(ask, first, first + 49)
         ask("COMMIT")
     assert 90 <= entries(ask) <= 100 * TOLERANCE
-    assert ask("SELECT count(*) FROM room_due") == 0
+    assert ask("SELECT count(*) FROM pgcache_internal.room_due") == 0
 
 
 def test_nothing_stays_due(ask: Session) -> None:
@@ -394,7 +394,7 @@ def test_nothing_stays_due(ask: Session) -> None:
                 ask(statement)
         ask("SELECT cache_set('mine', 'k', '1')")
     # But where the transaction may not write any more.
-    assert ask("SELECT count(*) FROM room_due") <= 1
+    assert ask("SELECT count(*) FROM pgcache_internal.room_due") <= 1
     assert ask("SELECT coalesce(current_setting('pgcache.due', true), '')") == ""
 
 
@@ -529,7 +529,7 @@ def test_lru_keeps_what_is_so_hot_that_few_of_its_hits_are_logged(ask: Session) 
     """Read 100 times while as many others are written as there is room: of those hits none may be in the log."""
     ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500)")
     ask("SELECT count(cache_set('mine', 'hot' || i, '1')) FROM generate_series(0, 9) i")
-    ask("UPDATE cache_type_mine SET hit_count = 1000000, hit_weight = hit_weight_at('sampled', 1000000)")
+    ask("UPDATE cache_type_mine SET hit_count = 1000000, hit_weight = pgcache_internal.hit_weight_at('sampled', 1000000)")
     for turn in range(1500):
         ask("SELECT cache_get('mine', %s), cache_get('mine', %s)", f"hot{turn % 10}", f"hot{(turn + 5) % 10}")
         ask("SELECT cache_set('mine', %s, '1')", f"once{turn}")
@@ -541,7 +541,7 @@ def test_lru_makes_room_when_other_keys_come_into_fashion(ask: Session) -> None:
     """What was read 10,000 times and is not any more does not keep out what would all fit."""
     ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500)")
     ask("SELECT count(cache_set('mine', 'old' || i, '1')) FROM generate_series(1, 480) i")
-    ask("UPDATE cache_type_mine SET hit_count = 10000, hit_weight = hit_weight_at('sampled', 10000)")
+    ask("UPDATE cache_type_mine SET hit_count = 10000, hit_weight = pgcache_internal.hit_weight_at('sampled', 10000)")
     keys = [f"new{i * 7919 % 400}" for i in range(4000)]
     for key in keys:
         ask("SELECT coalesce(cache_get('mine', %s), to_jsonb(cache_set('mine', %s, '1')))", key, key)
@@ -702,8 +702,8 @@ def test_a_refusal_of_a_large_type_does_not_count_it(ask: Session) -> None:
     ask.set_clock("2030-01-01")
     ask("SELECT cache_create_type('mine', max_entries => 60000, eviction => 'none')")
     ask("""INSERT INTO cache_type_mine (type, cache_key, data, expires_at)
-        SELECT 'mine', 'k' || i, to_jsonb(repeat('x', 300)), cache_now() + '1 hour' FROM generate_series(1, 60000) i""")
-    ask("SELECT measure('mine')")
+        SELECT 'mine', 'k' || i, to_jsonb(repeat('x', 300)), pgcache_internal.cache_now() + '1 hour' FROM generate_series(1, 60000) i""")
+    ask("SELECT pgcache_internal.measure('mine')")
     ask("SET track_functions = 'pl'")
     for _ in range(50):
         with refused("PC009"):
@@ -791,10 +791,10 @@ def test_measure_is_exact_for_small_tables(ask: Session) -> None:
             " FROM generate_series(1, %s) i".replace("% 5", "%% 5"),
             size,
         )
-        ask("SELECT measure('mine')")
+        ask("SELECT pgcache_internal.measure('mine')")
         stats = ask.stats("mine")
-        assert ask("SELECT counter('mine', 'entries')") == stats["entries"] == size
-        assert ask("SELECT counter('mine', 'bytes')") == stats["bytes"]
+        assert ask("SELECT pgcache_internal.counter('mine', 'entries')") == stats["entries"] == size
+        assert ask("SELECT pgcache_internal.counter('mine', 'bytes')") == stats["bytes"]
 
 
 def test_measure_is_close_for_large_tables(ask: Session) -> None:
@@ -804,6 +804,6 @@ def test_measure_is_close_for_large_tables(ask: Session) -> None:
         "INSERT INTO cache_type_mine (type, cache_key, data) SELECT 'mine', 'k' || i, to_jsonb(repeat('x', 300))"
         " FROM generate_series(1, 90000) i"
     )
-    assert ask("SELECT heap_blocks('cache_type_mine')") > 4096
-    ask("SELECT measure('mine')")
-    assert abs(ask("SELECT counter('mine', 'entries')") - 90_000) < 900
+    assert ask("SELECT pgcache_internal.heap_blocks('cache_type_mine')") > 4096
+    ask("SELECT pgcache_internal.measure('mine')")
+    assert abs(ask("SELECT pgcache_internal.counter('mine', 'entries')") - 90_000) < 900

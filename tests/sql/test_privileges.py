@@ -47,7 +47,7 @@ def test_writer(ask: Session, role: NewRole) -> None:
         with refused("42501"):
             writer(f"SELECT {call}")
     with refused("42501"):
-        writer("UPDATE cache_types SET ttl = NULL")
+        writer("UPDATE pgcache_internal.types SET ttl = NULL")
 
 
 @pytest.mark.parametrize("eviction", ["lru", "none"])
@@ -168,8 +168,8 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
         "CREATE FUNCTION public.floor(float8) RETURNS float8 LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION"
         " ''trapped''; END'"
     )
-    session("CREATE TEMP TABLE cache_types (type text, relation regclass)")
-    session("CREATE TEMP TABLE hit_log (x int)")
+    session("CREATE TEMP TABLE pgcache_internal.types (type text, relation regclass)")
+    session("CREATE TEMP TABLE pgcache_internal.hit_log (x int)")
     session("SET search_path = public, pg_temp, pgcache")
     session("SELECT pgcache.cache_get('store', 'k'), cache_get('mine', 'k')")
     session("SELECT * FROM cache_get_many('store', '{k}')")
@@ -177,9 +177,9 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
     session("SET search_path = public, pg_temp, pgcache, pg_catalog")
     if access == "write":
         for call in (
-            "look_after('store', 1, 5000)",
-            "measure('store')",
-            "fold_hits()",
+            "pgcache_internal.look_after('store', 1, 5000)",
+            "pgcache_internal.measure('store')",
+            "pgcache_internal.fold_hits()",
             "cache_clear_expired()",
             "cache_cleanup()",
         ):
@@ -188,7 +188,7 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
 
 def test_types_named_by_others_cannot_inject(ask: Session, role: NewRole) -> None:
     admin = role("admin")
-    for name in ("x'); DROP TABLE pgcache.cache_types; --", 'x"; DROP TABLE pgcache.cache_types; --', "%I", "%s", "$1"):
+    for name in ("x'); DROP TABLE pgcache_internal.types; --", 'x"; DROP TABLE pgcache_internal.types; --', "%I", "%s", "$1"):
         with refused("PC010"):
             admin("SELECT cache_create_type(%s)", name)
         with refused("PC001"):

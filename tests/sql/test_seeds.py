@@ -296,7 +296,7 @@ SELECT cron.schedule(
     '0 * * * *',  -- Every hour
     'SELECT ai_worker_cleanup_cache()'
 );"""),
-        "3F000", "(SELECT count(*) FROM scheduled_jobs() WHERE command LIKE '%ai_worker_cleanup_cache()')", 1,
+        "3F000", "(SELECT count(*) FROM pgcache_internal.scheduled_jobs() WHERE command LIKE '%ai_worker_cleanup_cache()')", 1,
     ),
 ]  # fmt: skip
 
@@ -541,7 +541,7 @@ def test_each_function_of_theirs_has_its_replacement(
 @pytest.mark.parametrize("type", ["llm", "ai_worker"])
 def test_000_and_003_a_read_is_no_update(ask: Session, type: str) -> None:
     fill(ask)
-    table = ask("SELECT relation FROM cache_types WHERE type = %s", type)
+    table = ask("SELECT relation FROM pgcache_internal.types WHERE type = %s", type)
     rows = ask.rows(f"SELECT ctid::text, xmin::text, hit_count, last_accessed_at FROM {table} ORDER BY 1")
     key = ask(f"SELECT cache_key FROM {table} WHERE hit_count = 3")
     ask("SELECT pg_stat_force_next_flush()")
@@ -584,7 +584,7 @@ def test_001_a_key_is_there_once(new_session: NewSession) -> None:
 
 def test_001_no_index_needs_the_time(ask: Session) -> None:
     assert (
-        ask("SELECT count(*) FROM pg_index i JOIN cache_types t ON t.relation = indrelid WHERE indpred IS NOT NULL")
+        ask("SELECT count(*) FROM pg_index i JOIN pgcache_internal.types t ON t.relation = indrelid WHERE indpred IS NOT NULL")
         == 0
     )
 
@@ -598,7 +598,7 @@ def test_000_to_003_misses_are_counted(ask: Session) -> None:
 
 def test_002_values_are_not_indexed_and_keys_once(ask: Session) -> None:
     indexes = ask.rows("""
-        SELECT t.type, count(*), min(am.amname), min(pg_get_indexdef(i.indexrelid)) FROM cache_types t
+        SELECT t.type, count(*), min(am.amname), min(pg_get_indexdef(i.indexrelid)) FROM pgcache_internal.types t
         JOIN pg_index i ON i.indrelid = t.relation
         JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_am am ON am.oid = c.relam

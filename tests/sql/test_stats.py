@@ -109,7 +109,7 @@ def test_a_new_price_is_for_hits_from_then_on(ask: Session, upkeep: bool) -> Non
 
 def test_sampled_hits_save_as_much_as_they_stand_for(ask: Session) -> None:
     ask("SELECT cache_set_llm('a', 'm', 'r', 10)")
-    ask("INSERT INTO hit_log SELECT 'llm', '', llm_key('a', 'm'), 20, cache_now(), 'm', 10")
+    ask("INSERT INTO pgcache_internal.hit_log SELECT 'llm', '', llm_key('a', 'm'), 20, pgcache_internal.cache_now(), 'm', 10")
     assert ask.stats("llm")["tokens_saved"] == 200
     ask("CALL cache_upkeep()")
     assert ask.stats("llm")["tokens_saved"] == 200
@@ -133,7 +133,7 @@ def test_the_ai_workers_view_is_exact(ask: Session, upkeep: bool) -> None:
     ask("SELECT cache_set_ai_worker('late', 'm', 'v', 's', 30)")
     ask.advance("30 minutes")
     if upkeep:
-        ask("SELECT fold_hits()")
+        ask("SELECT pgcache_internal.fold_hits()")
     row = ask.row("SELECT * FROM ai_worker_cache_stats")
     assert [str(row.pop(name)) for name in ("oldest_entry", "newest_entry")] == [
         "2030-01-01 00:00:00+00:00", "2030-01-01 00:30:00+00:00",
@@ -197,8 +197,8 @@ def test_top(ask: Session) -> None:
     rows = ask.rows("SELECT cache_key, tenant, hit_count FROM cache_top WHERE type = 'store'")
     assert rows == [(f"k{i}", "", i) for i in range(12, 2, -1)]
     assert ask("SELECT cache_key FROM cache_top WHERE type = 'llm'") == "k"
-    assert ask.column("SELECT cache_key FROM top_entries(2)") == ["k", "k12", "k11"]
-    assert ask("SELECT count(*) FROM top_entries(NULL)") == 14
+    assert ask.column("SELECT cache_key FROM pgcache_internal.top_entries(2)") == ["k", "k12", "k11"]
+    assert ask("SELECT count(*) FROM pgcache_internal.top_entries(NULL)") == 14
     assert ask("SELECT bytes > 96 AND created_at <= now() AND expires_at > now() FROM cache_top LIMIT 1")
 
 
@@ -305,7 +305,7 @@ def test_bytes_near_their_limit_are_a_warning(ask: Session) -> None:
 
 def test_a_large_hit_log_is_a_warning(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
-    ask("INSERT INTO hit_log SELECT 'store', '', 'x', 1, now() FROM generate_series(1, 60000)")
+    ask("INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'x', 1, now() FROM generate_series(1, 60000)")
     warning = health(ask, "hit log")
     assert warning["status"] == "warning"
     assert "cache_upkeep" in str(warning["hint"])

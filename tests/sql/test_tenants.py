@@ -97,7 +97,7 @@ def test_the_tenant_of_a_transaction(ask: Session) -> None:
         assert ask("SELECT cache_get('store', 'k') IS NULL")
         ask("COMMIT")
     assert ask("SELECT cache_get('store', 'k') IS NULL")
-    assert ask("SELECT current_tenant()") == ""
+    assert ask("SELECT pgcache_internal.current_tenant()") == ""
     be(ask, "a")
     assert ask("SELECT cache_get('store', 'k')") == 1
 
@@ -117,7 +117,7 @@ def test_image_calls_name_their_tenant_and_leave_the_setting_alone(ask: Session)
     be(ask, "mine")
     assert ask("SELECT cache_set_face('image', 'a', '[1]'), cache_set_phash('image', 'a', 'ff')")
     assert ask("SELECT crawl_store('u', 'image', 'raw', 'thumb', 'a')")
-    assert ask("SELECT current_tenant()") == "mine"
+    assert ask("SELECT pgcache_internal.current_tenant()") == "mine"
     for tenant in ("b", "mine", None, ""):
         assert ask("SELECT cache_get_face('image', %s) IS NULL", tenant)
         assert ask("SELECT cache_get_phash('image', %s) IS NULL", tenant)
@@ -125,18 +125,18 @@ def test_image_calls_name_their_tenant_and_leave_the_setting_alone(ask: Session)
     assert ask("SELECT cache_get_face('image', 'a')") == [1]
     assert ask("SELECT cache_get_phash('image', 'a')") == "ff"
     assert ask.rows("SELECT * FROM crawl_should_skip('u', 'image', 'a')") == [(True, "raw")]
-    assert ask("SELECT current_tenant()") == "mine"
+    assert ask("SELECT pgcache_internal.current_tenant()") == "mine"
     with ask.transaction():
         ask("SAVEPOINT s")
         try:
             ask("SELECT cache_set_face('image', 'a', '{}')")
         except Exception:
             ask("ROLLBACK TO s")
-        assert ask("SELECT current_tenant()") == "mine"
-    assert ask("""SELECT current_tenant() FROM (SELECT cache_set_phash('x', 'a', 'p')) s""") == "mine"
+        assert ask("SELECT pgcache_internal.current_tenant()") == "mine"
+    assert ask("""SELECT pgcache_internal.current_tenant() FROM (SELECT cache_set_phash('x', 'a', 'p')) s""") == "mine"
     # Inside a function that catches the error, too.
     ask("""DO $$ BEGIN PERFORM cache_set_face('image', 'a', '{}'); EXCEPTION WHEN SQLSTATE 'PC004' THEN NULL; END $$""")
-    assert ask("SELECT current_tenant()") == "mine"
+    assert ask("SELECT pgcache_internal.current_tenant()") == "mine"
 
 
 def test_images_of_the_null_tenant_are_shared(ask: Session) -> None:

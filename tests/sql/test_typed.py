@@ -137,7 +137,7 @@ def test_images(ask: Session) -> None:
     assert ask("SELECT cache_get_phash('another image', 't')") is None
     for type in ("face", "phash"):
         assert ask(
-            f"SELECT bool_and(expires_at IS NULL) FROM {ask('SELECT relation FROM cache_types WHERE type = %s', type)}"
+            f"SELECT bool_and(expires_at IS NULL) FROM {ask('SELECT relation FROM pgcache_internal.types WHERE type = %s', type)}"
         )
     assert ask("SELECT cache_set_phash('image', 't', 'x', '5 minutes')")
     assert ask("SELECT expires_at IS NOT NULL FROM perceptual_hash_cache WHERE phash = 'x'")
@@ -174,7 +174,7 @@ def test_typed_gets_count_as_cache_get_does(ask: Session, tracking: str) -> None
 
 def test_no_type_loses_its_values_when_its_table_is_altered(ask: Session) -> None:
     """Users may add columns of their own to the tables."""
-    for table in ask.column("SELECT relation FROM cache_types WHERE type NOT IN ('store')"):
+    for table in ask.column("SELECT relation FROM pgcache_internal.types WHERE type NOT IN ('store')"):
         ask(f"ALTER TABLE {table} ADD COLUMN extra text DEFAULT 'x'")
     ask("ALTER TABLE cache_store ADD COLUMN extra text DEFAULT 'x'")
     test_llm(ask)

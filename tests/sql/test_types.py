@@ -13,7 +13,7 @@ from tests.sql.tools import Session, at_once, refused, wait_until
 
 def test_create_with_defaults(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
-    row = ask.row("SELECT * FROM cache_types WHERE type = 'mine'")
+    row = ask.row("SELECT * FROM pgcache_internal.types WHERE type = 'mine'")
     assert (row["builtin"], row["eviction"], row["hit_tracking"], row["durable"], row["enabled"]) == (
         False, "lru", "sampled", True, True,
     )  # fmt: skip
@@ -141,14 +141,14 @@ def test_a_create_that_rolls_back_leaves_nothing(ask: Session) -> None:
 
 def test_configure_changes_what_it_is_told_and_nothing_else(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', '5 minutes', 100, 200000, 'fifo', 'exact', false)")
-    before = ask.row("SELECT * FROM cache_types WHERE type = 'mine'")
+    before = ask.row("SELECT * FROM pgcache_internal.types WHERE type = 'mine'")
     ask("SELECT cache_configure('mine')")
-    assert ask.row("SELECT * FROM cache_types WHERE type = 'mine'") == before
+    assert ask.row("SELECT * FROM pgcache_internal.types WHERE type = 'mine'") == before
     ask("SELECT cache_configure('mine', ttl => '1 hour', eviction => 'cost')")
-    after = ask.row("SELECT * FROM cache_types WHERE type = 'mine'")
+    after = ask.row("SELECT * FROM pgcache_internal.types WHERE type = 'mine'")
     assert {name for name in after if after[name] != before[name]} == {"ttl", "eviction"}
     ask("SELECT cache_configure('mine', reset => '{ttl,max_entries,max_bytes}')")
-    after = ask.row("SELECT ttl, max_entries, max_bytes FROM cache_types WHERE type = 'mine'")
+    after = ask.row("SELECT ttl, max_entries, max_bytes FROM pgcache_internal.types WHERE type = 'mine'")
     assert after == {"ttl": None, "max_entries": None, "max_bytes": None}
 
 
@@ -192,8 +192,8 @@ def test_dimensions(ask: Session) -> None:
 def test_settings(ask: Session) -> None:
     assert ask("SELECT cache_configure_setting('alert_hit_rate', '0.5')") == "0.70"
     assert ask("SELECT cache_setting('alert_hit_rate')") == "0.5"
-    names = ask.column("SELECT name FROM cache_settings WHERE description <> '' ORDER BY 1")
-    assert names == ask.column("SELECT name FROM cache_settings ORDER BY 1")
+    names = ask.column("SELECT name FROM pgcache_internal.settings WHERE description <> '' ORDER BY 1")
+    assert names == ask.column("SELECT name FROM pgcache_internal.settings ORDER BY 1")
     ours = {
         "alert_hit_rate", "alert_size", "keep_history", "keep_runs", "overdue_after", "ttl_long", "ttl_medium",
         "ttl_short", "ttl_week", "usd_per_million_tokens",
@@ -206,10 +206,10 @@ def test_settings(ask: Session) -> None:
 
 def test_the_registry_and_the_tables_agree(ask: Session) -> None:
     assert ask(
-        "SELECT bool_and(durable = (relpersistence = 'p')) FROM cache_types t JOIN pg_class c ON c.oid = relation"
+        "SELECT bool_and(durable = (relpersistence = 'p')) FROM pgcache_internal.types t JOIN pg_class c ON c.oid = relation"
     )
     columns = ask.column("""
-        SELECT t.type FROM cache_types t, jsonb_object_keys(payload) field
+        SELECT t.type FROM pgcache_internal.types t, jsonb_object_keys(payload) field
         WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE attrelid = relation AND attname = field)
     """)
     assert columns == []

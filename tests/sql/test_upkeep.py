@@ -44,7 +44,7 @@ def test_cleanup_does_it_all(ask: Session) -> None:
     removed = ask("SELECT cache_cleanup()")
     assert ask.stats("mine")["entries"] <= 105
     assert removed == 20 + 300 - ask.stats("mine")["entries"]
-    assert ask("SELECT count(*) FROM hit_log") == 0
+    assert ask("SELECT count(*) FROM pgcache_internal.hit_log") == 0
     assert ask("SELECT cache_cleanup('mine')") == 0
 
 
@@ -62,7 +62,7 @@ def test_clean_up_passes_over_no_policy(ask: Session, eviction: str) -> None:
 
 
 def test_a_run_that_broke_off_is_not_running(ask: Session) -> None:
-    ask("ALTER TABLE stats_snapshots RENAME TO away")
+    ask("ALTER TABLE pgcache_internal.stats_snapshots RENAME TO away")
     with refused("42P01"):
         ask("CALL cache_upkeep()")
     rows = ask.rows("SELECT outcome, detail FROM cache_jobs WHERE job_name = 'pgcache_upkeep'")
@@ -75,7 +75,7 @@ def test_upkeep_records_its_run(ask: Session) -> None:
     ask.advance("1 minute")
     ask("CALL cache_upkeep()")
     run = ask.row(
-        "SELECT job, outcome, removed, detail, finished_at >= started_at AS finished, backend_pid FROM upkeep_runs"
+        "SELECT job, outcome, removed, detail, finished_at >= started_at AS finished, backend_pid FROM pgcache_internal.upkeep_runs"
     )
     assert run == {
         "job": "pgcache_upkeep",
@@ -93,20 +93,20 @@ def test_upkeep_of_many_entries_commits_as_it_goes(ask: Session, new_session: Ne
     """What is done stays done, whenever it is interrupted."""
     ask("""INSERT INTO cache_type_store (cache_key, data, expires_at)
         SELECT 'k' || i, to_jsonb(repeat('x', 1500)), now() FROM generate_series(1, 12000) i""")
-    assert ask("SELECT heap_blocks('cache_type_store')") > 2 * 1024
+    assert ask("SELECT pgcache_internal.heap_blocks('cache_type_store')") > 2 * 1024
     blocker = new_session()
     with blocker.transaction():
-        blocker("LOCK TABLE stats_snapshots IN EXCLUSIVE MODE")
+        blocker("LOCK TABLE pgcache_internal.stats_snapshots IN EXCLUSIVE MODE")
         running = ask.start("CALL cache_upkeep()")
         wait_until(lambda: blocker("SELECT pg_blocking_pids(%s)", ask.pid) == [blocker.pid])
         watcher = new_session()
         assert watcher("SELECT count(*) FROM cache_store") == 0  # committed, though upkeep has not ended
-        assert watcher("SELECT outcome FROM upkeep_runs") == "running"
+        assert watcher("SELECT outcome FROM pgcache_internal.upkeep_runs") == "running"
         ask.connection.cancel()
         with pytest.raises(psycopg.errors.QueryCanceled):
             running.result(20)
     ask("CALL cache_upkeep()")
-    runs = ask.rows("SELECT outcome, detail, removed FROM upkeep_runs ORDER BY run_id")
+    runs = ask.rows("SELECT outcome, detail, removed FROM pgcache_internal.upkeep_runs ORDER BY run_id")
     assert runs == [("failed", "interrupted", 0), ("succeeded", None, 0)]
     assert ask.stats("store")["cleaned"] == 12000
 
@@ -138,7 +138,7 @@ def test_upkeep_that_is_interrupted_loses_nothing(ask: Session, new_session: New
     assert ask("SELECT hit_count FROM cache_llm_responses") == 1
     assert (ask.stats("store")["hits"], ask.stats("llm")["hits"], ask.stats("llm")["tokens_saved"]) == (300, 1, 10)
     assert ask("SELECT count(*) FROM cache_store") == 300
-    assert ask("SELECT count(*) FROM upkeep_runs WHERE outcome = 'running'") == 0
+    assert ask("SELECT count(*) FROM pgcache_internal.upkeep_runs WHERE outcome = 'running'") == 0
 
 
 def test_a_write_that_is_interrupted_while_it_looks_after_the_type(ask: Session, new_session: NewSession) -> None:
@@ -147,7 +147,7 @@ def test_a_write_that_is_interrupted_while_it_looks_after_the_type(ask: Session,
     ask("SELECT cache_get('mine', 'k60')")
     victim, blocker = new_session(), new_session()
     with blocker.transaction():
-        blocker("LOCK TABLE room_due IN ACCESS EXCLUSIVE MODE")
+        blocker("LOCK TABLE pgcache_internal.room_due IN ACCESS EXCLUSIVE MODE")
         running = victim.start("SELECT cache_set('mine', 'new', '1')")
         wait_until(lambda: blocker("SELECT pg_blocking_pids(%s)", victim.pid) == [blocker.pid])
         victim.connection.cancel()
@@ -164,7 +164,7 @@ def test_a_lock_timeout_of_the_callers_fails_no_write(ask: Session, new_session:
     ask("SELECT cache_create_type('mine', max_entries => 40)")
     other = new_session()
     with other.transaction():
-        other("LOCK TABLE room_due, savings IN ACCESS EXCLUSIVE MODE")
+        other("LOCK TABLE pgcache_internal.room_due, savings IN ACCESS EXCLUSIVE MODE")
         ask("SET lock_timeout = '10ms'")
         for i in range(30):
             assert ask("SELECT cache_set('mine', %s, '1')", f"k{i}") is True
@@ -181,13 +181,13 @@ def test_space_is_reused(ask: Session) -> None:
             f"{turn} ",
         )
         ask("VACUUM cache_type_mine")
-        sizes.append(ask("SELECT heap_blocks('cache_type_mine')"))
+        sizes.append(ask("SELECT pgcache_internal.heap_blocks('cache_type_mine')"))
     assert sizes[-1] <= sizes[1] * 1.3
 
 
 def test_autovacuum_suits_the_churn(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
-    for options in ask.column("SELECT c.reloptions FROM cache_types t JOIN pg_class c ON c.oid = t.relation"):
+    for options in ask.column("SELECT c.reloptions FROM pgcache_internal.types t JOIN pg_class c ON c.oid = t.relation"):
         settings = dict(option.split("=") for option in options)
         assert float(settings["autovacuum_vacuum_scale_factor"]) <= 0.05
         assert int(settings["fillfactor"]) <= 90
@@ -197,7 +197,7 @@ def test_each_table_has_one_index(ask: Session) -> None:
     """Each further one taxes every set, and forbids HOT updates. The primary key is not there twice either."""
     ask("SELECT cache_create_type('mine')")
     indexes = ask.rows(
-        "SELECT relation::text, (SELECT count(*) FROM pg_index WHERE indrelid = relation) FROM cache_types"
+        "SELECT relation::text, (SELECT count(*) FROM pg_index WHERE indrelid = relation) FROM pgcache_internal.types"
     )
     assert {count for _, count in indexes} == {1}
     assert ask("SELECT count(*) FROM pg_index WHERE indrelid = 'cache_store'::regclass") == 1
@@ -246,7 +246,7 @@ def test_upkeep_that_nobody_runs_is_overdue(ask: Session) -> None:
 
 def test_upkeep_that_failed_is_critical(ask: Session) -> None:
     ask(
-        "INSERT INTO upkeep_runs (job, started_at, finished_at, outcome, detail) VALUES ('pgcache_upkeep',"
+        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, finished_at, outcome, detail) VALUES ('pgcache_upkeep',"
         " now(), now(), 'failed', 'disk full')"
     )
     health = ask.row("SELECT status, detail, hint FROM cache_health() WHERE check_name = 'upkeep: pgcache_upkeep'")
@@ -257,11 +257,11 @@ def test_upkeep_that_failed_is_critical(ask: Session) -> None:
 
 def test_old_runs_are_pruned(ask: Session) -> None:
     ask(
-        "INSERT INTO upkeep_runs (job, started_at, outcome) VALUES ('pgcache_upkeep', now() - interval '8 days',"
+        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, outcome) VALUES ('pgcache_upkeep', now() - interval '8 days',"
         " 'succeeded')"
     )
     ask("CALL cache_upkeep()")
-    assert ask("SELECT count(*) FROM upkeep_runs") == 1
+    assert ask("SELECT count(*) FROM pgcache_internal.upkeep_runs") == 1
 
 
 def test_upkeep_needs_no_transaction_around_it(ask: Session) -> None:

@@ -51,7 +51,7 @@ class Session:
 
     def advance(self, interval: str) -> None:
         """Move the clock on, and stop it there."""
-        self("SELECT set_config('pgcache.clock', (cache_now() + %s::interval)::text, false)", interval)
+        self("SELECT set_config('pgcache.clock', (pgcache_internal.cache_now() + %s::interval)::text, false)", interval)
 
     @contextmanager
     def transaction(self, mode: str = "") -> Iterator[None]:

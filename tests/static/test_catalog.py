@@ -18,7 +18,7 @@ LISTING = Path(__file__).with_name("catalog.txt")
 def test_all_tables_views_and_sequences_have_comments(ask: Session) -> None:
     assert ask.column("""
         SELECT oid::regclass::text FROM pg_class
-        WHERE relnamespace = 'pgcache'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
+        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND relkind IN ('r', 'p', 'v', 'S')
             AND obj_description(oid, 'pg_class') IS NULL
             -- Those of identity columns aside.
             AND (relkind <> 'S' OR NOT EXISTS (SELECT FROM pg_depend d WHERE objid = pg_class.oid AND d.deptype = 'i'))
@@ -31,15 +31,16 @@ def test_tables_of_users_types_have_comments_too(ask: Session) -> None:
     test_all_tables_views_and_sequences_have_comments(ask)
 
 
-def test_the_schema_has_a_comment(ask: Session) -> None:
-    assert ask("SELECT obj_description('pgcache'::regnamespace, 'pg_namespace')")
+def test_the_schemas_have_comments(ask: Session) -> None:
+    for schema in ("pgcache", "pgcache_internal"):
+        assert ask("SELECT obj_description(%s::regnamespace, 'pg_namespace')", schema)
 
 
 def test_types_of_our_own_have_comments(ask: Session) -> None:
     assert (
         ask.column("""
         SELECT t.oid::regtype::text FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
-        WHERE t.typnamespace = 'pgcache'::regnamespace AND t.typelem = 0 AND (c.oid IS NULL OR c.relkind = 'c')
+        WHERE t.typnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND t.typelem = 0 AND (c.oid IS NULL OR c.relkind = 'c')
             AND obj_description(t.oid, 'pg_type') IS NULL
     """)
         == []
@@ -52,14 +53,14 @@ def test_nothing_is_granted_to_public(ask: Session) -> None:
     assert (
         ask.column("""
         SELECT oid::regprocedure::text FROM pg_proc
-        WHERE pronamespace = 'pgcache'::regnamespace
+        WHERE pronamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)
             AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0))
         UNION ALL
         SELECT oid::regclass::text FROM pg_class
-        WHERE relnamespace = 'pgcache'::regnamespace AND EXISTS (SELECT FROM aclexplode(relacl) WHERE grantee = 0)
+        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND EXISTS (SELECT FROM aclexplode(relacl) WHERE grantee = 0)
         UNION ALL
         SELECT nspname FROM pg_namespace
-        WHERE nspname = 'pgcache' AND EXISTS (SELECT FROM aclexplode(nspacl) WHERE grantee = 0)
+        WHERE nspname ~ '^pgcache' AND EXISTS (SELECT FROM aclexplode(nspacl) WHERE grantee = 0)
     """)
         == []
     )
@@ -74,12 +75,12 @@ def test_functions_made_while_it_runs_are_not_granted_to_public_either(ask: Sess
 def test_every_view_and_function_still_matches_its_tables(ask: Session) -> None:
     """Views can be selected from, and the columns that the registry names exist."""
     for view in ask.column(
-        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgcache'::regnamespace AND relkind = 'v'"
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND relkind = 'v'"
     ):
         ask.rows(f"SELECT * FROM {view}")
 
 
-def test_nothing_lies_outside_of_the_schema(dsn: str) -> None:
+def test_nothing_lies_outside_of_the_schemas(dsn: str) -> None:
     session = Session(dsn)
     # Objects of the database that belong to no extension, by their schemas.
     schemas = session.column("""
@@ -90,39 +91,39 @@ def test_nothing_lies_outside_of_the_schema(dsn: str) -> None:
         WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.objid AND d.deptype = 'e')
     """)
     session.close()
-    assert set(schemas) - {"pg_toast"} == {"pgcache"}
+    assert set(schemas) - {"pg_toast"} == {"pgcache", "pgcache_internal"}
 
 
 def listing(ask: Session) -> str:
     """All functions, tables and views, a line each."""
     lines = ask.column("""
-        SELECT format('%s %s(%s)%s %s %s%s', CASE prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, p.proname,
+        SELECT format('%s %s.%s(%s)%s %s %s%s', CASE prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, pronamespace::regnamespace, p.proname,
             pg_get_function_arguments(p.oid), ' returns ' || pg_get_function_result(p.oid),
             CASE provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END,
             'parallel ' || CASE proparallel WHEN 's' THEN 'safe' WHEN 'r' THEN 'restricted' ELSE 'unsafe' END,
             CASE WHEN prosecdef THEN ' security definer' ELSE '' END)
         FROM pg_proc p
-        WHERE pronamespace = 'pgcache'::regnamespace
-        ORDER BY proname COLLATE "C", pg_get_function_identity_arguments(p.oid) COLLATE "C"
+        WHERE pronamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)
+        ORDER BY pronamespace::regnamespace::text COLLATE "C", proname COLLATE "C", pg_get_function_identity_arguments(p.oid) COLLATE "C"
     """)
     lines += ask.column("""
-        SELECT format('%s %s: %s',
+        SELECT format('%s %s.%s: %s',
             CASE WHEN relkind = 'v' THEN 'view' WHEN relpersistence = 'u' THEN 'unlogged table' ELSE 'table' END,
-            relname, (
+            relnamespace::regnamespace, relname, (
                 SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod)
                     || CASE WHEN attnotnull THEN ' not null' ELSE '' END, ', ' ORDER BY attnum)
                 FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
             ))
         FROM pg_class c
-        WHERE relnamespace = 'pgcache'::regnamespace AND relkind IN ('r', 'p', 'v')
-        ORDER BY relkind = 'v', relname COLLATE "C"
+        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND relkind IN ('r', 'p', 'v')
+        ORDER BY relnamespace::regnamespace::text COLLATE "C", relkind = 'v', relname COLLATE "C"
     """)
     lines += ask.column("""
         SELECT 'index ' || regexp_replace(pg_get_indexdef(indexrelid), '^CREATE ', '')
         FROM pg_index i JOIN pg_class c ON c.oid = indexrelid
-        WHERE relnamespace = 'pgcache'::regnamespace ORDER BY relname COLLATE "C"
+        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) ORDER BY relnamespace::regnamespace::text COLLATE "C", relname COLLATE "C"
     """)
-    return "".join(f"{line}\n" for line in lines).replace("pgcache.", "").replace("public.", "")
+    return "".join(f"{line}\n" for line in lines).replace("public.", "")
 
 
 def test_the_catalog_is_as_listed(ask: Session, server: Server) -> None:
@@ -139,7 +140,7 @@ def test_the_catalog_is_as_listed(ask: Session, server: Server) -> None:
         expected = "".join(
             line
             for line in lines
-            if not line.startswith(("function", "procedure")) or line.split("(")[0].split()[1] in CORE
+            if not line.startswith(("function", "procedure")) or line.split("(")[0].rpartition(".")[2] in CORE
         )
     difference = "\n".join(
         unified_diff(expected.splitlines(), found.splitlines(), "catalog.txt", server.name, lineterm="", n=0)

@@ -42,7 +42,7 @@ def test_no_error_and_no_warning_that_is_not_explained(ask: Session) -> None:
     ask("CREATE EXTENSION plpgsql_check")
     ask(CRON)
     ask("SELECT cache_hot_on('store')")
-    ask("SET search_path = pgcache, public")
+    ask("SET search_path = pgcache_internal, pgcache, public")
     rows = ask.rows("""
         SELECT p.proname, c.level, coalesce(c.sqlstate, ''), c.lineno, c.message, coalesce(c.detail, '')
         FROM pg_proc p
@@ -52,7 +52,7 @@ def test_no_error_and_no_warning_that_is_not_explained(ask: Session) -> None:
         CROSS JOIN LATERAL plpgsql_check_function_tb(p.oid, coalesce(t.tgrelid, 0),
             fatal_errors => false, other_warnings => true, extra_warnings => true,
             security_warnings => true, compatibility_warnings => true) c
-        WHERE l.lanname = 'plpgsql' AND p.pronamespace = 'pgcache'::regnamespace
+        WHERE l.lanname = 'plpgsql' AND p.pronamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)
             AND p.proname = ANY(%s)
         ORDER BY 1, 4
     """, sorted(CORE))  # fmt: skip
@@ -73,6 +73,6 @@ def test_the_checker_would_find_an_error(ask: Session) -> None:
     ask("CREATE EXTENSION plpgsql_check")
     ask(
         "CREATE FUNCTION pgcache.wrong() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM nothing"
-        " FROM pgcache.cache_types; END'"
+        " FROM pgcache_internal.types; END'"
     )
     assert ask("SELECT level FROM plpgsql_check_function_tb('pgcache.wrong()')") == "error"
