@@ -8,7 +8,7 @@ SERVERS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-hybrid test lint bench server stop dist clean
+.PHONY: help demo demo-hybrid test lint sync bench server stop dist clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,7 +24,11 @@ test: .venv/ready-dev ## run the tests on every server that this machine can run
 	@$(BIN)/python -m tests.servers provision
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(SERVERS:%=--server=%) $(ARGS)
 
+sync: .venv/ready-dev ## make the clients without await from those with it
+	@$(BIN)/python tools/async_to_sync.py
+
 lint: .venv/ready-dev ## check the style and the types
+	$(BIN)/python tools/async_to_sync.py --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cache import Cache
-from .cache_async import AsyncCache
-from .calls import MISS, Audio, Entry, Skip
+from .client._async.cache import AsyncCache
+from .client._sync.cache import Cache
+from .client.calls import Entry
+from .client.typed_calls import Audio, Skip
+from .client.wire import MISS
 from .errors import (
     AbortedTransactionError,
     BrokenError,
@@ -36,8 +38,8 @@ from .errors import (
 from .keys import cache_key, cache_key_json
 
 if TYPE_CHECKING:
-    from .hybrid import HybridCache as HybridCache
-    from .hybrid_async import AsyncHybridCache as AsyncHybridCache
+    from .hybrid._async.cache import AsyncHybridCache as AsyncHybridCache
+    from .hybrid._sync.cache import HybridCache as HybridCache
 
 __version__ = "0.1.0"
 
@@ -82,9 +84,10 @@ def __getattr__(name: str) -> Any:
     if name not in ("AsyncHybridCache", "HybridCache"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import hybrid, hybrid_async
+        from .hybrid._async.cache import AsyncHybridCache
+        from .hybrid._sync.cache import HybridCache
     except ModuleNotFoundError as error:
-        if error.name != "redis":
+        if (error.name or "").partition(".")[0] != "redis":
             raise
         raise ModuleNotFoundError(f"{name} needs redis-py: pip install 'pgcache[redis]'", name="redis") from None
-    return hybrid.HybridCache if name == "HybridCache" else hybrid_async.AsyncHybridCache
+    return HybridCache if name == "HybridCache" else AsyncHybridCache

@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from .cli import main
+    from .cli.main import main
 except ImportError as error:
     # psycopg, without its extra `binary`, wants a libpq from the system.
     if "libpq" not in str(error):

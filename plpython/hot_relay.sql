@@ -4,14 +4,14 @@ create or replace function pgcache_internal.hot_cycle() returns jsonb
 language plpython3u volatile parallel unsafe security definer
 set search_path to pg_catalog, pg_temp
 as $python$
-@include pgcache_py/hot_scripts.py@
-@include pgcache_py/hot_cycle.py@
+@include pgcache_py/relay/scripts.py@
+@include pgcache_py/relay/cycle.py@
 @include hot_server.py@
 return cycle_here(plpy, SD)
 $python$;
 
 comment on function pgcache_internal.hot_cycle() is
-'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered", "staleness"}, see pgcache_py/hot_cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured, PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
+'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered", "staleness"}, see pgcache_py/relay/cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured, PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
 
 -- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed.
 create or replace procedure pgcache.hot_relay(run_for interval default '59 seconds')

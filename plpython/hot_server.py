@@ -1,4 +1,4 @@
-"""A cycle of the relay inside the server: what hot_cycle.py needs there, and its outcome as data."""
+"""A cycle of the relay inside the server: what pgcache_py/relay/cycle.py needs there, and its outcome as data."""
 
 import json
 

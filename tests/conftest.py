@@ -121,7 +121,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def prepare(server: Server) -> None:
     """Start the server and install pgcache in the database that the tests get copies of, unless that is done."""
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     if server.conninfo:
         return

@@ -18,8 +18,9 @@ from typing import Any
 
 import psycopg
 
-from pgcache_py import AsyncHybridCache, show
-from pgcache_py.install import install
+from pgcache_py import AsyncHybridCache
+from pgcache_py.cli import show
+from pgcache_py.setup.install import install
 from tests.servers.cluster import server_user
 from tests.servers.local import Local, Redis
 from tests.servers.server import RUN, end_abandoned_runs
@@ -131,7 +132,9 @@ async def changes(story: Story) -> None:
     await story.run("cache.get_cached_perceptual_hash(photo, 'tenant_123')")
     await story.sql("UPDATE pgcache.perceptual_hash_cache SET phash = 'ffffffffffffffff' WHERE tenant = 'tenant_123'")
     started = time.perf_counter()
-    while await (await story.connection.execute("SELECT FROM pgcache_internal.hot_outbox LIMIT 1")).fetchone() is not None:
+    while (
+        await (await story.connection.execute("SELECT FROM pgcache_internal.hot_outbox LIMIT 1")).fetchone() is not None
+    ):
         await asyncio.sleep(0.0005)
     show.line(f"... {1000 * (time.perf_counter() - started):.1f} ms later:", style="dim")
     assert await story.run("cache.get_cached_perceptual_hash(photo, 'tenant_123')") == "ffffffffffffffff"

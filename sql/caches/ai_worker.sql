@@ -1,30 +1,10 @@
 -- ai_worker: SQL that a model generated from a prompt (table ai_worker_cache).
 
-create or replace function pgcache_internal.cache_value(t pgcache.ai_worker_cache) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_build_object(
-        'prompt_text', t.prompt_text, 'model', t.model, 'schema_version', t.schema_version,
-        'generated_sql', t.generated_sql, 'validated', t.validated, 'tokens_used', t.tokens_used
-    )
-$$;
-
-comment on function pgcache_internal.cache_value(pgcache.ai_worker_cache) is 'The JSON value of an ai_worker entry.';
-
-create or replace function pgcache_internal.ai_worker_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_typeof(value) = 'object'
-        and pg_catalog.jsonb_typeof(value -> 'prompt_text') = 'string'
-        and pg_catalog.jsonb_typeof(value -> 'model') = 'string'
-        and pg_catalog.jsonb_typeof(value -> 'schema_version') = 'string'
-        and pg_catalog.jsonb_typeof(value -> 'generated_sql') = 'string'
-        and coalesce(pg_catalog.jsonb_typeof(value -> 'validated'), 'null') in ('boolean', 'null')
-        and pgcache_internal.is_count(value -> 'tokens_used')
-        and value - '{prompt_text,model,schema_version,generated_sql,validated,tokens_used}'::text[] = '{}'
-$$;
-
-comment on function pgcache_internal.ai_worker_fits(jsonb) is 'Whether a JSON value can be an ai_worker entry.';
+select pgcache_internal.declare_type('ai_worker', 'ai_worker_cache', 'SQL that a model generated from a prompt',
+    fields => '{
+        "prompt_text": "string!", "model": "string!", "schema_version": "string!", "generated_sql": "string!",
+        "validated": "boolean=true", "tokens_used": "count=0"
+    }');
 
 create or replace function pgcache.ai_worker_key(prompt text, model text, schema_version text) returns text
 language sql immutable parallel safe

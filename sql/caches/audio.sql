@@ -1,31 +1,9 @@
 -- audio: synthesized speech (table cache_audio_chunks). The bytes are stored out of line and uncompressed: audio is.
 
-create or replace function pgcache_internal.cache_value(t pgcache.cache_audio_chunks) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-        'audio_data', pg_catalog.translate(pg_catalog.encode(t.audio_data, 'base64'), E'\n', ''), 'format', t.format,
-        'duration_ms', t.duration_ms, 'sample_rate', t.sample_rate, 'channels', t.channels, 'voice', t.voice
-    ))
-$$;
-
-comment on function pgcache_internal.cache_value(pgcache.cache_audio_chunks) is 'The JSON value of an audio entry, audio_data in base64.';
-
-create or replace function pgcache_internal.audio_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_typeof(value) = 'object'
-        and pg_catalog.jsonb_typeof(value -> 'audio_data') = 'string'
-        and value ->> 'audio_data' ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
-        and pg_catalog.jsonb_typeof(value -> 'format') = 'string'
-        and pgcache_internal.is_count(value -> 'duration_ms')
-        and pgcache_internal.is_count(value -> 'sample_rate')
-        and pgcache_internal.is_count(value -> 'channels')
-        and pgcache_internal.is_text(value -> 'voice')
-        and value - '{audio_data,format,duration_ms,sample_rate,channels,voice}'::text[] = '{}'
-$$;
-
-comment on function pgcache_internal.audio_fits(jsonb) is 'Whether a JSON value can be an audio entry.';
+select pgcache_internal.declare_type('audio', 'cache_audio_chunks', 'synthesized speech', ttl => '24 hours',
+    fields => '{
+        "audio_data": "base64!", "format": "string!", "duration_ms": "count", "sample_rate": "count", "channels": "count", "voice": "string"
+    }', writer => 'write_audio');
 
 create or replace function pgcache_internal.put_audio(
     key text, audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer, voice text,
@@ -66,6 +44,17 @@ $$;
 
 comment on function pgcache_internal.put_audio(text, bytea, text, integer, integer, integer, text, interval, boolean) is
 'Upserts an audio entry. Errors: as cache_set.';
+
+create or replace function pgcache_internal.write_audio(key text, value jsonb, ttl interval, overwrite boolean) returns boolean
+language sql volatile parallel unsafe  -- not pinned: hot path
+as $$
+    select pgcache_internal.put_audio(
+        key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format', (value ->> 'duration_ms')::integer,
+        (value ->> 'sample_rate')::integer, (value ->> 'channels')::integer, value ->> 'voice', ttl, overwrite
+    )
+$$;
+
+comment on function pgcache_internal.write_audio(text, jsonb, interval, boolean) is 'put_audio of a JSON value that fits.';
 
 create or replace function pgcache.audio_key(text text, voice text, provider text, settings jsonb) returns text
 language sql immutable parallel safe

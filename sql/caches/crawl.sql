@@ -1,27 +1,8 @@
 -- crawl: images that a crawler has already stored, per tenant (table crawl_cache).
 
-create or replace function pgcache_internal.cache_value(t pgcache.crawl_cache) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-        'url', t.url, 'image_hash', t.image_hash, 'raw_key', t.raw_key, 'thumbnail_key', t.thumbnail_key
-    ))
-$$;
-
-comment on function pgcache_internal.cache_value(pgcache.crawl_cache) is 'The JSON value of a crawl entry.';
-
-create or replace function pgcache_internal.crawl_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_typeof(value) = 'object'
-        and pg_catalog.jsonb_typeof(value -> 'url') = 'string'
-        and pg_catalog.jsonb_typeof(value -> 'image_hash') = 'string'
-        and pg_catalog.jsonb_typeof(value -> 'raw_key') = 'string'
-        and pgcache_internal.is_text(value -> 'thumbnail_key')
-        and value - '{url,image_hash,raw_key,thumbnail_key}'::text[] = '{}'
-$$;
-
-comment on function pgcache_internal.crawl_fits(jsonb) is 'Whether a JSON value can be a crawl entry.';
+select pgcache_internal.declare_type('crawl', 'crawl_cache', 'images that a crawler has stored, and where',
+    ttl => null, max_bytes => null, fields => '{"url": "string!", "image_hash": "string!", "raw_key": "string!", "thumbnail_key": "string"}',
+    hot_ttl => '24 hours');
 
 create or replace function pgcache.crawl_key(url text, image bytea) returns text
 language sql immutable parallel safe

@@ -1,26 +1,7 @@
 -- embedding: vectors of texts (table cache_embeddings).
 
-create or replace function pgcache_internal.cache_value(t pgcache.cache_embeddings) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$
-    select case when t.model is null
-        then pg_catalog.jsonb_build_object('embedding', t.embedding::real[])
-        else pg_catalog.jsonb_build_object('embedding', t.embedding::real[], 'model', t.model) end
-$$;
-
-comment on function pgcache_internal.cache_value(pgcache.cache_embeddings) is 'The JSON value of an embedding entry.';
-
-create or replace function pgcache_internal.embedding_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_typeof(value) = 'object'
-        and pg_catalog.jsonb_typeof(value -> 'embedding') = 'array'
-        and not pg_catalog.jsonb_path_exists(value, '$.embedding[*] ? (@.type() != "number")')
-        and pgcache_internal.is_text(value -> 'model')
-        and value - '{embedding,model}'::text[] = '{}'
-$$;
-
-comment on function pgcache_internal.embedding_fits(jsonb) is 'Whether a JSON value can be an embedding entry.';
+select pgcache_internal.declare_type('embedding', 'cache_embeddings', 'vectors of texts', ttl => '24 hours',
+    fields => '{"embedding": "vector!", "model": "string"}', writer => 'write_embedding');
 
 create or replace function pgcache_internal.put_embedding(
     key text, embedding text, model text, ttl interval, overwrite boolean
@@ -29,17 +10,10 @@ language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 declare
-    vector pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
+    vector constant pgcache.cache_embeddings.embedding%type := pgcache_internal.to_vector(embedding);
     moment constant timestamptz := pgcache_internal.cache_now();
     clock bigint;
 begin
-    begin
-        vector := embedding;
-    exception when data_exception or program_limit_exceeded then
-        raise exception using errcode = 'PC004',
-            message = pg_catalog.format('not a vector: %s', sqlerrm),
-            hint = 'A vector is written [0.1,0.2,0.3] and has 1 to 16000 finite numbers.';
-    end;
     insert into pgcache.cache_embeddings as t (
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )
@@ -58,9 +32,7 @@ begin
             perform pgcache_internal.reject_value('embedding', null);
         end if;
         if pg_catalog.cardinality(vector::real[]) <> pgcache_internal.type_dimensions('embedding') then
-            raise exception using errcode = 'PC005',
-                message = pg_catalog.format('the vector has %s dimensions, the type embedding takes %s', pg_catalog.cardinality(vector::real[]), pgcache_internal.type_dimensions('embedding')),
-                hint = 'Check the model; SELECT cache_configure(''embedding'', reset => ''{dimensions}'') lets the type take any.';
+            perform pgcache_internal.reject_dimensions('embedding', pg_catalog.cardinality(vector::real[]));
         end if;
         return pgcache_internal.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
@@ -73,6 +45,12 @@ $$;
 
 comment on function pgcache_internal.put_embedding(text, text, text, interval, boolean) is
 'Upserts a vector, given as pgvector writes it: [1,2,3]. Errors: PC004 not a vector, PC005 dimensions; as cache_set.';
+
+create or replace function pgcache_internal.write_embedding(key text, value jsonb, ttl interval, overwrite boolean) returns boolean
+language sql volatile parallel unsafe  -- not pinned: hot path
+as $$ select pgcache_internal.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite) $$;
+
+comment on function pgcache_internal.write_embedding(text, jsonb, interval, boolean) is 'put_embedding of a JSON value that fits.';
 
 create or replace function pgcache.embedding_key(text text, model text) returns text
 language sql immutable parallel safe

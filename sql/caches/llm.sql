@@ -1,27 +1,7 @@
 -- llm: answers of language models (table cache_llm_responses).
 
-create or replace function pgcache_internal.cache_value(t pgcache.cache_llm_responses) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-        'response', t.response, 'model', t.model, 'provider', t.provider, 'tokens_used', t.tokens_used
-    ))
-$$;
-
-comment on function pgcache_internal.cache_value(pgcache.cache_llm_responses) is 'The JSON value of an llm entry.';
-
-create or replace function pgcache_internal.llm_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_typeof(value) = 'object'
-        and pg_catalog.jsonb_typeof(value -> 'response') = 'string'
-        and pgcache_internal.is_text(value -> 'model')
-        and pgcache_internal.is_text(value -> 'provider')
-        and pgcache_internal.is_count(value -> 'tokens_used')
-        and value - '{response,model,provider,tokens_used}'::text[] = '{}'
-$$;
-
-comment on function pgcache_internal.llm_fits(jsonb) is 'Whether a JSON value can be an llm entry.';
+select pgcache_internal.declare_type('llm', 'cache_llm_responses', 'answers of language models',
+    fields => '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "count"}');
 
 create or replace function pgcache.llm_key(prompt text, model text, context text default '') returns text
 language sql immutable parallel safe

@@ -1,16 +1,7 @@
 -- phash: perceptual hashes of images, per tenant (table perceptual_hash_cache).
 
-create or replace function pgcache_internal.cache_value(t pgcache.perceptual_hash_cache) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$ select pg_catalog.jsonb_build_object('phash', t.phash) $$;
-
-comment on function pgcache_internal.cache_value(pgcache.perceptual_hash_cache) is 'The JSON value of a phash entry.';
-
-create or replace function pgcache_internal.phash_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$ select pg_catalog.jsonb_typeof(value) = 'object' and pg_catalog.jsonb_typeof(value -> 'phash') = 'string' and value - 'phash' = '{}' $$;
-
-comment on function pgcache_internal.phash_fits(jsonb) is 'Whether a JSON value can be a phash entry.';
+select pgcache_internal.declare_type('phash', 'perceptual_hash_cache', 'perceptual hashes of images',
+    ttl => null, max_bytes => null, fields => '{"phash": "string!"}', hot_ttl => '2 hours');
 
 create or replace function pgcache.cache_get_phash(image bytea, tenant text) returns text
 language sql volatile parallel unsafe  -- not pinned: hot path

@@ -1,25 +1,7 @@
 -- vector_search: results of similarity searches, each in the scope of a user (table cache_vector_search).
 
-create or replace function pgcache_internal.cache_value(t pgcache.cache_vector_search) returns jsonb
-language sql stable parallel safe  -- not pinned: inlined
-as $$
-    select case when t.user_id = ''
-        then pg_catalog.jsonb_build_object('results', t.results)
-        else pg_catalog.jsonb_build_object('results', t.results, 'user_id', t.user_id) end
-$$;
-
-comment on function pgcache_internal.cache_value(pgcache.cache_vector_search) is 'The JSON value of a vector_search entry.';
-
-create or replace function pgcache_internal.vector_search_fits(value jsonb) returns boolean
-language sql immutable parallel safe  -- not pinned: inlined
-as $$
-    select pg_catalog.jsonb_typeof(value) = 'object'
-        and pg_catalog.jsonb_typeof(value -> 'results') <> 'null'
-        and pgcache_internal.is_text(value -> 'user_id')
-        and value - '{results,user_id}'::text[] = '{}'
-$$;
-
-comment on function pgcache_internal.vector_search_fits(jsonb) is 'Whether a JSON value can be a vector_search entry.';
+select pgcache_internal.declare_type('vector_search', 'cache_vector_search', 'results of similarity searches',
+    fields => '{"results": "any!", "user_id": "string"}', hot_ttl => '5 minutes');
 
 create or replace function pgcache.vector_search_key(query vector, filters jsonb, top_k integer, user_id text) returns text
 language sql immutable parallel safe
@@ -47,7 +29,7 @@ create or replace function pgcache.cache_set_vector_search(
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache.cache_set('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id),
-        pg_catalog.jsonb_build_object('results', results, 'user_id', coalesce(user_id, '')), ttl)
+        pg_catalog.jsonb_build_object('results', results, 'user_id', nullif(user_id, '')), ttl)
 $$;
 
 comment on function pgcache.cache_set_vector_search(vector, jsonb, jsonb, integer, text, interval) is
@@ -57,7 +39,7 @@ create or replace function pgcache.cache_invalidate_user(user_id text) returns b
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('vector_search', 't.tenant = current_tenant() and t.user_id = $1[1]', array[check_given('user', user_id)])
+    select delete_where('vector_search', 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]', array[check_given('user', user_id)])
 $$;
 
 comment on function pgcache.cache_invalidate_user(text) is

@@ -91,11 +91,11 @@ declare
     expires timestamptz;
 begin
     stored := cache_set(type, key, value, ttl);
-    select h.ttl, c.relation, c.payload into hot from hot_types h inner join types c on c.type = h.type
+    select h.ttl, c.relation, value_of(c.type, c.fields) as value_of into hot from hot_types h inner join types c on c.type = h.type
     where h.type = hot_set.type;
     if stored and found then
         execute format('select t.version, t.expires_at, %s::text from %s t where t.tenant = $1 and t.cache_key = $2',
-            case when hot.payload ? 'data' then 't.data' else 'cache_value(t)' end, hot.relation)
+            hot.value_of, hot.relation)
         into version, expires, stored_value using current_tenant(), key;
         ttl_ms := hot_ttl_ms(hot.ttl, expires, cache_now());
     end if;
@@ -138,7 +138,7 @@ begin
             from unnest($3, $4) r (key, hits) left join %s t on t.tenant = $2 and t.cache_key = r.key
             where random() * $5 < 1
             $sql$,
-            case when registered.payload ? 'tokens_used' then 't.model, t.tokens_used' else 'null, null' end,
+            case when registered.fields ? 'tokens_used' then (expressions_of(registered) ->> '@model') || ', t.tokens_used' else 'null, null' end,
             registered.relation)
         using type, current_tenant(), keys, counts, crowding, cache_now();
     end if;

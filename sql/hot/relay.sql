@@ -1,4 +1,4 @@
--- What the relay asks and tells (pgcache_py/hot_cycle.py), and what can be seen of it.
+-- What the relay asks and tells (pgcache_py/relay/cycle.py), and what can be seen of it.
 
 create or replace function pgcache_internal.hot_database() returns text
 language sql stable security definer

@@ -5,15 +5,14 @@ language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
+declare
+    registered types;
 begin
     perform from types t where t.type = type for no key update;  -- as cache_drop_type does
-    perform check_type(type), expiry('epoch', ttl, null);
+    registered := check_type(type);
+    perform expiry('epoch', ttl, null);
     insert into hot_types as h (type, ttl)
-    values (type, coalesce(ttl, case type
-        when 'vector_search' then interval '5 minutes'
-        when 'phash' then interval '2 hours'
-        when 'crawl' then interval '24 hours'
-        else interval '1 hour' end))
+    values (type, coalesce(ttl, registered.hot_ttl))
     on conflict on constraint hot_types_pkey do update set ttl = coalesce(cache_hot_on.ttl, h.ttl);
     perform hot_attach(type);
 end

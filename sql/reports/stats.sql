@@ -51,7 +51,7 @@ begin
             select count(*), count(*) filter (where t.expires_at is null or t.expires_at > $1),
                 coalesce(sum(%s), 0), min(t.created_at), max(t.created_at), sum(t.hit_count), max(t.hit_count)
             from %s t
-            $sql$, entry_size(registered.payload), registered.relation)
+            $sql$, entry_size(registered.fields), registered.relation)
         into entries, valid, bytes, oldest, newest, entry_hits, max_hits using cache_now();
         expired := entries - valid;
         pending := logged -> registered.type;

@@ -16,7 +16,7 @@ begin
             select $1, t.tenant, t.cache_key, t.hit_count, (%s)::bigint, t.created_at, t.last_accessed_at, t.expires_at
             from %s t where t.expires_at is null or t.expires_at > $2
             order by t.hit_count desc, t.last_accessed_at desc limit $3
-            $sql$, entry_size(registered.payload), registered.relation)
+            $sql$, entry_size(registered.fields), registered.relation)
         using registered.type, cache_now(), per_type;
     end loop;
 end

@@ -91,7 +91,7 @@ declare
 begin
     if bytes > registered.max_bytes then  -- as given; what is stored is compressed
         execute format('select exists (select from %s t where t.created_at >= $1 and (%s) > $2)',
-            registered.relation, entry_size(registered.payload))
+            registered.relation, entry_size(registered.fields))
         into too_large using cache_now(), registered.max_bytes;
         if too_large then
             raise exception using errcode = 'PC009',

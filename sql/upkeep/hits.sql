@@ -41,13 +41,7 @@ $$;
 comment on function pgcache_internal.fold_hits(integer, integer, integer) is
 'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000), those of part 0, 1, ... of so many parts of the keys (default: of all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
 
--- As compile_sweep.
-create or replace function pgcache_internal.compile_fold() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache_internal.fold_lines(type text, hit_tracking text, lines pgcache_internal.hit_log[]) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -55,12 +49,12 @@ set enable_seqscan to off
 as $body$
 #variable_conflict use_variable
 begin
-    if @folds    end if;
+    if @branches    end if;
 end
 $body$;
 comment on function pgcache_internal.fold_lines(text, text, pgcache_internal.hit_log[]) is
 'Adds the hits in lines of the hit log to the entries of a type. Those of entries that another session has locked go back into the log, for the next time.';
-$function$, '@folds', per_type($sql$type = '@type' then
+$frame$, $branch$type = '@type' then
         with hits as materialized (
             select h.*, e.row_id
             from (
@@ -85,11 +79,7 @@ $function$, '@folds', per_type($sql$type = '@type' then
         -- Not a join, which would compare each with each, as the plan was made for few.
         where (h.row_id is null or h.row_id not in (select u.row_id from updated u))
             and exists (select from @table t where t.tenant = h.tenant and t.cache_key = h.cache_key);
-$sql$));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_fold() is 'Writes fold_lines for the types that there are; run whenever they change.';
+$branch$);
 
 -- Not until the log is empty: readers fill it all the while, and the hits of entries that are locked stay in it.
 create or replace function pgcache_internal.fold_log() returns void

@@ -1,12 +1,6 @@
 -- How much a type holds.
 
--- As compile_sweep.
-create or replace function pgcache_internal.compile_count() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache_internal.count_entries(type text, max_blocks bigint, out entries bigint, out bytes bigint)
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -19,12 +13,12 @@ declare
     run bigint;  -- so many blocks are read at a stretch
     stride bigint;
 begin
-    if @counts    end if;
+    if @branches    end if;
 end
 $body$;
 comment on function pgcache_internal.count_entries(text, bigint) is
 'Entries and bytes of a type: a count up to max_blocks blocks, beyond that an estimate from so many. Of types that evict nothing, what has expired does not count.';
-$function$, '@counts', per_type($sql$type = '@type' then
+$frame$, $branch$type = '@type' then
         blocks := heap_blocks('@table');
         run := case when blocks > max_blocks then 8 else greatest(blocks, 1) end;
         stride := greatest(run, blocks * run / max_blocks);
@@ -36,11 +30,7 @@ $function$, '@counts', per_type($sql$type = '@type' then
             where t.ctid >= format('(%s,0)', b.first_block)::tid and t.ctid < format('(%s,0)', b.first_block + run)::tid
                 and (not type_may_be_full('@type') or t.expires_at is null or t.expires_at > moment)
         ) s;
-$sql$));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_count() is 'Writes count_entries for the types that there are; run whenever they change.';
+$branch$);
 
 create or replace function pgcache_internal.measure(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
@@ -63,9 +53,3 @@ $$;
 
 comment on function pgcache_internal.measure(text) is
 'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
-
-create or replace function pgcache_internal.set_counter(type text, counter text, value bigint) returns bigint
-language sql volatile  -- not pinned: inlined
-as $$ select pg_catalog.setval(pgcache_internal.sequence_of(type, counter), greatest(0, value)) $$;
-
-comment on function pgcache_internal.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks.';

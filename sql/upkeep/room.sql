@@ -196,18 +196,3 @@ $$;
 
 comment on function pgcache_internal.wait_for_turn(text, bigint, boolean) is
 'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared. got: false if it would have had to wait longer than so many milliseconds.';
-
-create or replace function pgcache_internal.advance(type text, counter text, times bigint, due bigint default 1) returns bigint
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    sequence constant regclass := sequence_of(type, counter);
-begin
-    return (select count(*) from generate_series(1, times) where nextval(sequence) % due = 1 % due);
-end
-$$;
-
-comment on function pgcache_internal.advance(text, text, bigint, bigint) is
-'Advances a counter of a type so many times; returns how often it showed 1, or 1 more than a multiple of due.';

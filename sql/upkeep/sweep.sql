@@ -10,12 +10,7 @@ comment on function pgcache_internal.heap_blocks(regclass) is 'How many blocks t
 
 -- For each type a static statement, and the eviction score by its policy: to plan them each time would take as long as to
 -- run them.
-create or replace function pgcache_internal.compile_sweep() returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $compile$
-begin
-    execute replace($function$
+select pgcache_internal.define($frame$
 create or replace function pgcache_internal.sweep(
     type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint,
     out expired bigint, out evicted bigint, out freed bigint
@@ -32,13 +27,13 @@ declare
     at_least constant integer := (blocks >= 512)::integer;  -- a window with one entry has no worst
     row_ids tid[];
 begin
-    if @sweeps    end if;
+    if @branches    end if;
     perform advance(type, 'expired', expired), advance(type, 'evicted', evicted);
 end
 $body$;
 comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint) is
 'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most a quarter of the others, worst first. Rows that are locked are skipped.';
-$function$, '@sweeps', per_type($sql$type = '@type' then
+$frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
                 select t.ctid as row_id, (@size)::integer as bytes, t.created_at >= moment as just_written,
@@ -69,30 +64,27 @@ $function$, '@sweeps', per_type($sql$type = '@type' then
         select count(*) filter (where g.expired), count(*) filter (where g.expired is not true), coalesce(sum(g.bytes), 0)
         into expired, evicted, freed
         from gone g;
-$sql$));
-end
-$compile$;
-
-comment on function pgcache_internal.compile_sweep() is 'Writes sweep for the types that there are; run whenever they change.';
+$branch$);
 
 -- Reuse, discounted by the square of the time without it; for cost times what a reuse saves per byte (GreedyDual-Size-Frequency
 -- with the idle time for its clock). More hits than four lines of the log stand for say little about the next one, and would
 -- keep what was popular once.
-create or replace function pgcache_internal.eviction_score(eviction text, payload jsonb) returns text
+create or replace function pgcache_internal.eviction_policies() returns table (policy text, score text)
 language sql immutable parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-    select case eviction
-        when 'fifo' then 'date_part(''epoch'', t.created_at)'
-        else 'least(1 + t.hit_count, 4 * abs(t.hit_weight)) / (1e-6::float8 + greatest(0, date_part(''epoch'', moment - t.last_accessed_at)) ^ 2)'
-            || case when eviction <> 'cost' then '' else format(' / (%s)%s', entry_size(payload),
-                case when payload ? 'tokens_used'
-                    then ' * coalesce(t.tokens_used, 1) * greatest(model_price(t.model), 1e-6)::float8' else '' end) end
-    end
-$$;
+set search_path to pg_catalog, pg_temp
+as $policies$
+    select p.policy, replace(p.score, '@reuse',
+        $$least(1 + t.hit_count, 4 * abs(t.hit_weight)) / (1e-6::float8 + greatest(0, date_part('epoch', moment - t.last_accessed_at)) ^ 2)$$)
+    from (values
+        ('lru', '@reuse'),
+        ('cost', '@reuse / (@size)@tokens{ * coalesce(t.tokens_used, 1) * greatest(model_price(@model), 1e-6)::float8}'),
+        ('fifo', $$date_part('epoch', t.created_at)$$),
+        ('none', 'null')
+    ) p (policy, score)
+$policies$;
 
-comment on function pgcache_internal.eviction_score(text, jsonb) is
-'The SQL expression of what an entry t is worth keeping by a policy at a moment: lru (reuse, less the longer it was not read), cost (that, times tokens x price / bytes), fifo (its age). The lowest goes first.';
+comment on function pgcache_internal.eviction_policies() is
+'The policies, and as SQL what an entry t is worth keeping by each at a moment; the lowest goes first. lru: reuse, less the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
 
 create or replace function pgcache_internal.evict(registered types, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
 language plpgsql volatile security definer

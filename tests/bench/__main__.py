@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from pgcache_py import show
+from pgcache_py.cli import show
 from tests.bench import eviction, from_python, from_sql, hybrid, over_time, report
 from tests.bench.harness import Question, Result, say
 from tests.bench.machine import Bench

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from pgcache_py.install import install
+from pgcache_py.setup.install import install
 from tests.bench.harness import Arm, Sample
 from tests.servers import Cluster
 from tests.servers.cluster import server_user

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pgcache_py import show
+from pgcache_py.cli import show
 from tests.bench.harness import Question, Result
 from tests.bench.machine import HOME
 

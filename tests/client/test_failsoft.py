@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgcache_py import NotInstalledError, PgcacheError, UnavailableError, failsoft
+from pgcache_py import NotInstalledError, PgcacheError, UnavailableError
+from pgcache_py.client import failsoft
 from tests.client.proxy import Proxy
 
 

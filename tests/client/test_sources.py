@@ -189,7 +189,8 @@ def test_no_statement_is_prepared_where_that_is_not_wanted(world: Any, dsn: str)
 
 def test_a_pooler_is_recognized(world: Any, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the process id that libpq was told, which is not that of the process which answers."""
-    from pgcache_py import connections, connections_async
+    from pgcache_py.client._async import connections as connections_async
+    from pgcache_py.client._sync import connections
 
     for module in (connections, connections_async):
         monkeypatch.setattr(

@@ -222,8 +222,8 @@ try:
     pgcache_py.Cache(object())
 except TypeError:
     pass
-from pgcache_py import calls
-assert calls.vector_list(calls.vector([1, 2])) == [1, 2]
+from pgcache_py.client import wire
+assert wire.vector_list(wire.vector([1, 2])) == [1, 2]
 assert not {name for name in sys.modules if name.startswith(("redis", "rich"))}
 """
     subprocess.run([sys.executable, "-c", code], check=True)

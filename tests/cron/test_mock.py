@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py.install import install
+from pgcache_py.setup.install import install
 from tests.sql.conftest import NewRole
 from tests.sql.tools import Session, refused
 

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgcache_py.install import install
-from pgcache_py.uninstall import uninstall
+from pgcache_py.setup.install import install
+from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster, Server
 from tests.servers.cluster import CRON_SETTINGS
 from tests.sql.tools import Session, refused, wait_until

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pgcache_py.hot_cycle import BATCH, Cycle, ForeignPrefix
-from pgcache_py.hot_scripts import OWNER, entry_key, lease_key, tier_key
+from pgcache_py.relay.cycle import BATCH, Cycle, ForeignPrefix
+from pgcache_py.relay.scripts import OWNER, entry_key, lease_key, tier_key
 from tests.hot.tools import RedisServer, Tier
 from tests.sql.test_crash import connected
 from tests.sql.tools import Session
@@ -74,7 +74,9 @@ def test_many_changes_are_delivered_in_any_order(tier: Tier) -> None:
     random.Random(1).shuffle(rows)
     for key, version in rows:
         tier.ask(
-            "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', 't', %s, %s)", key, version
+            "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', 't', %s, %s)",
+            key,
+            version,
         )
     for number in range(BATCH + 100):
         tier.put(f"k{number}", 4 + number % 2, tenant="t")
@@ -280,7 +282,7 @@ def test_a_prefix_that_was_given_comes_before_the_setting(relayed: Tier) -> None
 
 
 def test_databases_are_told_apart(tier: Tier, empty_dsn: str) -> None:
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     install(empty_dsn, cron=False)
     other = Session(empty_dsn)
@@ -334,7 +336,7 @@ def test_a_failover_to_a_copy_begins_an_epoch(tier: Tier, own_redis: Callable[..
 def test_a_crash_of_postgresql_begins_an_epoch(
     throwaway_cluster: Callable[..., Any], redis_server: RedisServer
 ) -> None:
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     cluster = throwaway_cluster()
     install(cluster.dsn(), cron=False)
@@ -356,7 +358,7 @@ def test_a_crash_of_postgresql_begins_an_epoch(
 def test_a_clean_restart_of_postgresql_keeps_the_epoch(
     throwaway_cluster: Callable[..., Any], redis_server: RedisServer
 ) -> None:
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     cluster = throwaway_cluster()
     install(cluster.dsn(), cron=False)
@@ -374,7 +376,7 @@ def test_a_clean_restart_of_postgresql_keeps_the_epoch(
 def test_a_standby_that_is_promoted_begins_an_epoch(
     throwaway_cluster: Callable[..., Any], redis_server: RedisServer
 ) -> None:
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     primary = throwaway_cluster()
     install(primary.dsn(), cron=False)

@@ -58,7 +58,9 @@ def test_so_is_one_that_never_came(hot: Session) -> None:
     hot("DELETE FROM pgcache_internal.hot_epoch")
     check = hot.row(CHECK)
     assert check["status"] == "warning"
-    assert check["detail"] == hot("SELECT 'no relay since ' || since || ', 0 changes in the outbox' FROM pgcache_internal.hot_types")
+    assert check["detail"] == hot(
+        "SELECT 'no relay since ' || since || ', 0 changes in the outbox' FROM pgcache_internal.hot_types"
+    )
 
 
 def test_a_tier_that_began_anew_gives_it_time(hot: Session) -> None:

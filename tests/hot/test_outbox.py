@@ -364,7 +364,8 @@ def test_writers_note_changes_and_nothing_else(hot: Session, role: Callable[...,
     for forbidden in (
         "DELETE FROM pgcache_internal.hot_outbox",
         "UPDATE pgcache_internal.hot_outbox SET version = 1",
-        "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version, noted_at) VALUES ('store', '', 'k', 1, now())",
+        "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version, noted_at) VALUES"
+        " ('store', '', 'k', 1, now())",
         "SELECT pgcache_internal.hot_pending()",
         "SELECT pgcache_internal.hot_delivered('{}', 0)",
         "SELECT pgcache_internal.hot_begin_epoch('e', 'r')",
@@ -408,7 +409,10 @@ def test_readers_use_the_tier(hot: Session, role: Callable[..., Session]) -> Non
 def test_admins_manage_it_and_may_relay(hot: Session, role: Callable[..., Session]) -> None:
     admin = role("admin")
     admin("SELECT cache_hot_on('llm'), cache_hot_off('face'), cache_hot_configure(outbox_limit => 5000)")
-    admin("SELECT pgcache_internal.hot_state(), pgcache_internal.hot_pending(), pgcache_internal.hot_begin_epoch('e', 'r'), pgcache_internal.hot_delivered('{1}', 1)")
+    admin(
+        "SELECT pgcache_internal.hot_state(), pgcache_internal.hot_pending(),"
+        " pgcache_internal.hot_begin_epoch('e', 'r'), pgcache_internal.hot_delivered('{1}', 1)"
+    )
 
 
 def test_the_url_of_redis_is_for_the_owner(hot: Session, role: Callable[..., Session]) -> None:
@@ -431,7 +435,7 @@ def test_a_read_only_transaction_can_read(hot: Session) -> None:
 
 @pytest.mark.needs("cluster")
 def test_a_standby_reads_and_does_nothing_else(throwaway_cluster: Callable[..., Any]) -> None:
-    from pgcache_py.install import install
+    from pgcache_py.setup.install import install
 
     primary = throwaway_cluster()
     install(primary.dsn(), cron=False)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from pgcache_py.errors import HotTierError, NotInstalledError, PermissionDeniedError, UnavailableError
-from pgcache_py.relay import Relay
+from pgcache_py.relay.process import Relay
 from tests.hot.tools import RedisServer, Tier, running
 from tests.plpython.tools import advisory_locks
 from tests.sql.tools import Session, wait_until
@@ -55,7 +55,9 @@ def test_it_looks_by_itself_too(tier: Tier, dsn: str) -> None:
     tier.ask("SELECT cache_hot_configure(max_staleness => '0.5 seconds')")
     with a_relay(dsn, tier.server) as log:
         log.wait_for(AT_WORK)
-        tier.ask("INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)")
+        tier.ask(
+            "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)"
+        )
         wait_until(lambda: not tier.outbox())
         drained = tier.ask("SELECT drained_at FROM pgcache_internal.hot_epoch")
         wait_until(lambda: tier.ask("SELECT drained_at FROM pgcache_internal.hot_epoch") > drained)
@@ -247,7 +249,7 @@ def test_the_command_without_a_redis(dsn: str) -> None:
 
 
 def test_importing_the_package_does_not_import_redis() -> None:
-    check = "import sys, pgcache_py, pgcache_py.cli, pgcache_py.relay; sys.exit('redis' in sys.modules)"
+    check = "import sys, pgcache_py, pgcache_py.cli.main, pgcache_py.relay.process; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
@@ -260,9 +262,9 @@ import types
 package = types.ModuleType("pgcache_py")
 package.__path__ = [%r]
 sys.modules["pgcache_py"] = package
-import pgcache_py.hot_cycle
+import pgcache_py.relay.cycle
 ours = {name for name in sys.modules if name.startswith("pgcache_py")}
-assert ours == {"pgcache_py", "pgcache_py.hot_cycle", "pgcache_py.hot_scripts"}, ours
+assert ours == {"pgcache_py", "pgcache_py.relay", "pgcache_py.relay.cycle", "pgcache_py.relay.scripts"}, ours
 """
     from pathlib import Path
 

@@ -38,7 +38,12 @@ def test_it_says_what_it_did(configured: Tier) -> None:
     assert report.pop("began")
     assert report == {"vouched": "vouched", "delivered": 0, "staleness": 5}
     configured.ask("SELECT cache_set('store', 'a', '1'), cache_set('store', 'ä', '2')")
-    assert configured.ask("SELECT pgcache_internal.hot_cycle()") == {"vouched": "vouched", "began": "", "delivered": 2, "staleness": 5}
+    assert configured.ask("SELECT pgcache_internal.hot_cycle()") == {
+        "vouched": "vouched",
+        "began": "",
+        "delivered": 2,
+        "staleness": 5,
+    }
 
 
 def test_it_goes_on_for_as_long_as_it_is_told(configured: Tier, new_session: Callable[..., Session]) -> None:
@@ -144,8 +149,8 @@ def test_without_pg_cron_there_is_no_job(tier: Tier) -> None:
 @pytest.mark.needs("cluster", "pg_cron")
 def test_pg_cron_runs_it(throwaway_cluster: Callable[..., Any], tier: Tier) -> None:
     """It starts jobs on the minute, so this takes up to one."""
-    from pgcache_py.install import install
-    from pgcache_py.uninstall import uninstall
+    from pgcache_py.setup.install import install
+    from pgcache_py.setup.uninstall import uninstall
     from tests.servers.cluster import CRON_SETTINGS
 
     cluster = throwaway_cluster(**CRON_SETTINGS)

@@ -225,7 +225,10 @@ def test_what_is_not_stored_has_no_version(hot: Session) -> None:
     nothing = {"stored": False, "version": None, "ttl_ms": None, "stored_value": None}
     hot("SELECT cache_configure('store', enabled => false)")
     assert hot.row("SELECT * FROM pgcache_internal.hot_set('store', 'k', '1')") == nothing
-    assert hot.row("SELECT * FROM pgcache_internal.hot_set('phash', 'k', '{\"phash\": \"f\"}')") == {**nothing, "stored": True}
+    assert hot.row("SELECT * FROM pgcache_internal.hot_set('phash', 'k', '{\"phash\": \"f\"}')") == {
+        **nothing,
+        "stored": True,
+    }
 
 
 def test_tenants_have_entries_of_their_own(hot: Session) -> None:

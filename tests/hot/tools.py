@@ -16,9 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pgcache_py.hot_cycle import STATEMENTS, Cycle
-from pgcache_py.hot_scripts import ALIVE, EPOCH, entry_key, tier_key
-from pgcache_py.relay import Relay
+from pgcache_py.relay.cycle import STATEMENTS, Cycle
+from pgcache_py.relay.process import Relay
+from pgcache_py.relay.scripts import ALIVE, EPOCH, entry_key, tier_key
 from tests.servers.cluster import free_port
 from tests.sql.tools import Session, wait_until
 

@@ -16,8 +16,8 @@ import redis
 from psycopg.conninfo import conninfo_to_dict
 
 from pgcache_py import AsyncHybridCache, HybridCache
-from pgcache_py.hot_scripts import entry_key
-from pgcache_py.relay import Relay
+from pgcache_py.relay.process import Relay
+from pgcache_py.relay.scripts import entry_key
 from tests.client import conftest as clients
 from tests.client.conftest import Async, Blocking, Sync
 from tests.client.proxy import Proxy
@@ -82,7 +82,8 @@ class Tier:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             until(
                 lambda: (
-                    self.alive() and connection.execute("SELECT count(*) FROM pgcache_internal.hot_outbox").fetchone() == (0,)
+                    self.alive()
+                    and connection.execute("SELECT count(*) FROM pgcache_internal.hot_outbox").fetchone() == (0,)
                 )
             )
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pgcache_py import relay
-from pgcache_py.hot_cycle import Cycle
+from pgcache_py.relay import process as relay
+from pgcache_py.relay.cycle import Cycle
 
 DELAYS = (0.001, 0.02, 0.2, 0.7)
 

@@ -16,7 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgcache_py import MISS, Cache, HybridCache, Skip, UnavailableError, breaker
+from pgcache_py import MISS, Cache, HybridCache, Skip, UnavailableError
+from pgcache_py.hybrid import breaker
 from tests.client.proxy import Proxy
 from tests.hybrid.conftest import Tier, until, url_of
 from tests.hybrid.history import ABSENT, History

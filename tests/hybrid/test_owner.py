@@ -11,7 +11,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py import UnavailableError, hot_tier, hot_tier_async
+from pgcache_py import UnavailableError
+from pgcache_py.hybrid._async import tier as hot_tier_async
+from pgcache_py.hybrid._sync import tier as hot_tier
 from tests.client.proxy import Proxy
 from tests.conftest import fresh_database
 from tests.hybrid.conftest import WORLDS, Tier, until, working_tier

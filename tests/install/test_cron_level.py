@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py.install import install
-from pgcache_py.levels import Level
-from pgcache_py.status import status
-from pgcache_py.uninstall import uninstall
+from pgcache_py.setup.install import install
+from pgcache_py.setup.levels import Level
+from pgcache_py.setup.status import status
+from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster, Server
 from tests.servers.cluster import CRON_SETTINGS
 

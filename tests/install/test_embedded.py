@@ -9,8 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgcache_py import cli, demo
-from pgcache_py.embedded import Embedded, available
+from pgcache_py.cli import demo
+from pgcache_py.cli import main as cli
+from pgcache_py.setup.embedded import Embedded, available
 
 from .conftest import fetch
 

@@ -12,11 +12,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py import __version__, sources
+from pgcache_py import __version__
 from pgcache_py.errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
-from pgcache_py.install import install
-from pgcache_py.status import status
-from pgcache_py.uninstall import uninstall
+from pgcache_py.setup import sources
+from pgcache_py.setup.install import install
+from pgcache_py.setup.status import status
+from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster
 
 from .conftest import database, fetch, user, with_change, with_migration

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcache_py.sources import CODE, load
+from pgcache_py.setup.sources import CODE, load
 
 PROJECT = Path(__file__).parents[2]
 
@@ -24,14 +24,14 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 def test_order(tmp_path: Path) -> None:
     files = {
-        "sql/grants.sql": "", "sql/reports/a.sql": "", "sql/core/b.sql": "", "sql/core/a.sql": "",
+        "sql/grants.sql": "", "sql/reports/a.sql": "", "sql/registry/b.sql": "", "sql/registry/a.sql": "",
         "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/prepare.sql": "", "sql/README.md": "",
         "sql/migrations/0002_second.sql": "", "sql/migrations/0001_first.sql": "", "plpython/worker.sql": "",
     }  # fmt: skip
     sources = load(tree(tmp_path, files))
     assert [(m.version, m.title) for m in sources.migrations] == [(1, "0001_first"), (2, "0002_second")]
     assert [script.name for script in sources.code] == [
-        "core/a.sql", "core/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql", "prepare.sql",
+        "registry/a.sql", "registry/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql", "prepare.sql",
     ]  # fmt: skip
     assert [script.name for script in (*sources.plpython, *sources.grants)] == ["plpython/worker.sql", "grants.sql"]
 
@@ -75,10 +75,10 @@ def test_the_wheel_carries_all_of_it(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "installed") for path in (tmp_path / "installed").rglob("*") if path.is_file()
     }
     assert {Path("pgcache_py/_sql") / Path(name).relative_to("sql") for name in names} <= carried
-    assert Path("pgcache_py/demo_data/audio/welcome.opus") in carried
+    assert Path("pgcache_py/cli/demo_data/audio/welcome.opus") in carried
     # And the package finds it there.
     printed = subprocess.run(
-        [sys.executable, "-c", "from pgcache_py import sources; print(sources.load().digest)"],
+        [sys.executable, "-c", "from pgcache_py.setup import sources; print(sources.load().digest)"],
         cwd=tmp_path / "installed",
         capture_output=True,
         text=True,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pgcache_py.embedded import available
 from pgcache_py.errors import PgcacheError
-from pgcache_py.target import LIBPQ_VARIABLES, target
+from pgcache_py.setup.embedded import available
+from pgcache_py.setup.target import LIBPQ_VARIABLES, target
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from pgcache_py.errors import NotInstalledError, PgcacheError
-from pgcache_py.install import install
-from pgcache_py.uninstall import uninstall
+from pgcache_py.setup.install import install
+from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Server
 
 from .conftest import fetch

@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgcache_py import cli
-from pgcache_py import warm as module
-from pgcache_py.demo import DATA
+from pgcache_py.cli import main as cli
+from pgcache_py.cli import warm as module
+from pgcache_py.cli.demo import DATA
+from pgcache_py.cli.lines import shapes
+from pgcache_py.cli.warm import BadLine, warm
 from pgcache_py.errors import InvalidValueError, NotInstalledError, PgcacheError
-from pgcache_py.warm import BadLine, warm
 
 from .conftest import fetch
 
@@ -91,6 +92,12 @@ BAD: list[tuple[dict[str, Any] | str | bytes, str]] = [
     ({"type": "llm", "key": "k", "value": 1}, "does not fit the type llm"),
     ({"type": "llm", "prompt": "p", "model": "m", "value": {}}, 'the field "response" is missing'),
     ({"type": "embedding", "text": "t", "model": "m", "value": {"embedding": ["x"]}}, "vector"),
+    ({"type": "llm", "prompt": "p", "model": "m"}, 'the field "value" must be an object'),
+    ({"type": "llm", "prompt": "p", "model": None, "value": {"response": "r"}}, 'the field "model" is no text'),
+    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": True}}, "type integer"),
+    ({"type": "llm", "prompt": "p", "model": "m", "user": "u", "value": {"response": "r"}}, 'unknown field "user"'),
+    ({"type": "vector_search", "query": [1], "top_k": 1.5, "value": {"results": []}}, "type integer"),
+    ({"type": "face", "value": {"embeddings": []}}, 'the field "file" is missing'),
     ({"type": "audio", "text": "t", "voice": "v", "file": "../secret", "value": {"format": "f"}}, "is outside of"),
     ({"type": "audio", "text": "t", "voice": "v", "file": "none", "value": {"format": "f"}}, "cannot be read"),
 ]
@@ -166,6 +173,42 @@ def test_the_demo_data(dsn: str) -> None:
             "SELECT * FROM pgcache.cache_get_audio(%s, %s, %s)", [line["text"], line["voice"], line["provider"]]
         ).fetchone()
         assert row == ((DATA / line["file"]).read_bytes(), *line["value"].values())
+
+
+def test_every_typed_cache_can_be_warmed(dsn: str) -> None:
+    """Those whose functions are called cache_get_TYPE and cache_set_TYPE; what they take is known from these."""
+    with psycopg.connect(dsn) as connection:
+        typed = shapes(connection)
+        found = connection.execute("SELECT type FROM pgcache.cache_types WHERE builtin").fetchall()
+        assert typed.keys() | {"crawl", "store"} == {type for (type,) in found}
+    assert typed["audio"].fields == {"text", "voice", "provider", "settings", "file"}
+    assert typed["vector_search"].fields == {"query", "filters", "top_k", "user"}
+
+
+def test_images(dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "i.jpg").write_bytes(b"\xff%")
+    faces = [{"bbox": [1, 2, 3, 4], "embedding": [0.5], "det_score": 0.9}]
+    lines: list[dict[str, Any]] = [
+        {"type": "face", "file": "i.jpg", "tenant": "t", "value": {"embeddings": faces}},
+        {"type": "phash", "file": "i.jpg", "value": {"phash": "ff"}, "ttl": "1 hour"},
+    ]
+    assert warm(dsn, [written(tmp_path, lines)], strict=True).entries == {"face": 1, "phash": 1}
+    assert fetch(dsn, "SELECT pgcache.cache_get_face('\\xff25', 't')") == faces
+    assert fetch(dsn, "SELECT pgcache.cache_get_phash('\\xff25', '')") == "ff"
+
+
+def test_what_a_line_does_not_say_is_the_functions_default(dsn: str, tmp_path: Path) -> None:
+    prompt = {"type": "ai_worker", "prompt": "p", "model": "m", "schema_version": "v"}
+    lines: list[dict[str, Any]] = [
+        {**prompt, "value": {"generated_sql": "SELECT 1"}},
+        {**prompt, "prompt": "q", "value": {"generated_sql": "SELECT 2", "validated": False, "tokens_used": 5}},
+        {**prompt, "prompt": "r", "value": {"generated_sql": "SELECT 3", "validated": None, "tokens_used": "6"}},
+    ]
+    assert warm(dsn, [written(tmp_path, lines)], strict=True).stored == 3
+    for prompt_text, validated, tokens in (("p", True, 0), ("q", False, 5), ("r", True, 6)):
+        found = fetch(dsn, f"SELECT pgcache.cache_get_ai_worker('{prompt_text}', 'm', 'v')")
+        assert isinstance(found, dict)
+        assert (found["validated"], found["tokens_used"]) == (validated, tokens)
 
 
 def test_the_command(

@@ -275,7 +275,8 @@ def test_the_callers_search_path_and_rights_decide(
     db.execute("SELECT pgcache.ai_grant(%s)", [user])
     endpoint.answers = {
         "things": "SELECT * FROM things", "hidden": "SELECT * FROM app.hidden",
-        "hidden with helper": "SELECT app.helper() FROM app.hidden", "secret": "SELECT value FROM pgcache_internal.ai_secrets",
+        "hidden with helper": "SELECT app.helper() FROM app.hidden", "secret": "SELECT value FROM"
+" pgcache_internal.ai_secrets",
     }  # fmt: skip
     with session(role) as theirs:
         assert 'relation "things" does not exist' in call(theirs, "ai_worker_generate", "things")["reason"]

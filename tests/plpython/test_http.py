@@ -20,7 +20,7 @@ import httpx
 import psycopg
 import pytest
 
-from pgcache_py.install import install
+from pgcache_py.setup.install import install
 from tests.plpython.standin import Reply, Standin
 from tests.plpython.tools import Background, call, wait_for
 from tests.servers import Cluster

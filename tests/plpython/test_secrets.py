@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py.install import install
+from pgcache_py.setup.install import install
 from tests.plpython.standin import KEY, Reply, Standin
 from tests.plpython.tools import Background, call, host_of, session, user_of, wait_for
 from tests.servers import Server

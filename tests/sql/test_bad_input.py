@@ -124,27 +124,27 @@ MISFITS = [
     ("llm", "{}", "response is missing"),
     ("llm", '{"response": null}', "response is missing"),
     ("llm", '{"response": 1}', "response should be of kind string"),
-    ("llm", '{"response": "r", "tokens_used": "7"}', "tokens_used should be of kind integer"),
-    ("llm", '{"response": "r", "tokens_used": 7.5}', "tokens_used should be of kind integer"),
-    ("llm", '{"response": "r", "tokens_used": 3000000000}', "tokens_used should be of kind integer"),
-    ("llm", '{"response": "r", "tokens_used": true}', "tokens_used should be of kind integer"),
+    ("llm", '{"response": "r", "tokens_used": "7"}', "tokens_used should be of kind count"),
+    ("llm", '{"response": "r", "tokens_used": 7.5}', "tokens_used should be of kind count"),
+    ("llm", '{"response": "r", "tokens_used": 3000000000}', "tokens_used should be of kind count"),
+    ("llm", '{"response": "r", "tokens_used": true}', "tokens_used should be of kind count"),
     ("llm", '{"response": "r", "model": {}}', "model should be of kind string"),
     ("llm", '{"response": "r", "modle": "m"}', "unknown field modle"),
-    ("embedding", '{"embedding": "[1,2]"}', "embedding should be of kind array"),
+    ("embedding", '{"embedding": "[1,2]"}', "embedding should be of kind vector"),
     ("embedding", "{}", "embedding is missing"),
     ("embedding", '{"embedding": []}', "not a vector"),
-    ("embedding", '{"embedding": [1, "2"]}', "cannot be stored"),
-    ("embedding", '{"embedding": [1, null]}', "cannot be stored"),
+    ("embedding", '{"embedding": [1, "2"]}', "embedding should be of kind vector"),
+    ("embedding", '{"embedding": [1, null]}', "embedding should be of kind vector"),
     ("embedding", '{"embedding": [[1]]}', "not a vector"),
     ("embedding", '{"embedding": [1e300]}', "not a vector"),
     ("vector_search", "{}", "results is missing"),
     ("vector_search", '{"results": null}', "results is missing"),
     ("vector_search", '{"results": [], "user_id": 7}', "user_id should be of kind string"),
-    ("audio", '{"audio_data": "AAA", "format": "mp3"}', "cannot be stored"),
-    ("audio", '{"audio_data": "AA==\\n", "format": "mp3"}', "cannot be stored"),
-    ("audio", '{"audio_data": "!!!!", "format": "mp3"}', "cannot be stored"),
+    ("audio", '{"audio_data": "AAA", "format": "mp3"}', "audio_data should be of kind base64"),
+    ("audio", '{"audio_data": "AA==\\n", "format": "mp3"}', "audio_data should be of kind base64"),
+    ("audio", '{"audio_data": "!!!!", "format": "mp3"}', "audio_data should be of kind base64"),
     ("audio", '{"audio_data": ""}', "format is missing"),
-    ("audio", '{"audio_data": "", "format": "mp3", "duration_ms": 1.5}', "duration_ms should be of kind integer"),
+    ("audio", '{"audio_data": "", "format": "mp3", "duration_ms": 1.5}', "duration_ms should be of kind count"),
     ("ai_worker", '{"prompt_text": "p", "model": "m", "schema_version": "v"}', "generated_sql is missing"),
     (
         "ai_worker",
@@ -172,7 +172,7 @@ def test_a_value_that_does_not_fit(shared: Session, type: str, value: str, probl
 def test_the_hint_of_a_misfit_is_the_types_shape(shared: Session) -> None:
     with refused("PC004", "response (string, required)"):
         shared("SELECT cache_set('llm', 'k', '{}')")
-    with refused("PC004", "tokens_used (integer)"):
+    with refused("PC004", "tokens_used (count)"):
         shared("SELECT cache_set('llm', 'k', '{}')")
 
 
@@ -261,8 +261,8 @@ def test_options(shared: Session, call: str) -> None:
         ("max_entries", "0", "positive number of entries"),
         ("max_entries", "-5", "positive number of entries"),
         ("max_bytes", "0", "positive number of bytes"),
-        ("eviction", "'lfu'", "lru, cost, fifo or none"),
-        ("eviction", "''", "lru, cost, fifo or none"),
+        ("eviction", "'lfu'", "lru, cost, fifo, none"),
+        ("eviction", "''", "lru, cost, fifo, none"),
         ("hit_tracking", "'some'", "exact, sampled or off"),
     ):
         with refused("PC010", hint):
@@ -317,7 +317,9 @@ def test_other_arguments(shared: Session) -> None:
             shared("SELECT cache_grant(%s)", role)
 
 
-@pytest.mark.parametrize("call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "pgcache_internal.top_entries(-1)"])
+@pytest.mark.parametrize(
+    "call", ["cache_keys('store', '%', -1)", "get_all_cache_keys(-1)", "pgcache_internal.top_entries(-1)"]
+)
 def test_negative_numbers_of_rows(shared: Session, call: str) -> None:
     with refused("PC010", "0 or more"):
         shared(f"SELECT {call}")

@@ -35,7 +35,8 @@ WRITES = {
     "clear_expired": "SELECT cache_clear_expired()",
     "cleanup": "SELECT cache_cleanup()",
     "trim": "SELECT cache_trim('store', 0), cache_trim('llm', 0)",
-    "evict": "SELECT pgcache_internal.evict(pgcache_internal.check_type(t), 2, 0, 0) FROM unnest('{store,llm,mine}'::text[]) t",
+    "evict": "SELECT pgcache_internal.evict(pgcache_internal.check_type(t), 2, 0, 0) FROM"
+    " unnest('{store,llm,mine}'::text[]) t",
     "upkeep": "CALL cache_upkeep()",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from pgcache_py.install import install
+from pgcache_py.setup.install import install
 from tests.servers import Cluster
 from tests.sql.tools import Session, wait_until
 

@@ -145,7 +145,10 @@ def test_set_replaces_value_and_expiry(ask: Session) -> None:
     ask.advance("30 seconds")
     ask("SELECT cache_set('llm', 'k', '{\"response\": \"new\"}', '5 minutes')")
     assert ask("SELECT cache_get('llm', 'k')") == {"response": "new"}
-    entry = ask.row("SELECT *, created_at = pgcache_internal.cache_now() AS just_now, ttl::text AS left FROM cache_entry('llm', 'k')")
+    entry = ask.row(
+        "SELECT *, created_at = pgcache_internal.cache_now() AS just_now, ttl::text AS left FROM"
+        " cache_entry('llm', 'k')"
+    )
     assert (entry["just_now"], entry["left"]) == (True, "00:05:00")
     assert ask("SELECT count(*) FROM cache_llm_responses") == 1
 
@@ -166,12 +169,12 @@ def test_the_default_ttl_is_the_types(ask: Session) -> None:
 
 def test_set_works_whatever_the_callers_search_path_holds(ask: Session) -> None:
     ask("CREATE SCHEMA evil")
-    ask("CREATE TABLE evil.cache_types (type text)")
+    ask("CREATE TABLE evil.types (type text)")
     ask("CREATE FUNCTION evil.nextval(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT 1/0'")
     ask("CREATE FUNCTION evil.octet_length(text) RETURNS integer LANGUAGE sql AS 'SELECT 1/0'")
     ask("CREATE FUNCTION evil.jsonb_typeof(jsonb) RETURNS text LANGUAGE sql AS 'SELECT ''evil'''")
     ask("CREATE TEMP TABLE cache_store (type text)")
-    ask("CREATE TEMP TABLE pgcache_internal.hit_log (type text)")
+    ask("CREATE TEMP TABLE hit_log (type text)")
     for path in ("", "evil", "evil, pgcache, public", "public, pg_temp, pgcache"):
         ask("SELECT set_config('search_path', %s, false)", path)
         for type in VALUES:

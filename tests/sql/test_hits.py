@@ -356,7 +356,11 @@ def test_upkeep_ends_while_others_go_on_reading(ask: Session, new_session: NewSe
 
 def test_more_than_one_batch_is_folded(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
-    ask("INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'k', 1, pgcache_internal.cache_now() FROM generate_series(1, %s)", 2 * BATCH + 100)
+    ask(
+        "INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'k', 1, pgcache_internal.cache_now() FROM"
+        " generate_series(1, %s)",
+        2 * BATCH + 100,
+    )
     assert ask("SELECT pgcache_internal.fold_hits(100)") == 100
     assert ask("SELECT hit_count FROM cache_store") == 100
     fold(ask)
@@ -368,5 +372,5 @@ def test_the_log_does_not_grow_without_bound(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', hit_tracking => 'sampled')")
     ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 200) i")
     ask("SELECT count(cache_get('mine', 'k' || i)) FROM generate_series(1, 200) i, generate_series(1, 150)")
-    assert ask("SELECT pg_relation_size('hit_log')") < 5 << 20
+    assert ask("SELECT pg_relation_size('pgcache_internal.hit_log')") < 5 << 20
     assert ask.stats("mine")["hits"] == 30_000

@@ -529,7 +529,10 @@ def test_lru_keeps_what_is_so_hot_that_few_of_its_hits_are_logged(ask: Session) 
     """Read 100 times while as many others are written as there is room: of those hits none may be in the log."""
     ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 500)")
     ask("SELECT count(cache_set('mine', 'hot' || i, '1')) FROM generate_series(0, 9) i")
-    ask("UPDATE cache_type_mine SET hit_count = 1000000, hit_weight = pgcache_internal.hit_weight_at('sampled', 1000000)")
+    ask(
+        "UPDATE cache_type_mine SET hit_count = 1000000, hit_weight ="
+        " pgcache_internal.hit_weight_at('sampled', 1000000)"
+    )
     for turn in range(1500):
         ask("SELECT cache_get('mine', %s), cache_get('mine', %s)", f"hot{turn % 10}", f"hot{(turn + 5) % 10}")
         ask("SELECT cache_set('mine', %s, '1')", f"once{turn}")
@@ -702,7 +705,8 @@ def test_a_refusal_of_a_large_type_does_not_count_it(ask: Session) -> None:
     ask.set_clock("2030-01-01")
     ask("SELECT cache_create_type('mine', max_entries => 60000, eviction => 'none')")
     ask("""INSERT INTO cache_type_mine (type, cache_key, data, expires_at)
-        SELECT 'mine', 'k' || i, to_jsonb(repeat('x', 300)), pgcache_internal.cache_now() + '1 hour' FROM generate_series(1, 60000) i""")
+        SELECT 'mine', 'k' || i, to_jsonb(repeat('x', 300)), pgcache_internal.cache_now() + '1 hour'
+        FROM generate_series(1, 60000) i""")
     ask("SELECT pgcache_internal.measure('mine')")
     ask("SET track_functions = 'pl'")
     for _ in range(50):

@@ -168,8 +168,8 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
         "CREATE FUNCTION public.floor(float8) RETURNS float8 LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION"
         " ''trapped''; END'"
     )
-    session("CREATE TEMP TABLE pgcache_internal.types (type text, relation regclass)")
-    session("CREATE TEMP TABLE pgcache_internal.hit_log (x int)")
+    session("CREATE TEMP TABLE types (type text, relation regclass)")
+    session("CREATE TEMP TABLE hit_log (x int)")
     session("SET search_path = public, pg_temp, pgcache")
     session("SELECT pgcache.cache_get('store', 'k'), cache_get('mine', 'k')")
     session("SELECT * FROM cache_get_many('store', '{k}')")
@@ -188,7 +188,13 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
 
 def test_types_named_by_others_cannot_inject(ask: Session, role: NewRole) -> None:
     admin = role("admin")
-    for name in ("x'); DROP TABLE pgcache_internal.types; --", 'x"; DROP TABLE pgcache_internal.types; --', "%I", "%s", "$1"):
+    for name in (
+        "x'); DROP TABLE pgcache_internal.types; --",
+        'x"; DROP TABLE pgcache_internal.types; --',
+        "%I",
+        "%s",
+        "$1",
+    ):
         with refused("PC010"):
             admin("SELECT cache_create_type(%s)", name)
         with refused("PC001"):

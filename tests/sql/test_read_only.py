@@ -61,7 +61,7 @@ def fill(ask: Session) -> None:
 def test_every_read_works_and_records_nothing(ask: Session, mode: str) -> None:
     fill(ask)
     ask("SELECT cache_set('crawl', 'shared', %s)", VALUES["crawl"][1])
-    log_size = "SELECT pg_relation_size('hit_log')"
+    log_size = "SELECT pg_relation_size('pgcache_internal.hit_log')"
     before = ask(log_size)
     with ask.transaction(mode):
         for call, result in READS.items():

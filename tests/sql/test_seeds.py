@@ -296,7 +296,8 @@ SELECT cron.schedule(
     '0 * * * *',  -- Every hour
     'SELECT ai_worker_cleanup_cache()'
 );"""),
-        "3F000", "(SELECT count(*) FROM pgcache_internal.scheduled_jobs() WHERE command LIKE '%ai_worker_cleanup_cache()')", 1,
+        "3F000", "(SELECT count(*) FROM pgcache_internal.scheduled_jobs() WHERE command LIKE"
+" '%ai_worker_cleanup_cache()')", 1,
     ),
 ]  # fmt: skip
 
@@ -584,7 +585,10 @@ def test_001_a_key_is_there_once(new_session: NewSession) -> None:
 
 def test_001_no_index_needs_the_time(ask: Session) -> None:
     assert (
-        ask("SELECT count(*) FROM pg_index i JOIN pgcache_internal.types t ON t.relation = indrelid WHERE indpred IS NOT NULL")
+        ask(
+            "SELECT count(*) FROM pg_index i JOIN pgcache_internal.types t ON t.relation = indrelid WHERE"
+            " indpred IS NOT NULL"
+        )
         == 0
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pgcache_py.install import install
+from pgcache_py.setup.install import install
 from tests.servers import Cluster
 from tests.servers.server import RUN, Server
 from tests.sql.test_bad_input import WRITES

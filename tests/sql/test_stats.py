@@ -109,7 +109,10 @@ def test_a_new_price_is_for_hits_from_then_on(ask: Session, upkeep: bool) -> Non
 
 def test_sampled_hits_save_as_much_as_they_stand_for(ask: Session) -> None:
     ask("SELECT cache_set_llm('a', 'm', 'r', 10)")
-    ask("INSERT INTO pgcache_internal.hit_log SELECT 'llm', '', llm_key('a', 'm'), 20, pgcache_internal.cache_now(), 'm', 10")
+    ask(
+        "INSERT INTO pgcache_internal.hit_log SELECT 'llm', '', llm_key('a', 'm'), 20,"
+        " pgcache_internal.cache_now(), 'm', 10"
+    )
     assert ask.stats("llm")["tokens_saved"] == 200
     ask("CALL cache_upkeep()")
     assert ask.stats("llm")["tokens_saved"] == 200

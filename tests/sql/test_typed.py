@@ -136,9 +136,8 @@ def test_images(ask: Session) -> None:
     assert ask("SELECT cache_get_phash('image', 't')") == "ffe0aa"
     assert ask("SELECT cache_get_phash('another image', 't')") is None
     for type in ("face", "phash"):
-        assert ask(
-            f"SELECT bool_and(expires_at IS NULL) FROM {ask('SELECT relation FROM pgcache_internal.types WHERE type = %s', type)}"
-        )
+        table = ask("SELECT relation FROM pgcache_internal.types WHERE type = %s", type)
+        assert ask(f"SELECT bool_and(expires_at IS NULL) FROM {table}")
     assert ask("SELECT cache_set_phash('image', 't', 'x', '5 minutes')")
     assert ask("SELECT expires_at IS NOT NULL FROM perceptual_hash_cache WHERE phash = 'x'")
 

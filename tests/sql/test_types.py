@@ -94,18 +94,21 @@ def test_creating_a_type_waits_for_no_writer(ask: Session, new_session: NewSessi
 
 def test_drop(ask: Session) -> None:
     before = ask.rows(
-        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgcache'::regnamespace ORDER BY 1"
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace::regnamespace::text ~ '^pgcache' ORDER BY 1"
     )
     ask("SELECT cache_create_type('mine')")
     ask("SELECT cache_set('mine', 'k', '1'), cache_get('mine', 'k'), cache_get('mine', 'absent')")
     ask("CALL cache_upkeep()")
     ask("SELECT cache_get('mine', 'k')")
     ask("SELECT cache_drop_type('mine')")
-    after = ask.rows("SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'pgcache'::regnamespace ORDER BY 1")
+    after = ask.rows(
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace::regnamespace::text ~ '^pgcache' ORDER BY 1"
+    )
     assert after == before
     assert ask("SELECT count(*) FROM cache_store") == 0
-    for table in ("counter_totals", "counters_seen", "savings", "hit_log", "cache_stats"):
-        assert ask(f"SELECT count(*) FROM {table} WHERE type = 'mine'") == 0
+    for table in ("counter_totals", "counters_seen", "savings", "hit_log"):
+        assert ask(f"SELECT count(*) FROM pgcache_internal.{table} WHERE type = 'mine'") == 0
+    assert ask("SELECT count(*) FROM cache_stats WHERE type = 'mine'") == 0
     with refused("PC001"):
         ask("SELECT cache_get('mine', 'k')")
     ask("SELECT cache_create_type('mine')")
@@ -134,6 +137,7 @@ def test_a_create_that_rolls_back_leaves_nothing(ask: Session) -> None:
         ask("SELECT cache_create_type('mine')")
         assert ask("SELECT cache_set('mine', 'k', '1')")
         assert ask("SELECT cache_get('mine', 'k')") == 1
+    assert ask("SELECT count(*) FROM cache_stats WHERE type = 'mine'") == 0
     with refused("PC001"):
         ask("SELECT cache_get('mine', 'k')")
     ask("SELECT cache_create_type('mine')")
@@ -174,7 +178,9 @@ def test_durable_can_be_changed_back_and_forth(shared: Session, type: str) -> No
     for durable in (False, True, True, False):
         shared("SELECT cache_configure(%s, durable => %s)", type, durable)
         assert shared.stats(type)["durable"] is durable
-        persistence = "SELECT relpersistence FROM pg_class c, cache_types t WHERE c.oid = t.relation AND type = %s"
+        persistence = (
+            "SELECT relpersistence FROM pg_class c, pgcache_internal.types t WHERE c.oid = t.relation AND type = %s"
+        )
         assert shared(persistence, type) == ("p" if durable else "u")
         assert shared("SELECT cache_get(%s, 'k') IS NOT NULL", type)
         assert shared("SELECT cache_set(%s, 'k', %s)", type, VALUES.get(type, ["1"])[0])
@@ -206,10 +212,11 @@ def test_settings(ask: Session) -> None:
 
 def test_the_registry_and_the_tables_agree(ask: Session) -> None:
     assert ask(
-        "SELECT bool_and(durable = (relpersistence = 'p')) FROM pgcache_internal.types t JOIN pg_class c ON c.oid = relation"
+        "SELECT bool_and(durable = (relpersistence = 'p')) FROM pgcache_internal.types t JOIN pg_class c ON"
+        " c.oid = relation"
     )
     columns = ask.column("""
-        SELECT t.type FROM pgcache_internal.types t, jsonb_object_keys(payload) field
+        SELECT t.type FROM pgcache_internal.types t, jsonb_object_keys(fields) field
         WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE attrelid = relation AND attname = field)
     """)
     assert columns == []

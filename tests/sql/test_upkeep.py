@@ -75,7 +75,8 @@ def test_upkeep_records_its_run(ask: Session) -> None:
     ask.advance("1 minute")
     ask("CALL cache_upkeep()")
     run = ask.row(
-        "SELECT job, outcome, removed, detail, finished_at >= started_at AS finished, backend_pid FROM pgcache_internal.upkeep_runs"
+        "SELECT job, outcome, removed, detail, finished_at >= started_at AS finished, backend_pid FROM"
+        " pgcache_internal.upkeep_runs"
     )
     assert run == {
         "job": "pgcache_upkeep",
@@ -118,7 +119,10 @@ def test_upkeep_that_is_interrupted_loses_nothing(ask: Session, new_session: New
     ask("SELECT count(cache_get('store', 'k' || i)) FROM generate_series(1, 300) i")
     ask("SELECT cache_get_llm('p', 'm')")
     # Wherever it is: while it folds, sweeps, settles or takes the snapshot.
-    for table in ("savings", "cache_type_store", "counters_seen", "counter_totals", "stats_snapshots", "upkeep_runs"):
+    for table in (
+        "pgcache_internal.savings", "pgcache.cache_type_store", "pgcache_internal.counters_seen",
+        "pgcache_internal.counter_totals", "pgcache_internal.stats_snapshots", "pgcache_internal.upkeep_runs",
+    ):  # fmt: skip
         victim, blocker = new_session(), new_session()
         with blocker.transaction():
             blocker(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
@@ -164,7 +168,7 @@ def test_a_lock_timeout_of_the_callers_fails_no_write(ask: Session, new_session:
     ask("SELECT cache_create_type('mine', max_entries => 40)")
     other = new_session()
     with other.transaction():
-        other("LOCK TABLE pgcache_internal.room_due, savings IN ACCESS EXCLUSIVE MODE")
+        other("LOCK TABLE pgcache_internal.room_due, pgcache_internal.savings IN ACCESS EXCLUSIVE MODE")
         ask("SET lock_timeout = '10ms'")
         for i in range(30):
             assert ask("SELECT cache_set('mine', %s, '1')", f"k{i}") is True
@@ -187,7 +191,9 @@ def test_space_is_reused(ask: Session) -> None:
 
 def test_autovacuum_suits_the_churn(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
-    for options in ask.column("SELECT c.reloptions FROM pgcache_internal.types t JOIN pg_class c ON c.oid = t.relation"):
+    for options in ask.column(
+        "SELECT c.reloptions FROM pgcache_internal.types t JOIN pg_class c ON c.oid = t.relation"
+    ):
         settings = dict(option.split("=") for option in options)
         assert float(settings["autovacuum_vacuum_scale_factor"]) <= 0.05
         assert int(settings["fillfactor"]) <= 90
@@ -246,7 +252,8 @@ def test_upkeep_that_nobody_runs_is_overdue(ask: Session) -> None:
 
 def test_upkeep_that_failed_is_critical(ask: Session) -> None:
     ask(
-        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, finished_at, outcome, detail) VALUES ('pgcache_upkeep',"
+        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, finished_at, outcome, detail) VALUES"
+        " ('pgcache_upkeep',"
         " now(), now(), 'failed', 'disk full')"
     )
     health = ask.row("SELECT status, detail, hint FROM cache_health() WHERE check_name = 'upkeep: pgcache_upkeep'")
@@ -257,7 +264,8 @@ def test_upkeep_that_failed_is_critical(ask: Session) -> None:
 
 def test_old_runs_are_pruned(ask: Session) -> None:
     ask(
-        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, outcome) VALUES ('pgcache_upkeep', now() - interval '8 days',"
+        "INSERT INTO pgcache_internal.upkeep_runs (job, started_at, outcome) VALUES ('pgcache_upkeep', now()"
+        " - interval '8 days',"
         " 'succeeded')"
     )
     ask("CALL cache_upkeep()")

@@ -12,13 +12,14 @@ from tests.servers import Server
 from tests.sql.tools import Session
 from tests.static.test_functions import CORE
 
+OURS = "('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)"
 LISTING = Path(__file__).with_name("catalog.txt")
 
 
 def test_all_tables_views_and_sequences_have_comments(ask: Session) -> None:
-    assert ask.column("""
+    assert ask.column(f"""
         SELECT oid::regclass::text FROM pg_class
-        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND relkind IN ('r', 'p', 'v', 'S')
+        WHERE relnamespace IN {OURS} AND relkind IN ('r', 'p', 'v', 'S')
             AND obj_description(oid, 'pg_class') IS NULL
             -- Those of identity columns aside.
             AND (relkind <> 'S' OR NOT EXISTS (SELECT FROM pg_depend d WHERE objid = pg_class.oid AND d.deptype = 'i'))
@@ -38,9 +39,9 @@ def test_the_schemas_have_comments(ask: Session) -> None:
 
 def test_types_of_our_own_have_comments(ask: Session) -> None:
     assert (
-        ask.column("""
+        ask.column(f"""
         SELECT t.oid::regtype::text FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
-        WHERE t.typnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND t.typelem = 0 AND (c.oid IS NULL OR c.relkind = 'c')
+        WHERE t.typnamespace IN {OURS} AND t.typelem = 0 AND (c.oid IS NULL OR c.relkind = 'c')
             AND obj_description(t.oid, 'pg_type') IS NULL
     """)
         == []
@@ -51,13 +52,13 @@ def test_nothing_is_granted_to_public(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
     # NULL stands for the defaults, which let PUBLIC execute functions.
     assert (
-        ask.column("""
+        ask.column(f"""
         SELECT oid::regprocedure::text FROM pg_proc
-        WHERE pronamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)
+        WHERE pronamespace IN {OURS}
             AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) WHERE grantee = 0))
         UNION ALL
         SELECT oid::regclass::text FROM pg_class
-        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND EXISTS (SELECT FROM aclexplode(relacl) WHERE grantee = 0)
+        WHERE relnamespace IN {OURS} AND EXISTS (SELECT FROM aclexplode(relacl) WHERE grantee = 0)
         UNION ALL
         SELECT nspname FROM pg_namespace
         WHERE nspname ~ '^pgcache' AND EXISTS (SELECT FROM aclexplode(nspacl) WHERE grantee = 0)
@@ -74,9 +75,7 @@ def test_functions_made_while_it_runs_are_not_granted_to_public_either(ask: Sess
 
 def test_every_view_and_function_still_matches_its_tables(ask: Session) -> None:
     """Views can be selected from, and the columns that the registry names exist."""
-    for view in ask.column(
-        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND relkind = 'v'"
-    ):
+    for view in ask.column(f"SELECT oid::regclass::text FROM pg_class WHERE relnamespace IN {OURS} AND relkind = 'v'"):
         ask.rows(f"SELECT * FROM {view}")
 
 
@@ -96,17 +95,19 @@ def test_nothing_lies_outside_of_the_schemas(dsn: str) -> None:
 
 def listing(ask: Session) -> str:
     """All functions, tables and views, a line each."""
-    lines = ask.column("""
-        SELECT format('%s %s.%s(%s)%s %s %s%s', CASE prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, pronamespace::regnamespace, p.proname,
-            pg_get_function_arguments(p.oid), ' returns ' || pg_get_function_result(p.oid),
+    lines = ask.column(f"""
+        SELECT format('%s %s.%s(%s)%s %s %s%s', CASE prokind WHEN 'p' THEN 'procedure' ELSE 'function' END,
+            pronamespace::regnamespace, p.proname, pg_get_function_arguments(p.oid),
+            ' returns ' || pg_get_function_result(p.oid),
             CASE provolatile WHEN 'i' THEN 'immutable' WHEN 's' THEN 'stable' ELSE 'volatile' END,
             'parallel ' || CASE proparallel WHEN 's' THEN 'safe' WHEN 'r' THEN 'restricted' ELSE 'unsafe' END,
             CASE WHEN prosecdef THEN ' security definer' ELSE '' END)
         FROM pg_proc p
-        WHERE pronamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)
-        ORDER BY pronamespace::regnamespace::text COLLATE "C", proname COLLATE "C", pg_get_function_identity_arguments(p.oid) COLLATE "C"
+        WHERE pronamespace IN {OURS}
+        ORDER BY pronamespace::regnamespace::text COLLATE "C", proname COLLATE "C",
+            pg_get_function_identity_arguments(p.oid) COLLATE "C"
     """)
-    lines += ask.column("""
+    lines += ask.column(f"""
         SELECT format('%s %s.%s: %s',
             CASE WHEN relkind = 'v' THEN 'view' WHEN relpersistence = 'u' THEN 'unlogged table' ELSE 'table' END,
             relnamespace::regnamespace, relname, (
@@ -115,13 +116,14 @@ def listing(ask: Session) -> str:
                 FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
             ))
         FROM pg_class c
-        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) AND relkind IN ('r', 'p', 'v')
+        WHERE relnamespace IN {OURS} AND relkind IN ('r', 'p', 'v')
         ORDER BY relnamespace::regnamespace::text COLLATE "C", relkind = 'v', relname COLLATE "C"
     """)
-    lines += ask.column("""
+    lines += ask.column(f"""
         SELECT 'index ' || regexp_replace(pg_get_indexdef(indexrelid), '^CREATE ', '')
         FROM pg_index i JOIN pg_class c ON c.oid = indexrelid
-        WHERE relnamespace IN ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) ORDER BY relnamespace::regnamespace::text COLLATE "C", relname COLLATE "C"
+        WHERE relnamespace IN {OURS}
+        ORDER BY relnamespace::regnamespace::text COLLATE "C", relname COLLATE "C"
     """)
     return "".join(f"{line}\n" for line in lines).replace("public.", "")
 

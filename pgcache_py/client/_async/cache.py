@@ -1,0 +1,318 @@
+"""The client: AsyncCache."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from types import MethodType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from ... import keys
+from .. import calls, typed_calls, wire
+from ..calls import Entry
+from ..waiting import settle_async
+from ..wire import MISS, TTL, Row
+from .typed import AsyncTypedCaches
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AsyncCache(AsyncTypedCaches):
+    """A cache in PostgreSQL: AsyncCache("postgresql://...") or over what you have.
+
+    source: a conninfo string or URL, over which the cache opens one connection of its own at the first call; your
+    psycopg.AsyncConnection, whose transaction the calls then are part of; or your psycopg_pool.AsyncConnectionPool,
+    from which each call takes a connection. You close what is yours.
+
+    tenant: whose entries the calls see, None for the session's setting pgcache.tenant.
+
+    fail_soft: a cache that is unreachable, slow, not installed, read-only or broken is a miss, or a False, 0 or empty
+    result, logged once (logger "pgcache"), and left alone for half a second, then longer. Mistakes in the call (a bad
+    key, type, value or time to live) and calls that manage the cache still raise. On your own connection in a
+    transaction each call then has a savepoint, so that the transaction goes on. An invalidation that fails is lost like
+    any other call: let entries expire.
+
+    timeout: seconds. Over a conninfo, for connecting (2 at least) and for each call; over a pool, to wait for a
+    connection; over your connection its own settings hold. None is no limit, and 5 seconds in fail-soft mode.
+
+    Raises PgcacheError, whose subclasses tell the SQLSTATEs apart. Safe to share between tasks.
+    """
+
+    # One entry.
+
+    async def get(self, type: str, key: str, default: Any = None) -> Any:
+        """The value of an entry, or the default on a miss.
+
+        A cached None is a value; give the default MISS to tell it from a miss.
+        """
+        value = await self._run(calls.GET, type, key)
+        return default if value is MISS else value
+
+    async def set(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
+        """Cache a value, anything that is JSON; True if it was stored, False if the type is disabled.
+
+        ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
+        """
+        return await self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
+
+    async def add(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
+        """Cache a value only if there is none, or an expired one; True if it was stored."""
+        return await self._run(calls.ADD, type, key, wire.json_text(value), wire.interval(ttl))
+
+    async def incr(self, type: str, key: str, by: int = 1, ttl: TTL = None) -> int:
+        """Add to a whole number and return the sum; an absent one starts from 0 and gets the ttl.
+
+        Raises NotANumberError for another value. Fail-soft: 0.
+        """
+        return await self._run(calls.INCR, type, key, wire.number(by), wire.interval(ttl))
+
+    async def exists(self, type: str, key: str) -> bool:
+        """Whether there is a live entry. Counts as neither hit nor miss."""
+        return await self._run(calls.EXISTS, type, key)
+
+    async def ttl(self, type: str, key: str) -> timedelta | None:
+        """How long an entry has left to live; None if there is none, or if it never expires."""
+        return await self._run(calls.TTL_LEFT, type, key)
+
+    async def touch(self, type: str, key: str, ttl: TTL = None) -> bool:
+        """Let a live entry expire later, or sooner; True if there is one. ttl: as in set, from now."""
+        return await self._run(calls.TOUCH, type, key, wire.interval(ttl))
+
+    async def persist(self, type: str, key: str) -> bool:
+        """Let a live entry never expire; True if there is one."""
+        return await self._run(calls.PERSIST, type, key)
+
+    async def entry(self, type: str, key: str) -> Entry | None:
+        """What is known about an entry other than its value; None if there is none."""
+        return await self._run(calls.ENTRY, type, key)
+
+    async def delete(self, type: str, key: str) -> bool:
+        """Remove an entry; True if there was a live one."""
+        return await self._run(calls.DELETE, type, key)
+
+    # Many entries in one round trip.
+
+    async def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of the entries that there are, by key, in the order asked."""
+        keys = keys if isinstance(keys, str) else list(keys)
+        found = await self._run(calls.GET_MANY, type, wire.array(keys))
+        return {key: found[key] for key in keys if key in found}
+
+    async def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
+        """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
+        return await self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl))
+
+    async def delete_many(self, type: str, keys: Iterable[str]) -> int:
+        """Remove many entries; returns how many live ones there were."""
+        return await self._run(calls.DELETE_MANY, type, wire.array(keys))
+
+    async def delete_pattern(self, type: str, pattern: str) -> int:
+        r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many."""
+        return await self._run(calls.DELETE_PATTERN, type, pattern)
+
+    async def keys(self, type: str, pattern: str = "%", max_keys: int | None = 1000) -> list[str]:
+        """The keys of the live entries that match a LIKE pattern, in byte order. max_keys: None for all."""
+        return list(await self._run(calls.KEYS, type, pattern, wire.number(max_keys)))
+
+    # Invalidation. With a tenant set, these remove that tenant's entries only.
+
+    async def clear(self, type: str) -> int:
+        """Remove all entries of a type; returns how many live ones there were."""
+        return await self._run(calls.CLEAR, type)
+
+    async def clear_expired(self, type: str | None = None) -> int:
+        """Remove the expired entries of a type, or of all types; returns how many."""
+        return await self._run(calls.CLEAR_EXPIRED, type)
+
+    async def clear_all(self) -> int:
+        """Remove all entries of all types; returns how many live ones there were."""
+        return await self._run(calls.CLEAR_ALL)
+
+    async def invalidate_tenant(self, tenant: str) -> int:
+        """Remove all entries of a tenant, whatever this cache's own is; returns how many live ones there were."""
+        return await self._run(calls.INVALIDATE_TENANT, tenant)
+
+    async def invalidate_user(self, user_id: str) -> int:
+        """Remove a user's search results; returns how many live ones there were."""
+        return await self._run(typed_calls.INVALIDATE_USER, user_id)
+
+    # Computing what is not there.
+
+    async def get_or_compute(self, type: str, key: str, compute: Callable[[], Awaitable[T]], ttl: TTL = None) -> T:
+        """The cached value, or else what compute returns, which is cached. A cached None is a value too."""
+        value = await self._run(calls.GET, type, key)
+        if value is not MISS:
+            found: T = value
+            return found
+        return await self.recompute(type, key, compute, ttl)
+
+    async def recompute(self, type: str, key: str, compute: Callable[[], Awaitable[T]], ttl: TTL = None) -> T:
+        """What compute returns, which is cached in place of what is there."""
+        value = await settle_async(compute())
+        await self.set(type, key, value, ttl)
+        return value
+
+    def cached(
+        self, type: str = "store", ttl: TTL = None, key: Callable[..., str] | None = None
+    ) -> Callable[[Callable[P, Awaitable[T]]], AsyncCachedFunction[P, T]]:
+        """A decorator that caches a function's results, which must be JSON values.
+
+        The key is made of the function's module, name and arguments; those have to be JSON values, or objects with a
+        method __cache_key__ (a method's own object too), else a call raises TypeError. key: makes the key from the
+        arguments instead. The function gains .invalidate(*args), .refresh(*args) and .key(*args).
+        """
+
+        def decorate(function: Callable[P, Awaitable[T]]) -> AsyncCachedFunction[P, T]:
+            return AsyncCachedFunction(self, type, function, ttl, keys.FunctionKey(function, key))
+
+        return decorate
+
+    @staticmethod
+    def key(*parts: str | None) -> str:
+        """A key made of any texts, as pgcache.cache_key makes it: 64 hex digits, different for different parts."""
+        return keys.cache_key(*parts)
+
+    @staticmethod
+    def key_json(value: Any) -> str:
+        """A key made of a JSON value, as pgcache.cache_key_json makes it: an object's order is no matter."""
+        return keys.cache_key_json(value)
+
+    # Managing the cache. These raise in fail-soft mode too.
+
+    async def create_type(
+        self,
+        type: str,
+        *,
+        ttl: TTL = "1 hour",
+        max_entries: int | None = None,
+        max_bytes: int | None = 4 << 30,
+        eviction: str = "lru",
+        hit_tracking: str = "sampled",
+        durable: bool = True,
+        enabled: bool = True,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        """Create a type. ttl: its default, None for never. max_...: limits, None for none.
+
+        eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable: False for a faster type that a
+        crash empties. fields: what its values have, each in a column of its own, such as
+        {"text": "string!", "tokens_used": "count"}; without them its values are any JSON. Raises TypeExistsError,
+        InvalidSettingError.
+        """
+        await self._run(
+            calls.CREATE_TYPE,
+            type,
+            wire.interval(ttl),
+            wire.number(max_entries),
+            wire.number(max_bytes),
+            eviction,
+            hit_tracking,
+            wire.boolean(durable),
+            wire.boolean(enabled),
+            None if fields is None else wire.json_object(fields),
+        )
+
+    async def configure(
+        self,
+        type: str,
+        *,
+        ttl: TTL = None,
+        max_entries: int | None = None,
+        max_bytes: int | None = None,
+        eviction: str | None = None,
+        hit_tracking: str | None = None,
+        durable: bool | None = None,
+        enabled: bool | None = None,
+        dimensions: int | None = None,
+        reset: Sequence[str] = (),
+    ) -> None:
+        """Change a type; what is None stays as it is. See create_type.
+
+        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes and dimensions
+        to take away. Raises UnknownTypeError, InvalidSettingError.
+        """
+        await self._run(
+            calls.CONFIGURE,
+            type,
+            wire.interval(ttl),
+            wire.number(max_entries),
+            wire.number(max_bytes),
+            eviction,
+            hit_tracking,
+            wire.boolean(durable),
+            wire.boolean(enabled),
+            wire.number(dimensions),
+            wire.array(reset),
+        )
+
+    async def drop_type(self, type: str) -> None:
+        """Drop a type that a user created, with its entries. Raises UnknownTypeError, BuiltinTypeError."""
+        await self._run(calls.DROP_TYPE, type)
+
+    async def cleanup(self, type: str | None = None) -> int:
+        """Remove what has expired and bring a type, or all types, within the limits; returns how many entries went."""
+        return await self._run(calls.CLEANUP, type)
+
+    async def warm(self, type: str, entries: Iterable[Mapping[str, Any]]) -> int:
+        """Cache many entries, all or none: mappings with key, value and, if wanted, ttl (a text). Returns how many.
+
+        For a file or an endless stream see `python -m pgcache_py warm`.
+        """
+        return await self._run(calls.WARM, type, wire.json_text(list(entries)))
+
+    async def stats(self) -> list[Row]:
+        """The view cache_stats: a dict for each type, with entries, hits, misses, hit rate, bytes and so on."""
+        return await self._report(calls.STATS)
+
+    async def health(self) -> list[Row]:
+        """What cache_health() finds: a dict for each check, with check_name, status, detail and hint."""
+        return await self._report(calls.HEALTH)
+
+    async def index_usage(self) -> list[Row]:
+        """What get_cache_index_usage() finds: a dict for each index."""
+        return await self._report(calls.INDEX_USAGE)
+
+
+class AsyncCachedFunction(Generic[P, T]):
+    """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
+
+    def __init__(
+        self,
+        cache: AsyncCache,
+        type: str,
+        function: Callable[P, Awaitable[T]],
+        ttl: TTL,
+        key: Callable[..., str],
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._cache = cache
+        self._type = type
+        self._function = function
+        self._ttl = ttl
+        self._key = key
+
+    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[..., T]:
+        """The function as a method of an object."""
+        if instance is None:
+            return self
+        method = MethodType(self._function, instance)
+        return AsyncCachedFunction(self._cache, self._type, method, self._ttl, functools.partial(self._key, instance))
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        compute = functools.partial(self._function, *args, **kwargs)
+        return await self._cache.get_or_compute(self._type, self.key(*args, **kwargs), compute, self._ttl)
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Compute the result again, and cache it in place of what is cached."""
+        compute = functools.partial(self._function, *args, **kwargs)
+        return await self._cache.recompute(self._type, self.key(*args, **kwargs), compute, self._ttl)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the result for these arguments; True if there was one."""
+        return await self._cache.delete(self._type, self.key(*args, **kwargs))
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key under which the result for these arguments is cached."""
+        return self._key(*args, **kwargs)

@@ -1,0 +1,388 @@
+"""The typed caches of an AsyncCache: cache.llm, cache.embedding and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from .. import typed_calls, wire
+from ..typed_calls import Audio, Skip
+from ..waiting import settle_async
+from ..wire import TTL, Array, Row
+from .base import AsyncBase
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+
+class AsyncTypedCache:
+    """One of the built-in types. Errors are those of the generic calls; see Cache."""
+
+    def __init__(self, cache: AsyncBase) -> None:
+        self._cache = cache
+        self._run = cache._run
+
+
+class AsyncLLMCache(AsyncTypedCache):
+    """Answers of language models, by prompt, model and context. Default time to live: 1 hour."""
+
+    async def get(self, prompt: str, model: str, context: str = "") -> Row | None:
+        """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
+        document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context)
+        return document
+
+    async def set(
+        self,
+        prompt: str,
+        model: str,
+        response: str,
+        *,
+        tokens_used: int | None = None,
+        context: str = "",
+        provider: str | None = None,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache an answer. context: whatever else it depends on, such as the system prompt."""
+        return await self._run(
+            typed_calls.SET_LLM,
+            prompt,
+            model,
+            response,
+            wire.number(tokens_used),
+            context,
+            provider,
+            wire.interval(ttl),
+        )
+
+    async def get_or_compute(
+        self,
+        prompt: str,
+        model: str,
+        compute: Callable[[], Awaitable[str | Mapping[str, Any]]],
+        *,
+        context: str = "",
+        provider: str | None = None,
+        ttl: TTL = None,
+    ) -> Row:
+        """The cached answer, or else a new one, which is cached.
+
+        compute: asks the model; returns the response, or a mapping with response and, if known, tokens_used, provider.
+        """
+        if (answer := await self.get(prompt, model, context)) is not None:
+            return answer
+        computed = await settle_async(compute())
+        fields = {"response": computed} if isinstance(computed, str) else dict(computed)
+        answer = {"provider": provider, **fields, "model": model}
+        await self.set(
+            prompt,
+            model,
+            answer["response"],
+            tokens_used=answer.get("tokens_used"),
+            context=context,
+            provider=answer["provider"],
+            ttl=ttl,
+        )
+        return {name: value for name, value in answer.items() if value is not None}
+
+
+class AsyncEmbeddingCache(AsyncTypedCache):
+    """Vectors of texts, by text and model, in float32. Default time to live: 24 hours."""
+
+    @overload
+    async def get(self, text: str, model: str, *, as_numpy: Literal[False] = False) -> list[float] | None: ...
+
+    @overload
+    async def get(self, text: str, model: str, *, as_numpy: Literal[True]) -> NDArray[numpy.float32] | None: ...
+
+    async def get(
+        self, text: str, model: str, *, as_numpy: bool = False
+    ) -> list[float] | NDArray[numpy.float32] | None:
+        """The vector of a text, as a list or a NumPy array; None on a miss."""
+        data = await self._run(typed_calls.GET_EMBEDDING, text, model)
+        if data is None:
+            return None
+        return wire.vector_array(data) if as_numpy else wire.vector_list(data)
+
+    async def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
+        """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
+        return await self._run(typed_calls.SET_EMBEDDING, text, model, wire.vector(vector), wire.interval(ttl))
+
+    @overload
+    async def get_many(
+        self, texts: Sequence[str], model: str, *, as_numpy: Literal[False] = False
+    ) -> list[list[float] | None]: ...
+
+    @overload
+    async def get_many(
+        self, texts: Sequence[str], model: str, *, as_numpy: Literal[True]
+    ) -> list[NDArray[numpy.float32] | None]: ...
+
+    async def get_many(
+        self, texts: Sequence[str], model: str, *, as_numpy: bool = False
+    ) -> Sequence[list[float] | NDArray[numpy.float32] | None]:
+        """For each text, in the order asked, its own vector, or None on a miss."""
+        found = await self._run(typed_calls.GET_EMBEDDINGS, wire.array(texts), model)
+        read = wire.vector_array if as_numpy else wire.vector_list
+        return [None if (data := found.get(text)) is None else read(data) for text in texts]
+
+    async def set_many(
+        self, texts: Sequence[str], model: str, vectors: Sequence[Array] | NDArray[Any], *, ttl: TTL = None
+    ) -> int:
+        """Cache the vectors of many texts, all or none. Returns how many were stored."""
+        literals = wire.array(wire.vector_text(vector) for vector in vectors)
+        return await self._run(typed_calls.SET_EMBEDDINGS, wire.array(texts), model, literals, wire.interval(ttl))
+
+    async def get_or_compute(
+        self, text: str, model: str, compute: Callable[[], Awaitable[Array]], *, ttl: TTL = None
+    ) -> list[float]:
+        """The cached vector of a text, or else what compute returns, which is cached."""
+        if (vector := await self.get(text, model)) is not None:
+            return vector
+        computed = await settle_async(compute())
+        await self.set(text, model, computed, ttl=ttl)
+        return wire.vector_list(wire.vector(computed))
+
+    async def get_or_compute_many(
+        self,
+        texts: Sequence[str],
+        model: str,
+        compute: Callable[[list[str]], Awaitable[Sequence[Array] | NDArray[Any]]],
+        *,
+        ttl: TTL = None,
+    ) -> list[list[float]]:
+        """The vector of each text, in the order asked. compute: gets those not cached, each once."""
+        vectors = dict(zip(texts, await self.get_many(texts, model), strict=True))
+        missing = [text for text, vector in vectors.items() if vector is None]
+        if missing:
+            computed = await settle_async(compute(missing))
+            new = [wire.vector_list(wire.vector(vector)) for vector in computed]
+            vectors.update(zip(missing, new, strict=True))
+            await self.set_many(missing, model, new, ttl=ttl)
+        return [vectors[text] or [] for text in texts]
+
+
+class AsyncVectorSearchCache(AsyncTypedCache):
+    """Results of similarity searches, by query vector, filters and top_k, per user. Default time to live: 1 hour."""
+
+    async def get(
+        self, query: Array, filters: Mapping[str, Any] | None = None, top_k: int = 10, user_id: str = ""
+    ) -> Any:
+        """The results, as they were cached; None on a miss. user_id: whose ('' = everybody's)."""
+        return await self._run(
+            typed_calls.GET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
+            user_id,
+        )
+
+    async def set(
+        self,
+        query: Array,
+        results: Any,
+        filters: Mapping[str, Any] | None = None,
+        top_k: int = 10,
+        user_id: str = "",
+        *,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache the results of a search, any JSON value but null."""
+        return await self._run(
+            typed_calls.SET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(results),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
+            user_id,
+            wire.interval(ttl),
+        )
+
+    async def invalidate_user(self, user_id: str) -> int:
+        """Forget a user's results; returns how many there were."""
+        return await self._run(typed_calls.INVALIDATE_USER, user_id)
+
+
+class AsyncAudioCache(AsyncTypedCache):
+    """Synthesized speech, by text, voice, provider and settings. Default time to live: 24 hours."""
+
+    async def get(
+        self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None
+    ) -> Audio | None:
+        """The speech; None on a miss. settings: whatever else it depends on, such as speed."""
+        return await self._run(typed_calls.GET_AUDIO, text, voice, provider, wire.json_text(settings or {}))
+
+    async def set(
+        self,
+        text: str,
+        voice: str,
+        audio: Audio,
+        provider: str = "",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache the speech of a text in a voice."""
+        return await self._run(
+            typed_calls.SET_AUDIO,
+            text,
+            voice,
+            bytes(audio.data),
+            audio.format,
+            wire.number(audio.duration_ms),
+            wire.number(audio.sample_rate),
+            wire.number(audio.channels),
+            provider,
+            wire.json_text(settings or {}),
+            wire.interval(ttl),
+        )
+
+
+class AsyncAIWorkerCache(AsyncTypedCache):
+    """SQL that a model generated, by prompt, model and version of the schema. Default time to live: 1 hour."""
+
+    async def get(self, prompt: str, model: str, schema_version: str) -> Row | None:
+        """prompt_text, model, schema_version, generated_sql, validated and tokens_used; None on a miss."""
+        document: Row | None = await self._run(typed_calls.GET_AI_WORKER, prompt, model, schema_version)
+        return document
+
+    async def set(
+        self,
+        prompt: str,
+        model: str,
+        schema_version: str,
+        generated_sql: str,
+        *,
+        tokens_used: int = 0,
+        validated: bool = True,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache the SQL for a prompt. validated: whether it was checked against the schema."""
+        return await self._run(
+            typed_calls.SET_AI_WORKER,
+            prompt,
+            model,
+            schema_version,
+            generated_sql,
+            wire.number(tokens_used),
+            wire.boolean(validated),
+            wire.interval(ttl),
+        )
+
+    async def get_or_compute(
+        self,
+        prompt: str,
+        model: str,
+        schema_version: str,
+        compute: Callable[[], Awaitable[str]],
+        *,
+        tokens_used: int = 0,
+        ttl: TTL = None,
+    ) -> str:
+        """The cached SQL, or else what compute returns, which is cached."""
+        if (found := await self.get(prompt, model, schema_version)) is not None:
+            return str(found["generated_sql"])
+        generated = await settle_async(compute())
+        await self.set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
+        return generated
+
+    async def invalidate_schema(self, schema_version: str) -> int:
+        """Forget all SQL for a version of the schema; returns how many entries there were."""
+        return await self._run(typed_calls.INVALIDATE_SCHEMA, schema_version)
+
+    async def stats(self) -> list[Row]:
+        """The view ai_worker_cache_stats: a dict for each row."""
+        return await self._cache._report(typed_calls.AI_WORKER_STATS)
+
+
+class AsyncFaceCache(AsyncTypedCache):
+    """Face embeddings by image, per tenant (None = the cache's own). Entries never expire by default."""
+
+    async def get(self, image: bytes, tenant: str | None = None) -> list[Row] | None:
+        """A dict with bbox, embedding and det_score for each face, [] if there is none; None on a miss."""
+        faces: list[Row] | None = await self._run(typed_calls.GET_FACE, image, tenant)
+        return faces
+
+    async def set(
+        self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
+    ) -> bool:
+        """Cache the faces of an image."""
+        return await self._run(typed_calls.SET_FACE, image, tenant, wire.json_text(embeddings), wire.interval(ttl))
+
+
+class AsyncPhashCache(AsyncTypedCache):
+    """Perceptual hashes by image, per tenant (None = the cache's own). Entries never expire by default."""
+
+    async def get(self, image: bytes, tenant: str | None = None) -> str | None:
+        """The hash; None on a miss."""
+        return await self._run(typed_calls.GET_PHASH, image, tenant)
+
+    async def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
+        """Cache the hash of an image."""
+        return await self._run(typed_calls.SET_PHASH, image, tenant, phash, wire.interval(ttl))
+
+
+class AsyncCrawlCache(AsyncTypedCache):
+    """Images that a crawler has stored, per tenant (None = the cache's own). Entries never expire by default."""
+
+    async def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
+        """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
+        return await self._run(typed_calls.CRAWL_SHOULD_SKIP, url, image, tenant)
+
+    async def store(
+        self,
+        url: str,
+        image: bytes,
+        raw_key: str,
+        thumbnail_key: str | None = None,
+        tenant: str | None = None,
+        *,
+        ttl: TTL = None,
+    ) -> bool:
+        """Record that an image from a URL is stored under raw_key."""
+        return await self._run(typed_calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, wire.interval(ttl))
+
+
+class AsyncTypedCaches(AsyncBase):
+    """The part of a client that has the typed caches."""
+
+    @cached_property
+    def llm(self) -> AsyncLLMCache:
+        """Answers of language models."""
+        return AsyncLLMCache(self)
+
+    @cached_property
+    def embedding(self) -> AsyncEmbeddingCache:
+        """Vectors of texts."""
+        return AsyncEmbeddingCache(self)
+
+    @cached_property
+    def vector_search(self) -> AsyncVectorSearchCache:
+        """Results of similarity searches."""
+        return AsyncVectorSearchCache(self)
+
+    @cached_property
+    def audio(self) -> AsyncAudioCache:
+        """Synthesized speech."""
+        return AsyncAudioCache(self)
+
+    @cached_property
+    def ai_worker(self) -> AsyncAIWorkerCache:
+        """SQL that a model generated."""
+        return AsyncAIWorkerCache(self)
+
+    @cached_property
+    def face(self) -> AsyncFaceCache:
+        """Face embeddings of images."""
+        return AsyncFaceCache(self)
+
+    @cached_property
+    def phash(self) -> AsyncPhashCache:
+        """Perceptual hashes of images."""
+        return AsyncPhashCache(self)
+
+    @cached_property
+    def crawl(self) -> AsyncCrawlCache:
+        """Images that a crawler has stored."""
+        return AsyncCrawlCache(self)

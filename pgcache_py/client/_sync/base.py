@@ -1,0 +1,116 @@
+# Made of pgcache_py/client/_async/base.py by tools/async_to_sync.py: change that one.
+"""What every client has: connections, a tenant, and a way to run a call."""
+
+from __future__ import annotations
+
+import copy
+from types import TracebackType
+from typing import TypeVar, cast
+
+import psycopg
+
+from ...errors import translated
+from ..calls import RAISE, Call
+from ..failsoft import TIMEOUT, FailSoft
+from ..wire import Row
+from .connections import (
+    AnyConnection,
+    AnyPool,
+    BorrowedConnection,
+    OwnConnection,
+    PooledConnections,
+    Source,
+)
+
+T = TypeVar("T")
+Self = TypeVar("Self", bound="Base")
+
+
+class Base:
+    """Cache without its calls; its parameters are described there."""
+
+    _shared = frozenset({"_source", "_soft"})  # with the views for tenants
+
+    def __init__(
+        self,
+        source: str | AnyConnection | AnyPool,
+        *,
+        tenant: str | None = None,
+        fail_soft: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"a timeout is positive, not {timeout!r}")
+        if timeout is None and fail_soft:
+            timeout = TIMEOUT
+        self._tenant = tenant
+        self._view = False
+        self._soft = FailSoft() if fail_soft else None
+        self._source = self._open(source, fail_soft, timeout)
+
+    @staticmethod
+    def _open(source: object, fail_soft: bool, timeout: float | None) -> Source:
+        if isinstance(source, str):
+            return OwnConnection(source, timeout)
+        if isinstance(source, psycopg.Connection):
+            return BorrowedConnection(source, contained=fail_soft)
+        # psycopg_pool need not be installed.
+        if "ConnectionPool" in (base.__name__ for base in type(source).__mro__):
+            return PooledConnections(cast(AnyPool, source), timeout)
+        raise TypeError(
+            "Cache takes a conninfo string, a psycopg.Connection or a psycopg_pool.ConnectionPool,"
+            f" not {type(source).__name__}"
+        )
+
+    def close(self) -> None:
+        """Close the cache's own connection, if it has one. On a view for a tenant it does nothing."""
+        if not self._view:
+            self._source.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def for_tenant(self: Self, tenant: str | None) -> Self:
+        """The same cache on the same connection, for another tenant. Cheap: make one per request."""
+        view = copy.copy(self)
+        for name in view.__dict__.keys() - self._shared:
+            del view.__dict__[name]  # the typed caches, which belong to this one
+        view._tenant = tenant
+        view._view = True
+        return view
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose entries the calls see; None for the session's setting."""
+        return self._tenant
+
+    def _run(self, call: Call[T], *params: str | bytes | None) -> T:
+        soft = self._soft
+        if soft is None or call.otherwise is RAISE:
+            try:
+                return self._source.run(call, params, self._tenant)
+            except psycopg.Error as error:
+                raise translated(error) from error
+        if soft.resting():
+            return call.otherwise
+        try:
+            result = self._source.run(call, params, self._tenant)
+        except psycopg.Error as error:
+            failure = translated(error)
+            if soft.absorbs(call.name, failure):
+                return call.otherwise
+            raise failure from error
+        if soft.incidents:
+            soft.succeeded(call.name)
+        return result
+
+    def _report(self, query: str) -> list[Row]:
+        try:
+            return self._source.report(query)
+        except psycopg.Error as error:
+            raise translated(error) from error

@@ -1,0 +1,381 @@
+# Made of pgcache_py/client/_async/typed.py by tools/async_to_sync.py: change that one.
+"""The typed caches of a Cache: cache.llm, cache.embedding and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from .. import typed_calls, wire
+from ..typed_calls import Audio, Skip
+from ..waiting import settle
+from ..wire import TTL, Array, Row
+from .base import Base
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+
+class TypedCache:
+    """One of the built-in types. Errors are those of the generic calls; see Cache."""
+
+    def __init__(self, cache: Base) -> None:
+        self._cache = cache
+        self._run = cache._run
+
+
+class LLMCache(TypedCache):
+    """Answers of language models, by prompt, model and context. Default time to live: 1 hour."""
+
+    def get(self, prompt: str, model: str, context: str = "") -> Row | None:
+        """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
+        document: Row | None = self._run(typed_calls.GET_LLM, prompt, model, context)
+        return document
+
+    def set(
+        self,
+        prompt: str,
+        model: str,
+        response: str,
+        *,
+        tokens_used: int | None = None,
+        context: str = "",
+        provider: str | None = None,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache an answer. context: whatever else it depends on, such as the system prompt."""
+        return self._run(
+            typed_calls.SET_LLM,
+            prompt,
+            model,
+            response,
+            wire.number(tokens_used),
+            context,
+            provider,
+            wire.interval(ttl),
+        )
+
+    def get_or_compute(
+        self,
+        prompt: str,
+        model: str,
+        compute: Callable[[], str | Mapping[str, Any]],
+        *,
+        context: str = "",
+        provider: str | None = None,
+        ttl: TTL = None,
+    ) -> Row:
+        """The cached answer, or else a new one, which is cached.
+
+        compute: asks the model; returns the response, or a mapping with response and, if known, tokens_used, provider.
+        """
+        if (answer := self.get(prompt, model, context)) is not None:
+            return answer
+        computed = settle(compute())
+        fields = {"response": computed} if isinstance(computed, str) else dict(computed)
+        answer = {"provider": provider, **fields, "model": model}
+        self.set(
+            prompt,
+            model,
+            answer["response"],
+            tokens_used=answer.get("tokens_used"),
+            context=context,
+            provider=answer["provider"],
+            ttl=ttl,
+        )
+        return {name: value for name, value in answer.items() if value is not None}
+
+
+class EmbeddingCache(TypedCache):
+    """Vectors of texts, by text and model, in float32. Default time to live: 24 hours."""
+
+    @overload
+    def get(self, text: str, model: str, *, as_numpy: Literal[False] = False) -> list[float] | None: ...
+
+    @overload
+    def get(self, text: str, model: str, *, as_numpy: Literal[True]) -> NDArray[numpy.float32] | None: ...
+
+    def get(self, text: str, model: str, *, as_numpy: bool = False) -> list[float] | NDArray[numpy.float32] | None:
+        """The vector of a text, as a list or a NumPy array; None on a miss."""
+        data = self._run(typed_calls.GET_EMBEDDING, text, model)
+        if data is None:
+            return None
+        return wire.vector_array(data) if as_numpy else wire.vector_list(data)
+
+    def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
+        """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
+        return self._run(typed_calls.SET_EMBEDDING, text, model, wire.vector(vector), wire.interval(ttl))
+
+    @overload
+    def get_many(
+        self, texts: Sequence[str], model: str, *, as_numpy: Literal[False] = False
+    ) -> list[list[float] | None]: ...
+
+    @overload
+    def get_many(
+        self, texts: Sequence[str], model: str, *, as_numpy: Literal[True]
+    ) -> list[NDArray[numpy.float32] | None]: ...
+
+    def get_many(
+        self, texts: Sequence[str], model: str, *, as_numpy: bool = False
+    ) -> Sequence[list[float] | NDArray[numpy.float32] | None]:
+        """For each text, in the order asked, its own vector, or None on a miss."""
+        found = self._run(typed_calls.GET_EMBEDDINGS, wire.array(texts), model)
+        read = wire.vector_array if as_numpy else wire.vector_list
+        return [None if (data := found.get(text)) is None else read(data) for text in texts]
+
+    def set_many(
+        self, texts: Sequence[str], model: str, vectors: Sequence[Array] | NDArray[Any], *, ttl: TTL = None
+    ) -> int:
+        """Cache the vectors of many texts, all or none. Returns how many were stored."""
+        literals = wire.array(wire.vector_text(vector) for vector in vectors)
+        return self._run(typed_calls.SET_EMBEDDINGS, wire.array(texts), model, literals, wire.interval(ttl))
+
+    def get_or_compute(self, text: str, model: str, compute: Callable[[], Array], *, ttl: TTL = None) -> list[float]:
+        """The cached vector of a text, or else what compute returns, which is cached."""
+        if (vector := self.get(text, model)) is not None:
+            return vector
+        computed = settle(compute())
+        self.set(text, model, computed, ttl=ttl)
+        return wire.vector_list(wire.vector(computed))
+
+    def get_or_compute_many(
+        self,
+        texts: Sequence[str],
+        model: str,
+        compute: Callable[[list[str]], Sequence[Array] | NDArray[Any]],
+        *,
+        ttl: TTL = None,
+    ) -> list[list[float]]:
+        """The vector of each text, in the order asked. compute: gets those not cached, each once."""
+        vectors = dict(zip(texts, self.get_many(texts, model), strict=True))
+        missing = [text for text, vector in vectors.items() if vector is None]
+        if missing:
+            computed = settle(compute(missing))
+            new = [wire.vector_list(wire.vector(vector)) for vector in computed]
+            vectors.update(zip(missing, new, strict=True))
+            self.set_many(missing, model, new, ttl=ttl)
+        return [vectors[text] or [] for text in texts]
+
+
+class VectorSearchCache(TypedCache):
+    """Results of similarity searches, by query vector, filters and top_k, per user. Default time to live: 1 hour."""
+
+    def get(self, query: Array, filters: Mapping[str, Any] | None = None, top_k: int = 10, user_id: str = "") -> Any:
+        """The results, as they were cached; None on a miss. user_id: whose ('' = everybody's)."""
+        return self._run(
+            typed_calls.GET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
+            user_id,
+        )
+
+    def set(
+        self,
+        query: Array,
+        results: Any,
+        filters: Mapping[str, Any] | None = None,
+        top_k: int = 10,
+        user_id: str = "",
+        *,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache the results of a search, any JSON value but null."""
+        return self._run(
+            typed_calls.SET_VECTOR_SEARCH,
+            wire.vector(query),
+            wire.json_text(results),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
+            user_id,
+            wire.interval(ttl),
+        )
+
+    def invalidate_user(self, user_id: str) -> int:
+        """Forget a user's results; returns how many there were."""
+        return self._run(typed_calls.INVALIDATE_USER, user_id)
+
+
+class AudioCache(TypedCache):
+    """Synthesized speech, by text, voice, provider and settings. Default time to live: 24 hours."""
+
+    def get(self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None) -> Audio | None:
+        """The speech; None on a miss. settings: whatever else it depends on, such as speed."""
+        return self._run(typed_calls.GET_AUDIO, text, voice, provider, wire.json_text(settings or {}))
+
+    def set(
+        self,
+        text: str,
+        voice: str,
+        audio: Audio,
+        provider: str = "",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache the speech of a text in a voice."""
+        return self._run(
+            typed_calls.SET_AUDIO,
+            text,
+            voice,
+            bytes(audio.data),
+            audio.format,
+            wire.number(audio.duration_ms),
+            wire.number(audio.sample_rate),
+            wire.number(audio.channels),
+            provider,
+            wire.json_text(settings or {}),
+            wire.interval(ttl),
+        )
+
+
+class AIWorkerCache(TypedCache):
+    """SQL that a model generated, by prompt, model and version of the schema. Default time to live: 1 hour."""
+
+    def get(self, prompt: str, model: str, schema_version: str) -> Row | None:
+        """prompt_text, model, schema_version, generated_sql, validated and tokens_used; None on a miss."""
+        document: Row | None = self._run(typed_calls.GET_AI_WORKER, prompt, model, schema_version)
+        return document
+
+    def set(
+        self,
+        prompt: str,
+        model: str,
+        schema_version: str,
+        generated_sql: str,
+        *,
+        tokens_used: int = 0,
+        validated: bool = True,
+        ttl: TTL = None,
+    ) -> bool:
+        """Cache the SQL for a prompt. validated: whether it was checked against the schema."""
+        return self._run(
+            typed_calls.SET_AI_WORKER,
+            prompt,
+            model,
+            schema_version,
+            generated_sql,
+            wire.number(tokens_used),
+            wire.boolean(validated),
+            wire.interval(ttl),
+        )
+
+    def get_or_compute(
+        self,
+        prompt: str,
+        model: str,
+        schema_version: str,
+        compute: Callable[[], str],
+        *,
+        tokens_used: int = 0,
+        ttl: TTL = None,
+    ) -> str:
+        """The cached SQL, or else what compute returns, which is cached."""
+        if (found := self.get(prompt, model, schema_version)) is not None:
+            return str(found["generated_sql"])
+        generated = settle(compute())
+        self.set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
+        return generated
+
+    def invalidate_schema(self, schema_version: str) -> int:
+        """Forget all SQL for a version of the schema; returns how many entries there were."""
+        return self._run(typed_calls.INVALIDATE_SCHEMA, schema_version)
+
+    def stats(self) -> list[Row]:
+        """The view ai_worker_cache_stats: a dict for each row."""
+        return self._cache._report(typed_calls.AI_WORKER_STATS)
+
+
+class FaceCache(TypedCache):
+    """Face embeddings by image, per tenant (None = the cache's own). Entries never expire by default."""
+
+    def get(self, image: bytes, tenant: str | None = None) -> list[Row] | None:
+        """A dict with bbox, embedding and det_score for each face, [] if there is none; None on a miss."""
+        faces: list[Row] | None = self._run(typed_calls.GET_FACE, image, tenant)
+        return faces
+
+    def set(
+        self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
+    ) -> bool:
+        """Cache the faces of an image."""
+        return self._run(typed_calls.SET_FACE, image, tenant, wire.json_text(embeddings), wire.interval(ttl))
+
+
+class PhashCache(TypedCache):
+    """Perceptual hashes by image, per tenant (None = the cache's own). Entries never expire by default."""
+
+    def get(self, image: bytes, tenant: str | None = None) -> str | None:
+        """The hash; None on a miss."""
+        return self._run(typed_calls.GET_PHASH, image, tenant)
+
+    def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
+        """Cache the hash of an image."""
+        return self._run(typed_calls.SET_PHASH, image, tenant, phash, wire.interval(ttl))
+
+
+class CrawlCache(TypedCache):
+    """Images that a crawler has stored, per tenant (None = the cache's own). Entries never expire by default."""
+
+    def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
+        """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
+        return self._run(typed_calls.CRAWL_SHOULD_SKIP, url, image, tenant)
+
+    def store(
+        self,
+        url: str,
+        image: bytes,
+        raw_key: str,
+        thumbnail_key: str | None = None,
+        tenant: str | None = None,
+        *,
+        ttl: TTL = None,
+    ) -> bool:
+        """Record that an image from a URL is stored under raw_key."""
+        return self._run(typed_calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, wire.interval(ttl))
+
+
+class TypedCaches(Base):
+    """The part of a client that has the typed caches."""
+
+    @cached_property
+    def llm(self) -> LLMCache:
+        """Answers of language models."""
+        return LLMCache(self)
+
+    @cached_property
+    def embedding(self) -> EmbeddingCache:
+        """Vectors of texts."""
+        return EmbeddingCache(self)
+
+    @cached_property
+    def vector_search(self) -> VectorSearchCache:
+        """Results of similarity searches."""
+        return VectorSearchCache(self)
+
+    @cached_property
+    def audio(self) -> AudioCache:
+        """Synthesized speech."""
+        return AudioCache(self)
+
+    @cached_property
+    def ai_worker(self) -> AIWorkerCache:
+        """SQL that a model generated."""
+        return AIWorkerCache(self)
+
+    @cached_property
+    def face(self) -> FaceCache:
+        """Face embeddings of images."""
+        return FaceCache(self)
+
+    @cached_property
+    def phash(self) -> PhashCache:
+        """Perceptual hashes of images."""
+        return PhashCache(self)
+
+    @cached_property
+    def crawl(self) -> CrawlCache:
+        """Images that a crawler has stored."""
+        return CrawlCache(self)

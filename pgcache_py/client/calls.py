@@ -1,0 +1,226 @@
+"""What the clients call: one description of each function, which AsyncCache and Cache share.
+
+A call is a statement, a way to read its reply, what a fail-soft client returns when the cache cannot be had, and what
+it means for the hot tier. The typed caches' calls are in typed_calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+from psycopg.pq.abc import PGresult
+
+from .wire import (
+    MISS,
+    Params,
+    Sentinel,
+    moment,
+    read_count,
+    read_document,
+    read_duration,
+    read_flag,
+    read_nothing,
+    read_texts,
+    read_value,
+    timedelta_of,
+)
+
+T = TypeVar("T")
+
+RAISE: Final = Sentinel.RAISE
+"""In place of a fallback: the call manages the cache, and fails even in fail-soft mode."""
+
+# What a call means for the hot tier: the clients of hybrid/ do what is said here. The functions take the parameters of
+# the call; what is wrong with these is PostgreSQL's to say, so they may raise AttributeError, TypeError, ValueError.
+
+
+class Place(NamedTuple):
+    """Where an entry is. tenant: None for the cache's own."""
+
+    type: str
+    key: str
+    tenant: str | None = None
+
+
+class Write(NamedTuple):
+    """An entry to store. text: its value in JSON."""
+
+    place: Place
+    text: str
+    ttl: str | None
+
+
+def as_it_is(value: Any) -> Any:
+    return value
+
+
+class Reads(NamedTuple):
+    """Looks an entry up, in Redis first. result: what the call returns, made of the entry's value."""
+
+    place: Callable[..., Place]
+    result: Callable[[Any], Any] = as_it_is
+
+
+class Writes(NamedTuple):
+    """Stores an entry, whose value is put into Redis as well."""
+
+    write: Callable[..., Write]
+
+
+class Changes(NamedTuple):
+    """Changes an entry: what Redis has is out of date after it."""
+
+    place: Callable[..., Place]
+
+
+class Effect(Enum):
+    SWEEPS = "changes entries, the client does not know which: all that Redis has is out of date after it"
+    SEVERAL = "reads or changes several entries: the method of the hybrid client says which"
+    BYPASSES = "is PostgreSQL's alone: it changes no value that a client may have put into Redis"
+
+
+SWEEPS, SEVERAL, BYPASSES = Effect.SWEEPS, Effect.SEVERAL, Effect.BYPASSES
+Tier: TypeAlias = Reads | Writes | Changes | Effect
+
+
+def generic(type: str, key: str, *rest: Any) -> Place:
+    return Place(type, key)
+
+
+# The tenant is set before the function runs, since the join's left side comes first, and put back after it: within a
+# transaction the setting would outlast the statement.
+SCOPE = """\
+(SELECT pg_catalog.current_setting('pgcache.tenant', true) AS was, pg_catalog.set_config('pgcache.tenant', ${}, true)) \
+AS scope"""
+RESTORE = "pg_catalog.set_config('pgcache.tenant', scope.was, true) AS restored"
+
+
+class Call(Generic[T]):
+    """A function of pgcache.
+
+    function: with its parameters, $1 and so on. read: makes the result of the reply. otherwise: the result in fail-soft
+    mode when the cache cannot be had; RAISE if there is none. tier: what the call means for the hot tier. rows: the
+    function returns a table. repeatable: calling it twice does no harm, if the connection was lost during the first
+    call. binary: the reply is in binary format. schema: pgcache_internal for what users do not call themselves.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        read: Callable[[PGresult, str], T],
+        otherwise: T | Literal[Sentinel.RAISE] = RAISE,
+        *,
+        tier: Tier,
+        rows: bool = False,
+        repeatable: bool = True,
+        binary: bool = False,
+        schema: str = "pgcache",
+    ) -> None:
+        self.name = function.partition("(")[0]
+        self.read = read
+        self.otherwise = otherwise
+        self.tier = tier
+        self.repeatable = repeatable
+        self.binary = binary
+        scope = SCOPE.format(function.count("$") + 1)
+        if rows:
+            self.sql = f"SELECT * FROM {schema}.{function}"  # noqa: S608 (all of it is ours)
+            self.scoped_sql = (
+                f"SELECT reply.*, {RESTORE} FROM {scope} LEFT JOIN LATERAL {schema}.{function} AS reply ON true"  # noqa: S608
+            )
+        else:
+            self.sql = f"SELECT {schema}.{function}"
+            self.scoped_sql = f"{self.sql}, {RESTORE} FROM {scope}"
+
+    def statement(self, params: Params, tenant: str | None) -> tuple[str, Params]:
+        """The statement and its parameters, for a tenant or, if that is None, for the session's own."""
+        if tenant is None:
+            return self.sql, params
+        return self.scoped_sql, (*params, tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry without its value. ttl: what is left, None if it never expires. bytes: what it takes up."""
+
+    tenant: str
+    key: str
+    created_at: datetime
+    expires_at: datetime | None
+    ttl: timedelta | None
+    last_accessed_at: datetime
+    hit_count: int
+    bytes: int
+    expired: bool
+
+
+def _entry(result: PGresult, encoding: str) -> Entry | None:
+    if not result.ntuples or (tenant := result.get_value(0, 0)) is None:
+        return None
+    key, created, expires, ttl, accessed, hits, size, expired = (result.get_value(0, column) for column in range(1, 9))
+    return Entry(
+        tenant=tenant.decode(encoding),
+        key=(key or b"").decode(encoding),
+        created_at=moment(created or b""),
+        expires_at=None if expires is None else moment(expires),
+        ttl=None if ttl is None else timedelta_of(ttl),
+        last_accessed_at=moment(accessed or b""),
+        hit_count=int.from_bytes(hits or b"", "big"),
+        bytes=int.from_bytes(size or b"", "big"),
+        expired=expired == b"\1",
+    )
+
+
+# The calls.
+
+
+def flag(function: str, *, tier: Tier, repeatable: bool = True) -> Call[bool]:
+    return Call(function, read_flag, False, tier=tier, repeatable=repeatable)
+
+
+def count(function: str, *, tier: Tier, repeatable: bool = True) -> Call[int]:
+    return Call(function, read_count, 0, tier=tier, repeatable=repeatable)
+
+
+def _set(type: str, key: str, value: str, ttl: str | None) -> Write:
+    return Write(Place(type, key), value, ttl)
+
+
+GET = Call("cache_get($1, $2)", read_value, MISS, tier=Reads(generic))
+SET = flag("cache_set($1, $2, $3, $4)", tier=Writes(_set))
+ADD = flag("cache_add($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
+INCR = count("cache_incr($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
+GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_document, {}, tier=SEVERAL)
+SET_MANY = count("cache_set_many_json($1, $2, $3)", tier=SEVERAL)
+EXISTS = flag("cache_exists($1, $2)", tier=BYPASSES)
+TTL_LEFT = Call("cache_ttl($1, $2)", read_duration, None, tier=BYPASSES, binary=True)
+TOUCH = flag("cache_touch($1, $2, $3)", tier=Changes(generic))
+PERSIST = flag("cache_persist($1, $2)", tier=Changes(generic))
+ENTRY = Call("cache_entry($1, $2)", _entry, None, tier=BYPASSES, rows=True, binary=True)
+KEYS: Call[Iterable[str]] = Call("cache_keys($1, $2, $3)", read_texts, (), tier=BYPASSES, rows=True)
+
+DELETE = flag("cache_delete($1, $2)", tier=Changes(generic))
+DELETE_MANY = count("cache_delete_many($1, $2)", tier=SEVERAL)
+DELETE_PATTERN = count("cache_delete_pattern($1, $2)", tier=SWEEPS)
+CLEAR = count("cache_clear($1)", tier=SWEEPS)
+CLEAR_EXPIRED = count("cache_clear_expired($1)", tier=BYPASSES)
+CLEAR_ALL = count("cache_clear_all()", tier=SWEEPS)
+INVALIDATE_TENANT = count("cache_invalidate_tenant($1)", tier=SWEEPS)
+
+CREATE_TYPE = Call(
+    "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9)", read_nothing, tier=BYPASSES, repeatable=False
+)
+CONFIGURE = Call("cache_configure($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=SWEEPS)
+DROP_TYPE = Call("cache_drop_type($1)", read_nothing, tier=SWEEPS, repeatable=False)
+# What is evicted or has expired is still true, and leaves Redis with the relay.
+CLEANUP = Call("cache_cleanup($1)", read_count, tier=BYPASSES)
+WARM = Call("cache_warm($1, $2)", read_count, tier=SEVERAL)
+
+# Reports for people: read through psycopg's adapters, a dict for each row.
+STATS = "SELECT * FROM pgcache.cache_stats"
+HEALTH = "SELECT * FROM pgcache.cache_health()"
+INDEX_USAGE = "SELECT * FROM pgcache.get_cache_index_usage()"

@@ -1,0 +1,224 @@
+"""Parameters and replies as they go over the wire.
+
+Parameters travel as text, or as bytes in PostgreSQL's binary format; the server gives them the types of the function's
+signature. Replies are read from the wire, so that the adapters that a caller has set on a connection change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+from psycopg.pq.abc import PGresult
+
+from ..errors import InvalidTTLError, InvalidValueError
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+TTL: TypeAlias = float | timedelta | str | None
+"""A time to live: seconds, a timedelta, an interval as PostgreSQL writes it ('5 minutes'); None: the type's default."""
+Params: TypeAlias = tuple[str | bytes | None, ...]
+Row: TypeAlias = dict[str, Any]
+Array: TypeAlias = "Sequence[float] | NDArray[Any]"
+
+
+class Sentinel(Enum):
+    MISS = "MISS"
+    RAISE = "RAISE"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+MISS: Final = Sentinel.MISS
+"""What `get` returns for a miss if it is given as the default; unlike None it is no value that could be cached."""
+
+
+# Parameters.
+
+
+class BinaryDumper(Dumper):
+    """Lets psycopg send bytes as they are, as whatever the function takes: bytea, or a vector."""
+
+    format = Format.BINARY
+    oid = 0
+
+    def dump(self, obj: bytes) -> bytes:
+        return obj
+
+
+def vector(values: Array) -> bytes:
+    """A list of numbers or a one-dimensional NumPy array, in pgvector's binary format of float32."""
+    try:
+        if hasattr(values, "__array__"):
+            import numpy
+
+            with numpy.errstate(over="raise"):
+                packed = numpy.asarray(values).astype(">f4", casting="same_kind")
+            if packed.ndim != 1:
+                raise InvalidValueError(f"a vector has one dimension, this array has {packed.ndim}")
+            return struct.pack(">HH", packed.size, 0) + packed.tobytes()
+        return struct.pack(f">HH{len(values)}f", len(values), 0, *values)
+    except (ArithmeticError, TypeError, struct.error) as error:
+        raise InvalidValueError(f"not a vector of numbers that fit into float32: {error}") from error
+
+
+def vector_text(values: Array) -> str:
+    """The same as text, for the calls that take an array of vectors."""
+    numbers = vector_list(vector(values))
+    # Nine digits tell any two float32 apart.
+    return "[" + ",".join(["%.9g"] * len(numbers)) % tuple(numbers) + "]"
+
+
+def vector_list(data: bytes) -> list[float]:
+    (dimensions,) = struct.unpack_from(">H", data)
+    return list(struct.unpack_from(f">{dimensions}f", data, 4))
+
+
+def vector_array(data: bytes) -> NDArray[numpy.float32]:
+    import numpy
+
+    return numpy.frombuffer(data, ">f4", offset=4).astype(numpy.float32)
+
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode_json = json.JSONDecoder().raw_decode
+
+
+def json_text(value: object) -> str:
+    """JSON text of a value; what JSON does not know is an InvalidValueError."""
+    try:
+        return _encode_json(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValueError(
+            f"not a JSON value: {error}", hint="Use dict, list, str, int, float, bool, None."
+        ) from error
+
+
+def interval(ttl: TTL) -> str | None:
+    """The text of a time to live. Whether it is positive is the server's to say."""
+    if ttl is None or isinstance(ttl, str):
+        return ttl
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise InvalidTTLError(f"not a time to live: {ttl!r}")
+    return f"{seconds:.6f} seconds"
+
+
+def array(items: Iterable[str | None]) -> str:
+    """The text of a PostgreSQL array of texts."""
+    if isinstance(items, str):
+        raise TypeError(f"expected several strings, not one: {items!r}")
+    return "{" + ",".join(map(_quoted, items)) + "}"
+
+
+def _quoted(item: str | None) -> str:
+    if item is None:
+        return "NULL"
+    if not isinstance(item, str):
+        raise TypeError(f"expected str, not {type(item).__name__}: {item!r}")
+    return '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def json_object(values: Mapping[str, object]) -> str:
+    """JSON text of an object; unlike json.dumps this does not make texts of keys that are none."""
+    for key in values:
+        if not isinstance(key, str):
+            raise TypeError(f"expected str, not {type(key).__name__}: {key!r}")
+    return json_text(dict(values))
+
+
+def number(value: int | None) -> str | None:
+    return None if value is None else f"{value:d}"
+
+
+def boolean(value: bool | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def encoded(params: Params) -> tuple[list[bytes | None], list[Format] | None]:
+    """The parameters as they go over the wire, in UTF-8, and the format of each, None if all are text.
+
+    Refuses what PostgreSQL would take for something else: 5 is not '5', and libpq ends a text at its first NUL.
+    """
+    values: list[bytes | None] = []
+    formats = None
+    for param in params:
+        if isinstance(param, str):
+            if "\0" in param:
+                raise InvalidValueError("a text cannot contain the character NUL")
+            values.append(param.encode())
+        elif param is None:
+            values.append(None)
+        elif isinstance(param, bytes):
+            values.append(param)
+            formats = [Format.BINARY if isinstance(each, bytes) else Format.TEXT for each in params]
+        else:
+            raise TypeError(f"expected str (or bytes), not {type(param).__name__}: {param!r}")
+    return values, formats
+
+
+# Replies. Each reader gets libpq's result and the encoding of its texts.
+
+
+def read_nothing(result: PGresult, encoding: str) -> None:
+    return None
+
+
+def read_value(result: PGresult, encoding: str) -> Any:
+    data = result.get_value(0, 0)
+    return MISS if data is None else _decode_json(data.decode(encoding))[0]
+
+
+def read_document(result: PGresult, encoding: str) -> Any:
+    data = result.get_value(0, 0)
+    return None if data is None else _decode_json(data.decode(encoding))[0]
+
+
+def read_text(result: PGresult, encoding: str) -> str | None:
+    data = result.get_value(0, 0)
+    return None if data is None else data.decode(encoding)
+
+
+def read_texts(result: PGresult, encoding: str) -> Iterable[str]:
+    column = (result.get_value(row, 0) for row in range(result.ntuples))
+    return [data.decode(encoding) for data in column if data is not None]
+
+
+def read_flag(result: PGresult, encoding: str) -> bool:
+    return result.get_value(0, 0) == b"t"
+
+
+def read_count(result: PGresult, encoding: str) -> int:
+    return int(result.get_value(0, 0) or 0)
+
+
+def read_duration(result: PGresult, encoding: str) -> timedelta | None:
+    data = result.get_value(0, 0)
+    return None if data is None else timedelta_of(data)
+
+
+def read_bytes(result: PGresult, encoding: str) -> bytes | None:
+    return result.get_value(0, 0)
+
+
+# PostgreSQL counts microseconds from here.
+_EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+
+def moment(data: bytes) -> datetime:
+    return _EPOCH + timedelta(microseconds=int.from_bytes(data, "big", signed=True))
+
+
+def timedelta_of(data: bytes) -> timedelta:
+    microseconds, days, months = struct.unpack(">qii", data)
+    return timedelta(days=days + 30 * months, microseconds=microseconds)

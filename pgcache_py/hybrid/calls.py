@@ -1,0 +1,113 @@
+"""PostgreSQL's side of the hot tier: the functions that its clients call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from psycopg.pq.abc import PGresult
+
+from ..client.calls import BYPASSES, Call, T
+from ..client.wire import Params, read_count, read_flag
+
+
+def located(locate: Callable[..., T], params: Params) -> T | None:
+    """What a function of a call's tier makes of the parameters; None if they are wrong, as PostgreSQL will say."""
+    if any(isinstance(param, str) and "\0" in param for param in params):
+        return None
+    try:
+        return locate(*params)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+class Found(NamedTuple):
+    """What hot_get returns. text: the value in JSON, None on a miss. ttl_ms: for how long Redis may keep it."""
+
+    text: bytes | None
+    version: int
+    ttl_ms: int
+    may_push: bool
+
+
+class Stored(NamedTuple):
+    """What hot_set returns. text: the value as PostgreSQL has it; None if it must not be put into Redis."""
+
+    stored: bool
+    version: int
+    ttl_ms: int
+    text: bytes | None
+
+
+class Identity(NamedTuple):
+    """What hot_identity returns. database: as the owner of a prefix in Redis. prefix: the setting hot_prefix."""
+
+    database: bytes
+    prefix: str
+
+
+UNREAD = Found(None, 0, 0, False)
+"""In fail-soft mode, when PostgreSQL was not asked."""
+
+
+def _utf8(data: bytes | None, encoding: str) -> bytes | None:
+    return data if data is None or encoding == "utf-8" else data.decode(encoding).encode()
+
+
+def _found_at(result: PGresult, encoding: str, row: int, column: int) -> Found:
+    text, version, ttl_ms, may_push = (result.get_value(row, column + each) for each in range(4))
+    return Found(_utf8(text, encoding), int(version or 0), int(ttl_ms or 0), may_push == b"t")
+
+
+def _found(result: PGresult, encoding: str) -> Found:
+    return _found_at(result, encoding, 0, 0)
+
+
+def _found_many(result: PGresult, encoding: str) -> dict[str, Found]:
+    rows = range(result.ntuples)
+    return {
+        key.decode(encoding): _found_at(result, encoding, row, 1)
+        for row in rows
+        if (key := result.get_value(row, 0)) is not None
+    }
+
+
+def _stored(result: PGresult, encoding: str) -> Stored:
+    stored, version, ttl_ms, text = (result.get_value(0, column) for column in range(4))
+    return Stored(stored == b"t", int(version or 0), int(ttl_ms or 0), _utf8(text, encoding))
+
+
+def _identity(result: PGresult, encoding: str) -> Identity:
+    database, prefix = (result.get_value(0, column) or b"" for column in range(2))
+    return Identity(database, prefix.decode(encoding))
+
+
+def _internal(
+    function: str, read: Callable[[PGresult, str], T], otherwise: T, *, rows: bool = False, repeatable: bool = True
+) -> Call[T]:
+    """One of the functions with which the tier itself reads and writes: no call that goes through it."""
+    return Call(function, read, otherwise, tier=BYPASSES, rows=rows, repeatable=repeatable, schema="pgcache_internal")
+
+
+HOT_GET = _internal("hot_get($1, $2)", _found, UNREAD, rows=True)
+HOT_GET_MANY: Call[dict[str, Found]] = _internal("hot_get_many($1, $2)", _found_many, {}, rows=True)
+HOT_SET = _internal("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None), rows=True)
+HOT_IDENTITY = Call("hot_identity()", _identity, tier=BYPASSES, rows=True, schema="pgcache_internal")
+REPORT_HITS = _internal("hot_report_hits($1, $2, $3)", read_count, 0, repeatable=False)
+IS_HOT = _internal("is_hot($1)", read_flag, False)
+
+
+class _Wake(Call[None]):
+    """Lets the relay come by now."""
+
+    def __init__(self) -> None:
+        super().__init__("", lambda result, encoding: None, tier=BYPASSES)
+        self.name = "pg_notify"
+
+    def statement(self, params: Params, tenant: str | None) -> tuple[str, Params]:
+        return "SELECT pg_catalog.pg_notify('pgcache_hot', '')", params
+
+
+WAKE = _Wake()
+
+OUTBOX = "SELECT * FROM pgcache.cache_hot_stats"

@@ -1,0 +1,137 @@
+"""One cycle of the relay, which tells Redis what has changed in PostgreSQL.
+
+The process `python -m pgcache_py relay` and the PL/Python function hot_cycle share this file; in the latter it follows
+the text of scripts.py. So it imports nothing but that and the standard library, and says what goes wrong in a form
+that both can raise.
+
+Why it is right: a cycle asks Redis for the time, then reads all that is committed, delivers it, and only then vouches,
+as of that time. So what was committed before a voucher's time has been delivered, whatever dies or is delayed in
+between; and each step may be done twice, or by two relays at once.
+"""
+
+import uuid
+from typing import Any
+
+from .scripts import ALIVE, ASOF, BEGIN, DELIVER, EPOCH, LOOK, OWNER, VOUCH, entry_key, lease_key, tier_key
+
+BATCH = 500
+"""Entries that one script call delivers: a few milliseconds for which Redis does nothing else."""
+
+STATEMENTS = {
+    "hot_state": "SELECT epoch, redis, database, staleness_ms, prefix FROM pgcache_internal.hot_state()",
+    "hot_pending": "SELECT id, type, tenant, cache_key, version FROM pgcache_internal.hot_pending()",
+    "hot_begin_epoch": "SELECT pgcache_internal.hot_begin_epoch($1::text, $2::text)",
+    "hot_delivered": "SELECT pgcache_internal.hot_delivered($1::bigint[], $2::bigint)",
+}
+
+
+class ForeignPrefix(Exception):  # noqa: N818
+    """The prefix belongs to another database."""
+
+    sqlstate = "PC032"
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(f"in this Redis the prefix {prefix} belongs to the hot tier of another database")
+        self.hint = (
+            "Give each database a prefix of its own: SELECT cache_hot_configure(prefix => '...'). If that database is"
+            f" gone, or was moved to where this one is: redis-cli DEL {tier_key(prefix, OWNER)}"
+        )
+
+
+class Report:
+    """What a cycle did.
+
+    vouched: 'vouched', or why not. began: why an epoch was begun, '' if none was. delivered: of how many entries Redis
+    was told. staleness: the setting max_staleness, in seconds.
+    """
+
+    def __init__(self, vouched: str, began: str, delivered: int, staleness: float) -> None:
+        self.vouched = vouched
+        self.began = began
+        self.delivered = delivered
+        self.staleness = staleness
+
+
+class Cycle:
+    """call: call(name, *arguments) executes one of STATEMENTS and returns its rows as tuples. redis: a client of
+    redis-py. prefix: of the keys; None for the setting hot_prefix.
+    """
+
+    def __init__(self, call: Any, redis: Any, prefix: "str | None" = None) -> None:
+        self.call = call
+        self.prefix = prefix
+        self.pipeline = redis.pipeline
+        self.look = redis.register_script(LOOK)
+        self.begin = redis.register_script(BEGIN)
+        self.deliver = redis.register_script(DELIVER)
+        self.vouch = redis.register_script(VOUCH)
+
+    def run(self) -> Report:
+        """Deliver what waits, and vouch. Raises ForeignPrefix, and what `call` and the client of Redis raise."""
+        [(known_epoch, known_redis, database, staleness_ms, prefix)] = self.call("hot_state")
+        prefix = self.prefix or prefix
+        alive, epoch_key, owner_key = tier_key(prefix, ALIVE), tier_key(prefix, EPOCH), tier_key(prefix, OWNER)
+        looked_at, identity, epoch, owner = map(text, self.look([epoch_key, owner_key]))
+        if owner not in ("", database):
+            raise ForeignPrefix(prefix)
+        rows = self.call("hot_pending")
+        newest = newest_versions(rows)
+        began = why_void(known_epoch, known_redis, epoch, identity, owner, newest)
+        if began:
+            epoch, newest = uuid.uuid4().hex, {}
+            self.call("hot_begin_epoch", epoch, identity)
+            begun = text(self.begin([alive, epoch_key, owner_key], [epoch, identity, database]))
+            if begun == "owner":
+                raise ForeignPrefix(prefix)
+            if begun != "begun":
+                return Report(begun, "", 0, staleness_ms / 1000)
+        self.send(prefix, epoch, newest)
+        as_of = tier_key(prefix, ASOF)
+        vouched = text(self.vouch([alive, epoch_key, as_of], [epoch, identity, looked_at, staleness_ms]))
+        # If it is late, they are delivered all the same; and without them the next cycle will be in time.
+        if vouched in ("vouched", "late"):
+            self.call("hot_delivered", [row[0] for row in rows], len(newest))
+        return Report(vouched, began, len(newest), staleness_ms / 1000)
+
+    def send(self, prefix: str, epoch: str, newest: "dict[tuple[str, str, str], int]") -> None:
+        changes = list(newest.items())
+        pipeline = self.pipeline(transaction=False)
+        for start in range(0, len(changes), BATCH):
+            keys = []
+            arguments = [epoch]
+            for entry, version in changes[start : start + BATCH]:
+                keys += [lease_key(prefix, *entry), entry_key(prefix, *entry)]
+                arguments.append(str(version))
+            self.deliver(keys, arguments, client=pipeline)
+        if changes:
+            pipeline.execute()
+
+
+def newest_versions(rows: "list[Any]") -> "dict[tuple[str, str, str], int]":
+    """(type, tenant, key) -> its highest version; (None, None, None) -> 0 if all entries are void."""
+    newest: dict[tuple[str, str, str], int] = {}
+    for _, type, tenant, key, version in rows:
+        newest[type, tenant, key] = max(version or 0, newest.get((type, tenant, key), 0))
+    return newest
+
+
+def why_void(known_epoch: Any, known_redis: Any, epoch: str, identity: str, owner: str, newest: Any) -> str:
+    """Why what Redis has is void; '' if it is not."""
+    if known_epoch is None:
+        return "the relay has not been here since the server started anew"
+    if known_redis != identity:
+        return "this is another Redis, or another run of it"
+    if known_epoch != epoch or not owner:
+        return "Redis was emptied"
+    if (None, None, None) in newest:
+        return "a type has left the tier or was emptied, or the outbox was too long"
+    return ""
+
+
+def permanent(error: Exception) -> bool:
+    """Whether Redis can be reached, but refuses: the password, the number of the database."""
+    return type(error).__name__ in ("AuthenticationError", "NoPermissionError", "ResponseError")
+
+
+def text(reply: Any) -> str:
+    return reply.decode() if isinstance(reply, bytes) else reply

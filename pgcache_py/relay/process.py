@@ -1,0 +1,224 @@
+"""The relay: the process that tells Redis what has changed in PostgreSQL, for the hot tier.
+
+Any number may run; one of them is at work, and when it ends another takes over. It needs a session of its own, not one
+of a pooler that shares sessions: it holds a lock, and it is woken by NOTIFY.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
+
+from ..errors import BusyError, HotTierError, PgcacheError, ReadOnlyError, UnavailableError, translated
+from .cycle import STATEMENTS, Cycle, ForeignPrefix, Report, permanent
+
+LOCK = "SELECT pg_try_advisory_lock(hashtext('pgcache.hot_relay'))"
+# A server that is gone without a word is noticed within ten seconds.
+SESSION: dict[str, str | int | None] = {
+    "application_name": "pgcache relay",
+    "connect_timeout": 5,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# What may pass by itself: a standby may be promoted.
+PASSING = (UnavailableError, BusyError, ReadOnlyError)
+REDIS_TIMEOUT = 2.0
+STANDBY_PAUSE = 0.5
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+# Between the beginnings of two cycles, however many changes there are.
+SHORTEST_CYCLE = 0.01
+
+
+class Stop:
+    """Ends a relay, from a signal handler or from another thread: stop()."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._heard, self._said = socket.socketpair()
+
+    def __call__(self, *_: object) -> None:
+        self._said.send(b"\0")
+        self.asked = True
+
+    def wait(self, seconds: float, *others: Any) -> None:
+        """Until it is asked, or one of the others can be read, or time is up."""
+        with selectors.DefaultSelector() as selector:
+            for readable in (self._heard, *others):
+                selector.register(readable, selectors.EVENT_READ)
+            if not self.asked:
+                selector.select(max(0.0, seconds))
+
+    def close(self) -> None:
+        self._heard.close()
+        self._said.close()
+
+
+class Relay:
+    """Delivers changes from the database of `conninfo` to the Redis of `url`, until it is stopped.
+
+    prefix: of the keys in Redis; None for the setting hot_prefix. log: gets one line for each change of state.
+    """
+
+    def __init__(
+        self, conninfo: str, url: str, *, prefix: str | None = None, log: Callable[[str], None] = print
+    ) -> None:
+        given = conninfo_to_dict(conninfo)
+        self._conninfo = make_conninfo(
+            conninfo, **{name: value for name, value in SESSION.items() if name not in given}
+        )
+        self._redis, self._redis_error = _redis(url)
+        self._prefix = prefix
+        self._log = log
+        self._state = ""
+        self._pause = FIRST_PAUSE
+        self.stop = Stop()
+
+    def once(self) -> Report | None:
+        """One cycle; None if another relay is at work. Raises PgcacheError."""
+        try:
+            with self._session() as connection:
+                return self._cycle(connection).run() if self._locked(connection) else None
+        except ForeignPrefix as error:
+            raise _foreign(error) from None
+        except self._redis_error as error:
+            raise HotTierError(f"Redis: {error}", sqlstate="PC031") from error
+        except psycopg.Error as error:
+            raise translated(error) from error
+
+    def run(self) -> None:
+        """Until it is stopped. Failures of PostgreSQL and of Redis are waited out; raises PgcacheError for others."""
+        try:
+            while not self.stop.asked:
+                try:
+                    with self._session() as connection:
+                        self._relay(connection)
+                except psycopg.Error as error:
+                    found = translated(error)
+                    if isinstance(found, PgcacheError) and not isinstance(found, PASSING):
+                        raise found from error
+                    self._failed("PostgreSQL", found)
+                except ForeignPrefix as error:
+                    raise _foreign(error) from None
+            self._say("ended")
+        finally:
+            self._redis.close()
+            self.stop.close()
+
+    def _session(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(self._conninfo, autocommit=True, row_factory=tuple_row, prepare_threshold=None)
+
+    def _locked(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        row = connection.execute(LOCK).fetchone()
+        return bool(row and row[0])
+
+    def _cycle(self, connection: psycopg.Connection[tuple[Any, ...]]) -> Cycle:
+        cursor = psycopg.RawCursor(connection)
+
+        def call(name: str, *arguments: Any) -> Sequence[tuple[Any, ...]]:
+            return cursor.execute(STATEMENTS[name].encode(), arguments).fetchall()
+
+        return Cycle(call, self._redis, self._prefix)
+
+    def _relay(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        while not self._locked(connection):
+            self._say("waits: another relay is at work")
+            self._pause = FIRST_PAUSE
+            self.stop.wait(STANDBY_PAUSE)
+            if self.stop.asked:
+                return
+        woken = _Woken(connection)
+        cycle = self._cycle(connection)
+        while not self.stop.asked:
+            begun = time.monotonic()
+            woken.clear()
+            try:
+                report = cycle.run()
+            except self._redis_error as error:
+                self._failed("Redis", error)
+                continue
+            self._tell(report)
+            self.stop.wait(begun + SHORTEST_CYCLE - time.monotonic())
+            if not woken.already():
+                self.stop.wait(begun + report.staleness / 5 - time.monotonic(), connection)
+
+    def _tell(self, report: Report) -> None:
+        if report.began:
+            self._log(f"all entries in Redis are void: {report.began}")
+        if report.vouched == "vouched":
+            self._pause = FIRST_PAUSE
+            self._say("at work")
+        elif report.vouched == "late":
+            self._say(f"too slow: a cycle takes longer than max_staleness ({report.staleness:g} s)")
+
+    def _failed(self, server: str, error: Exception) -> None:
+        advice = "; check the password and the database in --redis" if permanent(error) else ""
+        self._say(f"tries {server} again", f": {_first_line(error)}{advice}")
+        self.stop.wait(self._pause)
+        self._pause = min(LONGEST_PAUSE, self._pause * 2)
+
+    def _say(self, state: str, detail: str = "") -> None:
+        if state != self._state:
+            self._state = state
+            self._log(state + detail)
+
+
+class _Woken:
+    """Whether a NOTIFY has come, during a statement or after it."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._heard = False
+        connection.add_notify_handler(self._hear)
+        connection.execute("LISTEN pgcache_hot")
+
+    def _hear(self, _: psycopg.Notify) -> None:
+        self._heard = True
+
+    def clear(self) -> None:
+        self._heard = False
+
+    def already(self) -> bool:
+        self._connection.pgconn.consume_input()
+        while self._connection.pgconn.notifies():
+            self._heard = True
+        return self._heard
+
+
+def _redis(url: str) -> tuple[Any, type[Exception]]:
+    """A client, and the class of its errors."""
+    try:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+    except ImportError:
+        raise HotTierError(
+            "the relay needs the package redis", sqlstate="PC030", hint="pip install 'pgcache[redis]'"
+        ) from None
+    try:
+        client = redis.Redis.from_url(
+            url, socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT, retry=Retry(NoBackoff(), 0)
+        )
+    except ValueError as error:
+        raise HotTierError(
+            f"the URL of Redis is not understood: {error}",
+            sqlstate="PC030",
+            hint="redis://[:password@]host[:port][/database], rediss:// for TLS, or unix://path",
+        ) from None
+    return client, redis.RedisError
+
+
+def _foreign(error: ForeignPrefix) -> HotTierError:
+    return HotTierError(str(error), sqlstate=error.sqlstate, hint=error.hint)
+
+
+def _first_line(error: Exception) -> str:
+    return (error.message if isinstance(error, PgcacheError) else str(error)).strip().partition("\n")[0]

@@ -1,0 +1,1 @@
+"""Brings pgcache into a database, and out of it again."""

@@ -1,0 +1,265 @@
+"""Installs pgcache into a database, or upgrades it.
+
+One transaction under a lock: an installation that fails leaves nothing behind, and twenty at once succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import psycopg
+from psycopg import sql
+
+from .. import __version__
+from ..errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
+from . import levels, search_path
+from .levels import Connection, Facts, Level
+from .session import become_owner, installed, installed_version, session, version_numbers
+from .sources import CREATE_VECTOR, LOCK_TIMEOUT, SEARCH_PATH, SETTINGS, TAKE_LOCK, Migration, Script, Sources, load
+
+NEWER = "PC090"
+CHANGED = "PC091"
+NO_VECTOR = "PC092"
+NO_PRIVILEGE = psycopg.errors.InsufficientPrivilege.sqlstate
+READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
+
+# Only a superuser can create functions in PL/Python, but the owner of the others grants access to all.
+GIVE_TO_OWNER = b"""
+    DO $$
+    DECLARE
+        command text;
+    BEGIN
+        FOR command IN
+            SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, pg_get_userbyid(n.nspowner))
+            FROM pg_proc AS p
+            JOIN pg_namespace AS n ON n.oid = p.pronamespace
+            WHERE n.nspname IN ('pgcache', 'pgcache_internal') AND p.proowner <> n.nspowner
+        LOOP
+            EXECUTE command;
+        END LOOP;
+    END
+    $$
+"""
+
+
+@dataclass
+class InstallReport:
+    """What `install` did.
+
+    previous: the version that was there before, None for a new installation. migrations: those that ran.
+    notes: what else the user should know, a sentence each.
+    """
+
+    action: Literal["installed", "upgraded", "current"]
+    version: str
+    database: str
+    previous: str | None = None
+    dry_run: bool = False
+    migrations: list[str] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def install(
+    conninfo: str,
+    *,
+    search_path: bool = True,
+    dry_run: bool = False,
+    cron: bool = True,
+    sources: Sources | None = None,
+) -> InstallReport:
+    """Install pgcache into the database, or bring it up to this version; does nothing where it is current.
+
+    search_path: append pgcache to the database's search_path, if this role may. cron: schedule the clean-up, where
+    pg_cron is. dry_run: do everything, report it, and roll it back. sources: other SQL than this version's.
+
+    Raises PgcacheError with a hint: 0A000 server too old, 42501 no privilege, 25006 read-only server, PC090 the
+    database is newer than this package, PC091 a migration that ran here has changed since, PC092 no extension vector.
+    """
+    sources = sources or load()
+    with session(conninfo) as connection:
+        with connection.transaction(force_rollback=dry_run):
+            installation = _Installation(connection, sources)
+            report = installation.run()
+            report.dry_run = dry_run
+            report.notes += _extend_search_path(connection, installation.extend_path) if search_path else []
+            server = levels.look(connection)
+            jobs = levels.wanted_jobs(connection, server) if cron else []
+            # Another database is another transaction, which must see this one committed.
+            if cron and not server.cron_is_elsewhere:
+                cron_level = levels.cron(conninfo, connection, server, jobs, change=True)
+        if not cron:
+            cron_level = Level("pg_cron", False, "left alone, as asked")
+        elif server.cron_is_elsewhere:
+            cron_level = levels.cron(conninfo, connection, server, jobs, change=not dry_run)
+    report.levels = [levels.core(server), cron_level, installation.plpython]
+    return report
+
+
+class _Installation:
+    """The part that runs in one transaction."""
+
+    def __init__(self, connection: Connection, sources: Sources) -> None:
+        self.connection = connection
+        self.sources = sources
+
+    def run(self) -> InstallReport:
+        connection, sources = self.connection, self.sources
+        connection.execute(SETTINGS.encode())
+        connection.execute(TAKE_LOCK.encode())
+        connection.execute(LOCK_TIMEOUT.encode())
+        if connection.info.server_version < 150000:
+            self._run(sources.bootstrap)  # raises: what follows asks for what older servers do not have
+        server = levels.look(connection)
+        if server.standby:
+            raise ReadOnlyError(
+                "this server is a standby, which cannot be written to",
+                sqlstate=READ_ONLY,
+                hint="Connect to the primary server; the installation reaches the standby by replication.",
+            )
+        # To be asked before this session has a search_path of its own.
+        self.extend_path = search_path.appending(connection)
+        self._prepare(server)
+        become_owner(connection, server)
+        previous = installed_version(connection)
+        self._refuse_newer(previous)
+        self.plpython = levels.plpython(server, needed=bool(sources.plpython))
+        report = InstallReport("installed", __version__, server.database, previous)
+        if self._is_current():
+            report.action = "current"
+            connection.execute("RESET ROLE")
+            return report
+        if previous is not None:
+            report.action = "upgraded"
+        self._run(sources.bootstrap)
+        connection.execute(SEARCH_PATH.encode())
+        report.migrations = [migration.title for migration in self._migrate()]
+        for script in sources.code:
+            self._run(script)
+        self._record("pgcache", sources.digest)
+        if sources.plpython and self.plpython.on:
+            connection.execute("RESET ROLE")
+            connection.execute("CREATE EXTENSION IF NOT EXISTS plpython3u")
+            for script in sources.plpython:
+                self._run(script)
+            connection.execute(GIVE_TO_OWNER)
+            become_owner(connection, server)
+            self._record("plpython", sources.plpython_digest)
+        for script in sources.grants:
+            self._run(script)
+        connection.execute("RESET ROLE")
+        connection.execute("SET LOCAL search_path TO DEFAULT")
+        return report
+
+    def _prepare(self, server: Facts) -> None:
+        """Extension vector and schema pgcache; or one error that says all that somebody else has to do first."""
+        role = sql.Identifier(server.role).as_string(None)
+        database = sql.Identifier(server.database).as_string(None)
+        todo = []
+        sqlstate = NO_PRIVILEGE
+        if "vector" not in server.extensions:
+            if "vector" not in server.available:
+                todo.append(f"install the package {server.package('vector')} on the server")
+                sqlstate = NO_VECTOR
+            try:
+                with self.connection.transaction():
+                    self.connection.execute(CREATE_VECTOR.encode())
+            except psycopg.DatabaseError:
+                todo.append(f"as a superuser, in the database {server.database}: CREATE EXTENSION vector;")
+        if not server.may_create_schema and (missing := self._missing_schemas()):
+            create = " ".join(f"CREATE SCHEMA {schema} AUTHORIZATION {role};" for schema in missing)
+            todo.append(
+                f"as {server.database_owner} or a superuser, in the database {server.database}:"
+                f" {create} or GRANT CREATE ON DATABASE {database} TO {role};"
+            )
+        if todo:
+            kind = PermissionDeniedError if sqlstate == NO_PRIVILEGE else PgcacheError
+            raise kind(
+                f"the role {server.role} cannot install pgcache in the database {server.database} yet",
+                sqlstate=sqlstate,
+                hint="First " + " Then ".join(todo) + f" Then again: {levels.INSTALL}",
+            )
+
+    def _missing_schemas(self) -> list[str]:
+        wanted = "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regnamespace(name) IS NULL"
+        return [name for (name,) in self.connection.execute(wanted, [["pgcache", "pgcache_internal"]])]
+
+    def _refuse_newer(self, previous: str | None) -> None:
+        if previous is None:
+            return
+        row = self.connection.execute("SELECT max(version) FROM pgcache_internal.schema_migrations").fetchone()
+        ledger = row[0] if row else None
+        if (ledger or 0) > self.sources.newest or version_numbers(previous) > version_numbers(__version__):
+            raise NewerDatabaseError(
+                f"the database is newer: it has pgcache {previous} (migration {ledger}), and this package is"
+                f" {__version__} (migration {self.sources.newest})",
+                sqlstate=NEWER,
+                hint="Upgrade the package: pip install --upgrade pgcache",
+            )
+
+    def _is_current(self) -> bool:
+        wanted = {"pgcache": (__version__, self.sources.digest)}
+        if self.sources.plpython and self.plpython.on:
+            wanted["plpython"] = (__version__, self.sources.plpython_digest)
+        return wanted.items() <= installed(self.connection).items()
+
+    def _migrate(self) -> Iterator[Migration]:
+        """Run the migrations that have not run here. Those that have must be what they were then."""
+        ran = dict(self.connection.execute("SELECT version, sha256 FROM pgcache_internal.schema_migrations").fetchall())
+        for migration in self.sources.migrations:
+            if migration.version not in ran:
+                self._run(migration)
+                self.connection.execute(
+                    "INSERT INTO pgcache_internal.schema_migrations (version, name, sha256, pgcache_version)"
+                    " VALUES (%s, %s, %s, %s)",
+                    [migration.version, migration.title, migration.sha256, __version__],
+                )
+                yield migration
+            elif migration.sha256 != ran[migration.version]:
+                raise PgcacheError(
+                    f"the migration {migration.title} is not the one that ran in this database",
+                    sqlstate=CHANGED,
+                    hint="A released migration never changes. Install a released version of the package; what has to"
+                    " change goes into a new migration.",
+                )
+
+    def _run(self, script: Script) -> None:
+        try:
+            self.connection.execute(script.text.encode())
+        except psycopg.Error as error:
+            if script is self.sources.bootstrap or isinstance(error, psycopg.OperationalError):
+                raise
+            position = error.diag.statement_position
+            line = f":{script.text.count(chr(10), 0, int(position)) + 1}" if position else ""
+            hint = error.diag.message_hint
+            raise PgcacheError(
+                f"{script.name}{line}: {error.diag.message_primary}", sqlstate=error.sqlstate, hint=hint
+            ) from error
+
+    def _record(self, component: str, digest: str) -> None:
+        self.connection.execute(
+            "INSERT INTO pgcache_internal.installed AS i (component, version, digest) VALUES (%s, %s, %s)"
+            " ON CONFLICT (component) DO UPDATE"
+            " SET version = excluded.version, digest = excluded.digest, installed_at = excluded.installed_at",
+            [component, __version__, digest],
+        )
+
+
+def _extend_search_path(connection: Connection, statement: sql.Composed | None) -> list[str]:
+    if statement is None:
+        return []
+    server = levels.look(connection)
+    text = statement.as_string(None)
+    if not server.owns_database:
+        return [
+            f"search_path is as it was, since {server.database} belongs to {server.database_owner}. To call the"
+            f' functions without "pgcache.", as {server.database_owner}: {text};'
+        ]
+    connection.execute(statement)
+    notes = [f'{text}; new sessions find the functions without "pgcache."']
+    roles = search_path.overriding_roles(connection)
+    if roles:
+        notes.append(f"These roles have a search_path of their own, which wins: {', '.join(roles)}")
+    return notes

@@ -1,0 +1,245 @@
+"""The three levels of a server: core, pg_cron, plpython3u. Says which are on, and for the others exactly what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import class_row
+
+Connection = psycopg.Connection[Any]
+
+FACTS = b"""
+    SELECT
+        current_database() AS database,
+        current_user AS role,
+        (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+        pg_get_userbyid(datdba) AS database_owner,
+        pg_has_role(current_user, datdba, 'USAGE') AS owns_database,
+        has_database_privilege(current_user, oid, 'CREATE') AS may_create_schema,
+        pg_is_in_recovery() AS standby,
+        current_setting('server_version_num')::integer / 10000 AS major,
+        current_setting('server_version') AS version,
+        COALESCE(
+            (SELECT setting FROM pg_settings WHERE name = 'cron.database_name'),
+            (SELECT current_database() FROM pg_extension WHERE extname = 'pg_cron'),
+            -- The setting is hidden from most roles. This is its default.
+            (SELECT 'postgres' FROM pg_available_extensions
+             WHERE name = 'pg_cron' AND NOT pg_has_role(current_user, 'pg_read_all_settings', 'USAGE'))
+        ) AS cron_database,
+        ARRAY(SELECT name::text FROM pg_available_extensions) AS available,
+        (SELECT json_object_agg(extname, extversion) FROM pg_extension) AS extensions
+    FROM pg_database
+    WHERE datname = current_database()
+"""
+PACKAGES = {
+    "vector": "postgresql-{0}-pgvector (Debian, Ubuntu) or pgvector_{0} (Red Hat)",
+    "pg_cron": "postgresql-{0}-cron (Debian, Ubuntu) or pg_cron_{0} (Red Hat)",
+    "plpython3u": "postgresql-plpython3-{0} (Debian, Ubuntu) or postgresql{0}-plpython3 (Red Hat)",
+}
+HOURLY = "0 * * * *"
+# What cache_hot_schedule lets pg_cron run.
+RELAY = "CALL pgcache.hot_relay()"
+INSTALL = "python -m pgcache_py install"
+AGAIN = f"then again: {INSTALL}"
+WITHOUT_CRON = "or let any other scheduler run this every hour: python -m pgcache_py cleanup"
+
+
+@dataclass(frozen=True)
+class Level:
+    """`todo`: what turns it on, a step each, for people; empty if it is on or nothing can be done."""
+
+    name: str
+    on: bool
+    detail: str
+    todo: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the server offers to this session. cron_database: where pg_cron lives, None if it is not loaded."""
+
+    database: str
+    role: str
+    superuser: bool
+    database_owner: str
+    owns_database: bool
+    may_create_schema: bool
+    standby: bool
+    major: int
+    version: str
+    cron_database: str | None
+    available: list[str]
+    extensions: dict[str, str]
+
+    @property
+    def cron_is_elsewhere(self) -> bool:
+        return self.cron_database not in (None, self.database)
+
+    def package(self, extension: str) -> str:
+        """The names of the package that holds the extension for this server."""
+        return PACKAGES[extension].format(self.major)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What pg_cron runs, and in which database."""
+
+    job_name: str
+    schedule: str
+    command: str
+    database: str
+
+
+def look(connection: Connection) -> Facts:
+    """Ask the server. It must be one that pgcache supports."""
+    with connection.cursor(row_factory=class_row(Facts)) as cursor:
+        found = cursor.execute(FACTS).fetchone()
+    assert found is not None  # noqa: S101
+    return found
+
+
+def core(server: Facts) -> Level:
+    return Level("core", True, f"PostgreSQL {server.version} with pgvector {server.extensions.get('vector', '?')}")
+
+
+def plpython(server: Facts, *, needed: bool, loaded: bool = False) -> Level:
+    """needed: this version has functions in PL/Python. loaded: they are in the database, else: may they be?"""
+    if not needed:
+        return Level("plpython3u", "plpython3u" in server.extensions, "this version has no function that needs it")
+    if loaded or (server.superuser and "plpython3u" in server.available):
+        return Level("plpython3u", True, "functions in Python run inside the server")
+    again = f"as a superuser: {INSTALL} (only superusers may create functions in it)"
+    if "plpython3u" in server.available:
+        return Level("plpython3u", False, f"{server.role} is not a superuser", (again,))
+    package = f"install the package {server.package('plpython3u')}; managed servers do not have it"
+    return Level("plpython3u", False, "it is not on the server", (package, again))
+
+
+def wanted_jobs(connection: Connection, server: Facts) -> list[Job]:
+    """The jobs that the installed version wants."""
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        query = (
+            "SELECT job_name, schedule, command, current_database() AS database"
+            " FROM pgcache_internal.scheduled_jobs(%s)"
+        )
+        jobs = cursor.execute(query, [HOURLY]).fetchall()
+    if not server.cron_is_elsewhere or server.cron_database is None:
+        return jobs
+    # There, other databases may have the same jobs; and the record of their runs, which only grows, is there too.
+    keep = connection.execute("SELECT pgcache.cache_setting('keep_runs')").fetchone()
+    prune = sql.SQL("DELETE FROM cron.job_run_details WHERE database = {} AND end_time < now() - {}::interval")
+    command = prune.format(server.database, keep[0] if keep else "7 days").as_string(None)
+    jobs.append(Job("pgcache_prune_runs", HOURLY, command, server.cron_database))
+    return [replace(job, job_name=f"{job.job_name} ({server.database})") for job in jobs]
+
+
+def cron(
+    conninfo: str, connection: Connection, server: Facts, wanted: Sequence[Job] | None = None, *, change: bool
+) -> Level:
+    """Schedule the jobs, in the database where pg_cron lives; or only look, without `change`.
+
+    Never fails: what goes wrong is in the level. wanted: by default, the jobs of the installed version. Jobs that are
+    there keep the schedule that they have.
+    """
+    if server.cron_database is None:
+        return _not_loaded(server)
+    try:
+        with connection.transaction():
+            if wanted is None:
+                wanted = wanted_jobs(connection, server)
+            if not server.cron_is_elsewhere:
+                return _cron_in(connection, server, wanted, change)
+        with _connect_to(conninfo, server.cron_database) as there:
+            return _cron_in(there, server, wanted, change)
+    except psycopg.Error as error:
+        return _cron_failed(error, server, wanted or ())
+
+
+def unschedule(conninfo: str, server: Facts, jobs: Sequence[Job]) -> int:
+    """Remove the jobs from the other database in which pg_cron lives; returns how many there were."""
+    with _connect_to(conninfo, server.cron_database or "") as there:
+        if "pg_cron" not in look(there).extensions:
+            return 0
+        names = [job.job_name for job in jobs]
+        query = (
+            "SELECT count(cron.unschedule(jobid)) FROM cron.job"
+            " WHERE jobname = ANY(%s) OR (command = %s AND database = %s)"
+        )
+        removed = there.execute(query, [names, RELAY, server.database]).fetchone()
+    return int(removed[0]) if removed else 0
+
+
+def _not_loaded(server: Facts) -> Level:
+    preload = (
+        "in postgresql.conf: shared_preload_libraries = 'pg_cron' (after what is listed there already) and "
+        f"cron.database_name = '{server.database}'; then restart the server"
+    )
+    if "pg_cron" in server.available:
+        return Level("pg_cron", False, "it is on the server, but not loaded", (preload, AGAIN, WITHOUT_CRON))
+    package = f"install the package {server.package('pg_cron')}, or turn it on in the console of a managed server"
+    return Level("pg_cron", False, "it is not on the server", (package, preload, AGAIN, WITHOUT_CRON))
+
+
+def _cron_in(there: Connection, server: Facts, wanted: Sequence[Job], change: bool) -> Level:
+    """`there`: a session, in a transaction, in the database where pg_cron lives."""
+    if there.execute("SELECT FROM pg_extension WHERE extname = 'pg_cron'").rowcount == 0:
+        if not change:
+            return Level("pg_cron", False, f"it is not in the database {server.cron_database} yet", (INSTALL,))
+        # As newer versions do by themselves. It must not be taken for a part of whatever schema is first in the path.
+        there.execute("CREATE EXTENSION pg_cron SCHEMA pg_catalog")
+    existing = _scheduled(there, wanted)
+    stale = [job for job in wanted if job.job_name not in existing or existing[job.job_name].command != job.command]
+    schedules = [existing[job.job_name].schedule for job in wanted if job.job_name in existing]
+    schedule = schedules[0] if schedules else HOURLY
+    if stale and not change:
+        return Level("pg_cron", False, "its jobs are not scheduled", (INSTALL,))
+    if stale and server.cron_is_elsewhere:
+        for job in stale:
+            there.execute(
+                "SELECT cron.schedule_in_database(%s, %s, %s, %s)",
+                [job.job_name, existing.get(job.job_name, job).schedule, job.command, job.database],
+            )
+    elif stale:
+        there.execute("SELECT pgcache.cache_schedule(%s)", [schedule])
+    when = "every hour" if schedule == HOURLY else f"at '{schedule}'"
+    return Level("pg_cron", True, f"tidies up {when} (table cron.job in the database {server.cron_database})")
+
+
+def _scheduled(there: Connection, wanted: Sequence[Job]) -> dict[str, Job]:
+    """Those of the jobs that are there, as far as this role may see, by name."""
+    with there.cursor(row_factory=class_row(Job)) as cursor:
+        query = "SELECT jobname AS job_name, schedule, command, database FROM cron.job WHERE jobname = ANY(%s)"
+        found = cursor.execute(query, [[job.job_name for job in wanted]]).fetchall()
+    databases = {job.job_name: job.database for job in wanted}
+    return {job.job_name: job for job in found if job.database == databases[job.job_name]}
+
+
+def _cron_failed(error: psycopg.Error, server: Facts, jobs: Sequence[Job]) -> Level:
+    reason = (error.diag.message_primary or str(error)).strip()
+    superuser = f"as a superuser, in the database {server.cron_database} (SHOW cron.database_name): "
+    if not server.cron_is_elsewhere:
+        create = "" if "pg_cron" in server.extensions else "CREATE EXTENSION pg_cron; "
+        grant = sql.SQL("GRANT USAGE ON SCHEMA cron TO {}").format(sql.Identifier(server.role)).as_string(None)
+        return Level("pg_cron", False, reason, (f"{superuser}{create}{grant}", AGAIN))
+    calls = [
+        sql.SQL("SELECT cron.schedule_in_database({}, {}, {}, {}, {})")
+        .format(job.job_name, job.schedule, job.command, job.database, server.role)
+        .as_string(None)
+        for job in jobs
+    ]
+    return Level("pg_cron", False, reason, tuple(superuser + call for call in calls) or (INSTALL,))
+
+
+@contextmanager
+def _connect_to(conninfo: str, database: str) -> Iterator[Connection]:
+    """A session in another database of the same server, in a transaction that is committed at the end."""
+    where = make_conninfo(conninfo, dbname=database, application_name="pgcache install")
+    with psycopg.connect(where, prepare_threshold=None) as connection:
+        connection.execute("SET LOCAL client_min_messages = warning")
+        yield connection

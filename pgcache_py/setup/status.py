@@ -1,0 +1,58 @@
+"""How pgcache is in a database. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from .. import __version__
+from . import levels
+from .levels import Connection, Level
+from .session import installed, installed_version, session, version_numbers
+from .sources import load
+
+
+@dataclass
+class Status:
+    """How pgcache is in a database.
+
+    version: what is installed, None if nothing is. types, jobs and health: the rows of cache_stats, cache_jobs and
+    cache_health(). todo: what to do next, a step each; each level and each row of health has steps of its own.
+    """
+
+    database: str
+    version: str | None
+    package_version: str
+    levels: list[Level] = field(default_factory=list)
+    types: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    health: list[dict[str, Any]] = field(default_factory=list)
+    todo: list[str] = field(default_factory=list)
+
+
+def status(conninfo: str) -> Status:
+    """How pgcache is in this database. Changes nothing."""
+    with session(conninfo) as connection:
+        server = levels.look(connection)
+        found = Status(server.database, installed_version(connection), __version__)
+        if found.version is None:
+            found.todo.append(levels.INSTALL)
+            return found
+        found.levels = [
+            levels.core(server),
+            levels.cron(conninfo, connection, server, change=False),
+            levels.plpython(server, needed=bool(load().plpython), loaded="plpython" in installed(connection)),
+        ]
+        found.types = _rows(connection, "SELECT * FROM pgcache.cache_stats ORDER BY type")
+        found.jobs = _rows(connection, "SELECT * FROM pgcache.cache_jobs ORDER BY job_name")
+        found.health = _rows(connection, "SELECT * FROM pgcache.cache_health()")
+    if version_numbers(found.version) < version_numbers(__version__):
+        found.todo.append(f"this package is newer: python -m pgcache_py upgrade ({found.version} -> {__version__})")
+    return found
+
+
+def _rows(connection: Connection, query: str) -> list[dict[str, Any]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.encode()).fetchall()

@@ -1,0 +1,43 @@
+-- What the caches of images share (face, phash, crawl): the key of an image, and that calls name their tenant.
+
+create or replace function pgcache.image_key(image bytea) returns text
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select encode(sha256(image), 'hex') $$;
+
+comment on function pgcache.image_key(bytea) is 'The key of an image: 64 hex digits of SHA-256 of its bytes.';
+
+-- The caches of images name their tenant in the call; the setting is put back, so that it does not outlive the call
+-- (after an error, by the rollback). A SET clause would do that too, but only superusers may create one for a setting
+-- that no extension has defined.
+create or replace function pgcache_internal.get_for_tenant(tenant text, type text, key text) returns jsonb
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
+as $$
+declare
+    caller constant text := pgcache_internal.current_tenant();
+    found_value jsonb;
+begin
+    perform pg_catalog.set_config('pgcache.tenant', coalesce(tenant, ''), true);
+    found_value := pgcache.cache_get(type, key);
+    perform pg_catalog.set_config('pgcache.tenant', caller, true);
+    return found_value;
+end
+$$;
+
+comment on function pgcache_internal.get_for_tenant(text, text, text) is 'cache_get for a tenant that is named in the call; the setting pgcache.tenant is as before afterwards.';
+
+create or replace function pgcache_internal.set_for_tenant(tenant text, type text, key text, value jsonb, ttl interval) returns boolean
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
+as $$
+declare
+    caller constant text := pgcache_internal.current_tenant();
+    stored boolean;
+begin
+    perform pg_catalog.set_config('pgcache.tenant', coalesce(tenant, ''), true);
+    stored := pgcache.cache_set(type, key, value, ttl);
+    perform pg_catalog.set_config('pgcache.tenant', caller, true);
+    return stored;
+end
+$$;
+
+comment on function pgcache_internal.set_for_tenant(text, text, text, jsonb, interval) is 'cache_set for a tenant that is named in the call; the setting pgcache.tenant is as before afterwards.';

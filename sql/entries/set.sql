@@ -1,0 +1,123 @@
+-- Writing one entry, the other hot path. As in cache_get one static statement does it all: it checks
+-- the call, upserts, and ticks the type's clock, a cyclic sequence that shows 1 once in sweep_every
+-- writes: then the write looks after the type. Whatever is wrong with a call makes the statement store nothing;
+-- explain_refusal finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
+
+create or replace function pgcache.cache_set(type text, key text, value jsonb, ttl interval default null) returns boolean
+language sql volatile parallel unsafe  -- not pinned: hot path
+as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, true) $$;
+
+comment on function pgcache.cache_set(text, text, jsonb, interval) is
+'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there. True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl, PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger than its max_bytes, 25006 READ ONLY transaction.';
+
+create or replace function pgcache.cache_add(type text, key text, value jsonb, ttl interval default null) returns boolean
+language sql volatile parallel unsafe  -- not pinned: hot path
+as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, false) $$;
+
+comment on function pgcache.cache_add(text, text, jsonb, interval) is
+'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true. Errors: as cache_set.';
+
+select pgcache_internal.define($frame$
+create or replace function pgcache_internal.put(type text, key text, value jsonb, ttl interval, overwrite boolean) returns boolean
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
+as $body$
+#variable_conflict use_variable
+declare
+    moment constant timestamptz := pgcache_internal.cache_now();
+    clock bigint;  -- the type's clock after this write; NULL: nothing was stored
+begin
+    if @branches    end if;
+    if clock > 1 and pg_catalog.pg_column_size(value) <= 2048 then
+        return true;
+    elsif clock is null then
+        return pgcache_internal.explain_refusal(type, key, value, ttl);
+    end if;
+    perform pgcache_internal.look_after(type, (clock = 1)::integer, pg_catalog.pg_column_size(value));
+    return true;
+end
+$body$;
+comment on function pgcache_internal.put(text, text, jsonb, interval, boolean) is
+'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
+$frame$, $branch$type = '@type' then
+        insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
+        select
+            pgcache_internal.current_tenant(), key, @given, moment, moment + coalesce(ttl, pgcache_internal.type_ttl('@type')),
+            moment, pgcache_internal.type_hit_weight('@type')
+        where pgcache_internal.may_write('@type', key, ttl) and @fits
+        on conflict on constraint @pkey do update
+        set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+        where overwrite or t.expires_at <= moment
+        returning pg_catalog.nextval('pgcache_internal.writes_@type') into clock;
+$branch$, $own$type = '@type' and @fits then
+        return pgcache_internal.@writer(key, value, ttl, overwrite);
+$own$);
+
+select pgcache_internal.define($frame$
+create or replace function pgcache_internal.value_fits(type text, value jsonb) returns boolean
+language plpgsql immutable parallel safe  -- not pinned: hot path
+as $body$
+begin
+    if @branches    end if;
+    return false;
+end
+$body$;
+comment on function pgcache_internal.value_fits(text, jsonb) is
+'Whether a value has the fields that the type needs, of the right kinds, and no others; reject_value says what is wrong.';
+$frame$, $branch$type = '@type' then
+        return coalesce(@fits, false);
+$branch$);
+
+-- Inlined into the statements of put(), and most of it folded away: see compile_settings.
+create or replace function pgcache_internal.may_write(type text, key text, ttl interval) returns boolean
+language sql volatile parallel unsafe  -- not pinned: inlined
+as $$
+    select pgcache_internal.type_hit_weight(type) is not null
+        and key <> '' and pg_catalog.octet_length(key) <= 1024
+        and (ttl is null or ttl > interval '0' and ttl < interval '10000 years')
+        and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.has_room(type, key))
+$$;
+
+comment on function pgcache_internal.may_write(text, text, interval) is
+'Whether the type takes writes and the key and the ttl are valid. Errors: PC009 if the type is full.';
+
+create or replace function pgcache_internal.is_writable() returns boolean
+language sql volatile parallel safe  -- not pinned: inlined
+as $$
+    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then true else pgcache_internal.check_writable() end
+$$;
+
+comment on function pgcache_internal.is_writable() is 'True, or error 25006 in a READ ONLY transaction and on a standby.';
+
+create or replace function pgcache_internal.explain_refusal(type text, key text, value jsonb, ttl interval) returns boolean
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant types := check_type(type);
+begin
+    perform check_key(key), expiry(cache_now(), ttl, registered.ttl);
+    if not value_fits(type, value) then
+        perform reject_value(type, value);
+    end if;
+    return false;  -- the type is disabled, or cache_add met a live entry
+end
+$$;
+
+comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval) is
+'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003, PC004.';
+
+create or replace function pgcache_internal.expiry(moment timestamptz, ttl interval, default_ttl interval) returns timestamptz
+language plpgsql immutable parallel safe  -- not pinned: hot path
+as $$
+begin
+    if ttl is null or ttl > interval '0' and ttl < interval '10000 years' then
+        return moment + coalesce(ttl, default_ttl);
+    end if;
+    raise exception using errcode = 'PC003',
+        message = pg_catalog.format('a TTL of %L is not possible', ttl),
+        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds); NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
+end
+$$;
+
+comment on function pgcache_internal.expiry(timestamptz, interval, interval) is
+'When an entry written at moment expires: after ttl, else after the default; NULL = never. Errors: PC003.';

@@ -1,0 +1,133 @@
+-- What is compiled. The functions of the hot path, and the upkeep that writes pay for, have a static statement for each
+-- type, as EXECUTE would triple the cost of a get. So each of these functions is declared as a template, which
+-- compile_types fills in for the types that there are, whenever they change. To see the outcome: \sf cache_get in psql.
+
+delete from pgcache_internal.templates;
+
+create or replace function pgcache_internal.define(frame text, branch text, branch_of_own_writer text default null) returns void
+language sql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ insert into templates (frame, branch, branch_of_own_writer) values (frame, branch, branch_of_own_writer) $$;
+
+comment on function pgcache_internal.define(text, text, text) is
+'Declares a function that is compiled. frame: its CREATE FUNCTION and COMMENT, with @branches where an IF has a branch for each type. branch: that branch. branch_of_own_writer: the one for types that a function of their own writes, if it differs; '''': they have none. For what @type, @table and the like stand, see expressions_of.';
+
+create or replace function pgcache_internal.compile_types() returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    all_types jsonb;
+    template templates;
+begin
+    perform pg_advisory_xact_lock(hashtext('pgcache_internal.compile_types')), compile_clock(), compile_settings();
+    -- The most used ones first: each look-up goes through the types before its own.
+    all_types := (
+        select jsonb_agg(jsonb_build_object('writer', t.writer, 'expressions', expressions_of(t))
+            order by t.type <> 'store', t.type <> 'llm', t.builtin desc, t.type)
+        from types t
+    );
+    for template in select * from templates loop
+        execute replace(template.frame, '@branches', (
+            select string_agg(b.filled, '    elsif ' order by each.place)
+            from jsonb_array_elements(all_types) with ordinality each (type, place)
+            cross join lateral (
+                select fill(coalesce(case when each.type ->> 'writer' <> '' then template.branch_of_own_writer end, template.branch),
+                    each.type -> 'expressions') as filled
+            ) b
+            where b.filled <> ''
+        ));
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.compile_types() is
+'Writes the functions that depend on the registry of types anew; run after each change of it.';
+
+create or replace function pgcache_internal.expressions_of(registered types) returns jsonb
+language sql stable
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select e.expressions || jsonb_build_object('@score', (
+        select fill(p.score, e.expressions) from eviction_policies() p where p.policy = registered.eviction
+    ))
+    from (select jsonb_build_object(
+        '@type', registered.type,
+        '@table', format('pgcache.%I', c.relname),
+        '@pkey', quote_ident(k.conname),
+        '@writer', registered.writer,
+        '@value', value_of(registered.type, registered.fields),
+        '@fits', fits(registered.type, registered.fields),
+        '@bytes', payload_size(registered.fields),
+        '@size', entry_size(registered.fields),
+        '@model', case when registered.fields ? 'model' then 't.model' else 'null::text' end,
+        '@tokens', case when registered.fields ? 'tokens_used' then '\1' else '' end,
+        -- A standby has nothing of an UNLOGGED table: there its entries are misses.
+        '@readable', case when c.relpersistence = 'u' then ' and not pg_catalog.pg_is_in_recovery()' else '' end
+    ) || (
+        select jsonb_build_object(
+            '@columns', coalesce(string_agg(quote_ident(f.name), ', '), 'type, data'),
+            '@given', coalesce(string_agg(f.given, ', '), quote_literal(registered.type) || ', value'),
+            '@updates', coalesce(string_agg(format('%1$I = excluded.%1$I', f.name), ', '), 'data = excluded.data'))
+        from fields_of(registered.type, registered.fields) f
+    )
+        as expressions
+    from pg_class c inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
+    where c.oid = registered.relation) e
+$$;
+
+comment on function pgcache_internal.expressions_of(types) is
+'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; of a JSON value `value`: @fits (the condition that it fits), @columns, @given (what goes into them), @updates (the same for ON CONFLICT); of an entry `t`: @value, @bytes (of its value), @size, @score (for eviction), @model; @readable: a further condition to read it. What stands in @tokens{} is left out of types without tokens.';
+
+create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
+language plpgsql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    expression record;
+begin
+    template := regexp_replace(template, '@tokens{([^}]*)}', expressions ->> '@tokens', 'g');
+    for expression in select e.key, e.value from jsonb_each_text(expressions) e where e.key <> '@tokens' loop
+        template := replace(template, expression.key, coalesce(expression.value, ''));
+    end loop;
+    return template;
+end
+$$;
+
+comment on function pgcache_internal.fill(text, jsonb) is 'A template for one type, see expressions_of.';
+
+-- A look-up of the registry would cost a set an eighth of its time. So the settings that a set needs are compiled into
+-- functions, whose calls the planner folds into constants; it plans anew when they change.
+create or replace function pgcache_internal.compile_settings() returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    compiled record;
+begin
+    for compiled in
+        select f.name, f.result, f.description,
+            string_agg(format('when %L then %s', t.type, f.setting), ' ' order by t.type) as cases
+        from types t
+        cross join lateral (values
+            ('type_ttl', 'interval', quote_nullable(t.ttl) || '::interval', 'The default TTL of a type, NULL for never.'),
+            ('type_hit_weight', 'smallint',
+                coalesce(case when t.enabled then hit_weight_at(t.hit_tracking, 0) end::text, 'null') || '::smallint',
+                'The hit_weight of new entries of a type; NULL if the type takes no writes.'),
+            ('type_may_be_full', 'boolean', (t.eviction = 'none')::text, 'Whether sets are refused when a type is full.'),
+            ('type_has_fields', 'boolean', (t.fields is not null)::text, 'Whether values of a type have fields of their own.'),
+            ('type_dimensions', 'integer', coalesce(t.dimensions::text, 'null') || '::integer',
+                'The dimensions that vectors of a type must have, NULL for any.')
+        ) f (name, result, setting, description)
+        group by f.name, f.result, f.description
+    loop
+        execute format('create or replace function pgcache_internal.%I(type text) returns %s language sql immutable parallel safe'
+            ' as %L', compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end');
+        execute format('comment on function pgcache_internal.%I(text) is %L', compiled.name,
+            compiled.description || ' Compiled from types by compile_settings().');
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.compile_settings() is
+'Makes the functions type_ttl, type_hit_weight, type_may_be_full, type_has_fields and type_dimensions anew from types.';

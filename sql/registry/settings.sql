@@ -1,0 +1,144 @@
+-- Settings of the whole cache: what each is at first; an upgrade adds those that are new.
+insert into pgcache_internal.settings (name, value, description) values
+('ttl_short', '5 minutes', 'TTL tier for data that changes often'),
+('ttl_medium', '1 hour', 'TTL tier for moderately stable data'),
+('ttl_long', '24 hours', 'TTL tier for data that rarely changes'),
+('ttl_week', '7 days', 'TTL tier for very stable data'),
+('usd_per_million_tokens', '0', 'price of a model that has none of its own in model_prices'),
+('keep_history', '90 days', 'how long hourly statistics are kept'),
+('keep_runs', '7 days', 'how long the records of upkeep runs are kept'),
+('overdue_after', '2 hours', 'upkeep that has not succeeded for so long is overdue'),
+('alert_hit_rate', '0.70', 'cache_health warns below this hit rate'),
+('alert_size', '0.80', 'cache_health warns above this share of a limit'),
+('ai_base_url', 'https://api.openai.com/v1', 'OpenAI-compatible API that the AI functions call'),
+('ai_model', 'gpt-4o-mini', 'model of ai_worker_generate and llm_complete'),
+('ai_embedding_model', 'text-embedding-3-small', 'model of embed'),
+('ai_schema_version', 'auto', 'schema_version of ai_worker_generate; auto: a fingerprint of the schema that the caller may see'),
+('ai_schema_bytes', '32768', 'how much of the schema''s description is sent to the model'),
+('ai_row_limit', '1000', 'LIMIT of generated queries that have none; 0: no limit'),
+('ai_timeout', '60', 'seconds that one request may take'),
+('ai_deadline', '120', 'seconds that a request may take with its repetitions'),
+('ai_retries', '2', 'how often a request is repeated after a failure that may pass'),
+('ai_lease', '60', 'seconds that a caller waits for another''s answer to the same question before it asks itself'),
+('ai_batch', '256', 'how many texts one embeddings request holds'),
+('ai_temperature', '', 'temperature of chat requests; empty: the model''s default'),
+('ai_max_tokens', '', 'max_tokens of chat requests; empty: the model''s default'),
+('ai_instructions', '', 'added to what ai_worker_generate tells the model'),
+('ai_api_key_file', '', 'file on the server with the API key, for where it is not in the database'),
+('hot_max_staleness', '5 seconds', 'how old what the hot tier returns may be, whatever fails'),
+('hot_outbox_limit', '100000', 'rows of the outbox beyond which the hot tier is emptied instead'),
+('hot_prefix', 'pgcache', 'what the names of the hot tier''s keys in Redis begin with'),
+('test_clock', 'off', 'on: sessions may set the time by which entries expire (SET pgcache.clock), for tests')
+on conflict on constraint settings_pkey do update set description = excluded.description;
+
+create or replace function pgcache.cache_setting(name text) returns text
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    found_value text;
+begin
+    select s.value into found_value from settings s where s.name = cache_setting.name;
+    if not found then
+        raise exception using errcode = 'PC010',
+            message = format('there is no setting %L', name),
+            hint = 'The settings: ' || (select string_agg(s.name, ', ' order by s.name) from settings s);
+    end if;
+    return found_value;
+end
+$$;
+
+comment on function pgcache.cache_setting(text) is
+'The value of a setting, see view cache_settings, as text. Errors: PC010 for an unknown name.';
+
+create or replace function pgcache.cache_configure_setting(name text, value text) returns text
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    old_value constant text := cache_setting(name);
+begin
+    begin
+        if name like 'ttl\_%' or name like 'keep\_%' or name = 'overdue_after' then
+            if value::interval <= interval '0' then
+                raise exception using errcode = 'invalid_parameter_value';
+            end if;
+        elsif name = 'test_clock' then
+            if value not in ('on', 'off') then
+                raise exception using errcode = 'invalid_parameter_value';
+            end if;
+        elsif value::numeric not between 0 and 1e12 then  -- NaN is not
+            raise exception using errcode = 'invalid_parameter_value';
+        end if;
+    exception when data_exception or null_value_not_allowed then
+        raise exception using errcode = 'PC010',
+            message = format('setting %s cannot be %L', name, value),
+            hint = 'Times are positive intervals such as ''1 hour''; rates and prices are numbers that are not negative; test_clock is on or off.';
+    end;
+    if value is null then
+        raise exception using errcode = 'PC010',
+            message = format('setting %s cannot be null', name),
+            hint = format('It is now %L.', old_value);
+    end if;
+    if name = 'usd_per_million_tokens' then
+        perform fold_log();
+    end if;
+    update settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
+    if name = 'test_clock' then
+        perform compile_clock();
+    end if;
+    return old_value;
+end
+$$;
+
+comment on function pgcache.cache_configure_setting(text, text) is
+'Changes a setting, see view cache_settings, and returns its old value. Errors: PC010.';
+
+create or replace function pgcache.cache_tier(tier text) returns interval
+language sql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ select cache_setting('ttl_' || tier)::interval $$;
+
+comment on function pgcache.cache_tier(text) is
+'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with cache_configure_setting(''ttl_short'', ...).';
+
+create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if model is null or usd_per_million_tokens is null or usd_per_million_tokens not between 0 and 1e12 then
+        raise exception using errcode = 'PC010',
+            message = 'a price needs a model and a number that is not negative',
+            hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', 0.60)';
+    end if;
+    perform fold_log();  -- hits up to now count with the old price
+    insert into model_prices as p values (model, usd_per_million_tokens)
+    on conflict on constraint model_prices_pkey do update set usd_per_million_tokens = excluded.usd_per_million_tokens;
+end
+$$;
+
+comment on function pgcache.cache_set_price(text, numeric) is
+'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors: PC010.';
+
+create or replace function pgcache_internal.model_price(model text) returns numeric
+language sql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select coalesce(
+        (select p.usd_per_million_tokens from model_prices p where p.model = model_price.model),
+        cache_setting('usd_per_million_tokens')::numeric
+    )
+$$;
+
+comment on function pgcache_internal.model_price(text) is 'US dollars per million tokens of a model: its own price, else the setting.';
+
+create or replace view pgcache.cache_settings as
+select
+    s.name,
+    s.value,
+    s.description
+from pgcache_internal.settings as s;
+
+comment on view pgcache.cache_settings is
+'The settings, each with what it is for; cache_configure_setting changes one, cache_hot_configure and ai_configure those of the hot tier and the AI functions.';

@@ -1,0 +1,324 @@
+-- Types: what users create, configure and drop; the counters and storage settings that every type has.
+-- SECURITY DEFINER: an application's role may manage types without owning the tables (see grants.sql).
+
+create or replace function pgcache_internal.prepare_type(type text) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant types := check_type(type);
+    options constant text[] := array[
+        'fillfactor=90', 'autovacuum_vacuum_scale_factor=0.05', 'autovacuum_vacuum_threshold=500',
+        'autovacuum_vacuum_insert_scale_factor=0.2', 'autovacuum_analyze_scale_factor=0.2'
+    ];
+    counter text;
+    value_column record;
+begin
+    foreach counter in array counter_names() loop
+        if to_regclass(format('pgcache_internal.%I', counter || '_' || type)) is null then
+            execute format('create unlogged sequence pgcache_internal.%I minvalue 0 start 1', counter || '_' || type);
+            execute format('comment on sequence pgcache_internal.%I is %L', counter || '_' || type,
+                format('Counter of type %s; see counter_names()', type));
+        end if;
+    end loop;
+    perform set_clocks(type);
+    insert into savings (type) values (type) on conflict on constraint savings_pkey do nothing;
+    insert into counter_totals (type, counter)
+    select type, c from unnest(array['hits', 'misses', 'evicted', 'expired']) c
+    on conflict on constraint counter_totals_pkey do nothing;
+    -- What is so already is left alone: to alter it would lock a table, or a sequence, that others are using.
+    -- Churn is the rule: vacuum early, and leave room on each page for the updates of hit counts to be HOT.
+    if not exists (select from pg_class c where c.oid = registered.relation and c.reloptions @> options) then
+        execute format('alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation, array_to_string(options, ', '));
+    end if;
+    for value_column in
+        select a.attname as name, a.atttypid = 'bytea'::regtype as is_binary from pg_attribute a
+        where a.attrelid = registered.relation and a.attnum > 0 and coalesce(registered.fields ? a.attname, a.attname = 'data')
+            and case when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e' else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' end
+    loop
+        if value_column.is_binary then  -- audio and images are compressed already
+            execute format('alter table %s alter column %I set storage external', registered.relation, value_column.name);
+        else
+            begin
+                execute format('alter table %s alter column %I set compression lz4', registered.relation, value_column.name);
+            exception when feature_not_supported then
+                null;  -- this server was built without lz4: pglz then
+            end;
+        end if;
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.prepare_type(text) is
+'Gives a type its counters, totals and storage settings, as far as it lacks them; every install runs it for all types.';
+
+create or replace function pgcache_internal.set_clocks(type text) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant types := check_type(type);
+    clock record;
+begin
+    for clock in
+        select sequence_of(type, c.name) as sequence,
+            -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
+            greatest(2, c.period) as top, 1 + (c.period = 1)::integer as step
+        from (values ('writes', registered.sweep_every), ('sweeps', registered.measure_every)) c (name, period)
+    loop
+        if not exists (
+            select from pg_sequence s where s.seqrelid = clock.sequence and s.seqcycle and s.seqmax = clock.top and s.seqincrement = clock.step
+        ) then
+            execute format('alter sequence %s minvalue 1 increment %s maxvalue %s cycle restart', clock.sequence, clock.step, clock.top);
+        end if;
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.set_clocks(text) is
+'Sets the clocks writes and sweeps of a type by its limits: cyclic sequences that show 1 when something is due.';
+
+create or replace function pgcache_internal.hit_weight_at(hit_tracking text, hit_count bigint) returns smallint
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select (case hit_tracking
+        when 'off' then 32767
+        when 'exact' then -1
+        else case
+            when hit_count < 16 then 1
+            when hit_count < 100 then hit_count / 5
+            when hit_count < 10000 then 20
+            else least(hit_count / 500, 32000) end
+    end)::smallint
+$$;
+
+comment on function pgcache_internal.hit_weight_at(text, bigint) is
+'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
+
+create or replace function pgcache_internal.declare_type(
+    type text, relation text, description text, ttl interval default '1 hour', max_bytes bigint default 4294967296,
+    fields json default null, writer text default null, hot_ttl interval default '1 hour'
+) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    existing constant regclass := to_regclass(format('pgcache.%I', relation));
+    new_column text;
+begin
+    if existing is not null then
+        for new_column in
+            select column_definition(f.name, f.column_type, f.required, f.fallback) from fields_of(type, check_fields(fields)) f
+            where not exists (select from pg_attribute a where a.attrelid = existing and a.attname = f.name)
+        loop
+            execute format('alter table %s add column %s', existing, new_column);
+        end loop;
+    end if;
+    insert into types as t (type, builtin, relation, fields, ttl, max_bytes, writer, hot_ttl)
+    values (type, true, coalesce(existing, create_entry_table(relation, type, fields, true, format('Entries of type %s: %s.', type, description))),
+        check_fields(fields), ttl, max_bytes, writer, hot_ttl)
+    on conflict on constraint types_pkey do update
+    set fields = excluded.fields, writer = excluded.writer, hot_ttl = excluded.hot_ttl;
+end
+$$;
+
+comment on function pgcache_internal.declare_type(text, text, text, interval, bigint, json, text, interval) is
+'Declares a built-in type, at every install: makes its table, or adds the columns that it lacks, and registers it. ttl, max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields that a released version had can only be taken away, or changed, by a migration. writer: the function that stores an entry, for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns boolean. hot_ttl: default of cache_hot_on.';
+
+create or replace function pgcache.cache_create_type(
+    type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
+    eviction text default 'lru', hit_tracking text default 'sampled', durable boolean default true,
+    enabled boolean default true, fields json default null
+) returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    relation constant text := 'cache_type_' || type;
+begin
+    if type is null or type !~ '^[a-z][a-z0-9_]{0,39}$' then
+        raise exception using errcode = 'PC010',
+            message = format('%L cannot name a cache type', type),
+            hint = 'A name has 1 to 40 lower-case letters, digits and underscores and begins with a letter.';
+    elsif exists (select from types t where t.type = type) then
+        raise exception using errcode = 'PC007',
+            message = format('the cache type %L exists already', type),
+            hint = format('Change it with SELECT cache_configure(%L, ttl => ...), or drop it first with SELECT cache_drop_type(%L).', type, type);
+    elsif exists (
+        select from unnest(counter_names()) n where to_regclass(format('pgcache_internal.%I', n || '_' || type)) is not null
+        union all
+        select where to_regclass(format('pgcache.%I', relation)) is not null
+    ) then
+        raise exception using errcode = 'PC010',
+            message = format('%L cannot name a cache type: a table or an index of pgcache has such a name', type),
+            hint = 'Choose another name.';
+    end if;
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
+    insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
+    values (type, check_fields(fields), create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
+        ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled);
+    perform prepare_type(type), compile_types(), grant_like_store(type);
+exception when unique_violation or duplicate_table then
+    raise exception using errcode = 'PC007',
+        message = format('the cache type %L exists already', type),
+        hint = 'Another session has just created it.';
+end
+$$;
+
+comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean, json) is
+'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its own: {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, object, any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is not; hits save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any JSON. ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
+
+create or replace function pgcache_internal.check_type_options(
+    ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
+) returns void
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    allowed record;
+begin
+    perform expiry('epoch', ttl, null);
+    for allowed in
+        select * from (values
+            ('max_entries', max_entries > 0, 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
+            ('max_bytes', max_bytes > 0, 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
+            ('dimensions', dimensions > 0, 'a positive number of dimensions, NULL for any'),
+            ('eviction', eviction is null or exists (select from eviction_policies() p where p.policy = eviction),
+                'one of ' || (select string_agg(p.policy, ', ') from eviction_policies() p)),
+            ('hit_tracking', hit_tracking in ('exact', 'sampled', 'off'), 'exact, sampled or off')
+        ) o (name, fine, values)
+    loop
+        if not allowed.fine then
+            raise exception using errcode = 'PC010',
+                message = format('%s is out of range', allowed.name),
+                hint = format('%s is %s.', allowed.name, allowed.values);
+        end if;
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.check_type_options(interval, bigint, bigint, text, text, integer) is
+'Checks what cache_create_type and cache_configure are given. Errors: PC003, PC010.';
+
+create or replace function pgcache.cache_configure(
+    type text, ttl interval default null, max_entries bigint default null, max_bytes bigint default null,
+    eviction text default null, hit_tracking text default null, durable boolean default null,
+    enabled boolean default null, dimensions integer default null, reset text[] default '{}'
+) returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    before constant types := check_type(type);
+begin
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions);
+    if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions'] then
+        raise exception using errcode = 'PC010',
+            message = format('%s cannot be reset', reset),
+            hint = 'These can: ttl, max_entries, max_bytes, dimensions.';
+    elsif dimensions is not null and not exists (select from fields_of(type, before.fields) f where f.kind = 'vector') then
+        raise exception using errcode = 'PC010',
+            message = format('the type %s has no vectors', type),
+            hint = 'dimensions goes with the type embedding, and with types of yours that have a field of kind vector.';
+    end if;
+    update types t
+    set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
+        max_entries = case when 'max_entries' = any(reset) then null else coalesce(cache_configure.max_entries, t.max_entries) end,
+        max_bytes = case when 'max_bytes' = any(reset) then null else coalesce(cache_configure.max_bytes, t.max_bytes) end,
+        dimensions = case when 'dimensions' = any(reset) then null else coalesce(cache_configure.dimensions, t.dimensions) end,
+        eviction = coalesce(cache_configure.eviction, t.eviction),
+        hit_tracking = coalesce(cache_configure.hit_tracking, t.hit_tracking),
+        durable = coalesce(cache_configure.durable, t.durable),
+        enabled = coalesce(cache_configure.enabled, t.enabled)
+    where t.type = cache_configure.type;
+    if durable <> before.durable then
+        execute format('alter table %s set %s', before.relation, case when durable then 'logged' else 'unlogged' end);
+    end if;
+    perform compile_types();
+    -- cache_get does not look at the registry (it would cost a third of the call), so the entries have to know.
+    if hit_tracking <> before.hit_tracking then
+        execute format('update %s t set hit_weight = hit_weight_at($1, t.hit_count)', before.relation) using hit_tracking;
+    end if;
+    if enabled = false then
+        execute format('delete from %s', before.relation);
+    end if;
+    if max_entries is not null or max_bytes is not null or eviction is not null or reset && '{max_entries,max_bytes}' then
+        perform set_clocks(type), measure(type);
+    end if;
+end
+$$;
+
+comment on function pgcache.cache_configure(text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]) is
+'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
+
+-- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both, and
+-- leaves out what is gone when it has the lock. Built-in types cannot be dropped.
+create or replace function pgcache_internal.types_here() returns setof pgcache_internal.types
+language plpgsql stable
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered types;
+begin
+    return query
+    select t.* from types t
+    where t.builtin or t.fields is null and t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p);
+    for registered in select * from types t where not t.builtin and t.fields is not null loop
+        begin
+            execute format('select from pgcache.%I limit 0', 'cache_type_' || registered.type);
+            return next registered;
+        exception when undefined_table then
+            null;
+        end;
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.types_here() is
+'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another session. One that has just been dropped is left out.';
+
+create or replace function pgcache_internal.is_here(registered types) returns boolean
+language sql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ select exists (select from types_here() t where t.relation = registered.relation) $$;
+
+comment on function pgcache_internal.is_here(types) is
+'Whether a type is still there, for what commits between types: see types_here.';
+
+create or replace function pgcache.cache_drop_type(type text) returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant types := check_type(type);
+    counter text;
+begin
+    if registered.builtin then
+        raise exception using errcode = 'PC008',
+            message = format('the built-in type %s cannot be dropped', type),
+            hint = format('Empty it with SELECT cache_clear(%L), or stop its use with SELECT cache_configure(%L, enabled => false).', type, type);
+    end if;
+    -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks; with
+    -- the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
+    perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')), pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
+    perform from types t where t.type = type for no key update;
+    perform check_type(type);
+    execute format('drop table %s', registered.relation);
+    delete from types t where t.type = type;
+    delete from counters_seen s where s.type = type;
+    delete from hit_log l where l.type = type;
+    foreach counter in array counter_names() loop
+        execute format('drop sequence pgcache_internal.%I', counter || '_' || type);
+    end loop;
+    perform compile_types();
+end
+$$;
+
+comment on function pgcache.cache_drop_type(text) is
+'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';

@@ -1,0 +1,127 @@
+"""What each call of the clients means for the hot tier: said where the call is described, and true."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgcache_py import Audio, Cache
+from pgcache_py.client import calls, typed_calls, wire
+from pgcache_py.client._sync import cache as cache_module
+from pgcache_py.client._sync import typed
+from pgcache_py.client.calls import BYPASSES, SEVERAL, Call, Changes, Place, Reads, Writes
+from pgcache_py.hybrid._sync import cache as hybrid
+
+pytestmark = pytest.mark.once
+
+MODULES = (calls, typed_calls)
+CALLS = {name: call for module in MODULES for name, call in vars(module).items() if isinstance(call, Call)}
+
+
+def methods(module: ModuleType) -> Iterator[tuple[type, str, set[str]]]:
+    """The methods of a module's classes, and the calls that each names."""
+    for _, cls in inspect.getmembers(module, inspect.isclass):
+        if cls.__module__ == module.__name__:
+            for name, method in vars(cls).items():
+                if inspect.isfunction(method):
+                    named = re.findall(r"\b(?:typed_)?calls\.([A-Z_]+)\b", inspect.getsource(method))
+                    yield cls, name, {each for each in named if each in CALLS}
+
+
+CLIENT = [*methods(cache_module), *methods(typed)]
+
+
+def test_a_call_that_does_not_say_it_is_none() -> None:
+    with pytest.raises(TypeError, match="tier"):
+        Call("cache_new($1)", wire.read_nothing)  # type: ignore[call-arg]
+    for make in (calls.flag, calls.count):
+        with pytest.raises(TypeError, match="tier"):
+            make("cache_new($1)")  # type: ignore[call-arg]
+
+
+def test_the_clients_call_nothing_else() -> None:
+    """Each call is used, and no method of the clients runs anything but a call or a report."""
+    assert {name for _, _, named in CLIENT for name in named} == CALLS.keys()
+    for cls, method, named in CLIENT:
+        source = inspect.getsource(getattr(cls, method))
+        assert source.count("._run(") == len(re.findall(r"\._run\(\s*(?:typed_)?calls\.[A-Z_]+\b", source)), method
+        assert ("._run(" in source) == bool(named), (cls, method)
+
+
+def test_several_entries_are_named_by_methods_of_the_hybrid_client() -> None:
+    ours = {"Cache": hybrid.HybridCache, "EmbeddingCache": hybrid.HybridEmbeddingCache}
+    found = [(cls, method) for cls, method, named in CLIENT if any(CALLS[name].tier is SEVERAL for name in named)]
+    assert len(found) == 5
+    for cls, method in found:
+        assert method in vars(ours[cls.__name__]), (cls, method)
+
+
+class Recorder(Cache):
+    """Remembers what it called last."""
+
+    last: tuple[Call[Any], tuple[Any, ...]]
+
+    def _run(self, call: Call[Any], *params: Any) -> Any:
+        self.last = call, params
+        return super()._run(call, *params)
+
+
+AUDIO = Audio(bytes(range(256)), "opus", 1500, 48000, 2)
+FACES = [{"bbox": [1, 2, 3, 4], "embedding": [0.25], "det_score": 0.9}]
+# For each type how an entry is stored, and how it is read.
+PAIRS: dict[str, tuple[Callable[[Cache], Any], Callable[[Cache], Any]]] = {
+    "store": (lambda c: c.set("store", "k", {"a": None}), lambda c: c.get("store", "k")),
+    "llm": (lambda c: c.llm.set("p", "m", "r", tokens_used=7, context="c"), lambda c: c.llm.get("p", "m", "c")),
+    "embedding": (lambda c: c.embedding.set("t", "m", [0.5, -2]), lambda c: c.embedding.get("t", "m")),
+    "vector_search": (lambda c: c.vector_search.set([0.1], ["r"]), lambda c: c.vector_search.get([0.1])),
+    "audio": (
+        lambda c: c.audio.set("hi", "v", AUDIO, "tts", {"b": 1, "a": 0.5}),
+        lambda c: c.audio.get("hi", "v", "tts", {"a": 0.50, "b": 1.0}),
+    ),
+    "ai_worker": (lambda c: c.ai_worker.set("p", "m", "v", "sql"), lambda c: c.ai_worker.get("p", "m", "v")),
+    "face": (lambda c: c.face.set(b"i", "u", FACES), lambda c: c.face.get(b"i", "u")),
+    "phash": (lambda c: c.phash.set(b"i", None, "ff"), lambda c: c.phash.get(b"i")),
+    "crawl": (lambda c: c.crawl.store("u", b"i", "raw"), lambda c: c.crawl.should_skip("u", b"i")),
+}
+BY_POSTGRESQL = {"vector_search", "ai_worker"}  # are read
+
+
+def test_these_are_all_types(db: psycopg.Connection) -> None:
+    found = db.execute("SELECT type FROM pgcache.cache_types WHERE builtin").fetchall()
+    assert {type for (type,) in found} == PAIRS.keys()
+
+
+@pytest.mark.parametrize("type", PAIRS)
+def test_client_and_database_mean_the_same_entry(dsn: str, db: psycopg.Connection, type: str) -> None:
+    def value(place: Place) -> Any:
+        db.execute("SELECT set_config('pgcache.tenant', %s, false)", ["t" if place.tenant is None else place.tenant])
+        row = db.execute("SELECT pgcache.cache_get(%s, %s)", [place.type, place.key]).fetchone()
+        assert row
+        assert row[0] is not None, place
+        return row[0]
+
+    store, read = PAIRS[type]
+    with Recorder(dsn, tenant="t") as cache:
+        assert store(cache) is True
+        call, params = cache.last
+        if isinstance(call.tier, Writes):
+            write = call.tier.write(*params)
+            assert json.loads(write.text) == value(write.place)
+        elif isinstance(call.tier, Changes):
+            assert value(call.tier.place(*params))
+        else:
+            assert (call.tier, type) == (BYPASSES, "vector_search")
+        result = read(cache)
+        call, params = cache.last
+        if isinstance(call.tier, Reads):
+            read_again = call.tier.result(value(call.tier.place(*params)))
+            # A vector is bytes until the method makes a list of it.
+            assert read_again == (wire.vector(result) if type == "embedding" else result)
+        assert isinstance(call.tier, Reads) == (type not in BY_POSTGRESQL)
