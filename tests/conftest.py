@@ -11,18 +11,24 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.servers import Cluster, Server, all_servers
 from tests.servers.cluster import FOR_TESTS
 from tests.servers.server import RUN, end_abandoned_runs
 from tests.tools.names import unique
+from tests.tools.redis import INSTALLED, Redis, redis_maker
+from tests.tools.session import Session, user
 
 TEMPLATE = "pgcache_template"
 SERVERS = pytest.StashKey[list[Server]]()
+NewSession = Callable[..., Session]
+NewRole = Callable[..., Session]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -176,6 +182,51 @@ def db(dsn: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
+def new_session(dsn: str) -> Iterator[NewSession]:
+    """Opens further sessions in the test's database; options are psycopg's."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Session:
+            session = Session(dsn, **options)
+            stack.callback(session.close)
+            return session
+
+        yield make
+
+
+@pytest.fixture
+def ask(new_session: NewSession) -> Session:
+    """A session in the test's own database: ask("SELECT cache_get('store', %s)", key)."""
+    return new_session()
+
+
+@pytest.fixture
+def new_role(admin: psycopg.Connection) -> Callable[[str], str]:
+    """Makes a role without any privilege; takes a conninfo, and returns it for that role."""
+
+    def make(dsn: str) -> str:
+        name = unique("role")
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'".encode())
+        return make_conninfo(dsn, user=name, password="secret")
+
+    return make
+
+
+@pytest.fixture
+def role(dsn: str, new_role: Callable[[str], str], new_session: NewSession) -> NewRole:
+    """Makes a role with access to the cache, and opens a session for it. access: None for none at all."""
+
+    def make(access: str | None = None) -> Session:
+        theirs = new_role(dsn)
+        if access:
+            with psycopg.connect(dsn, autocommit=True) as owner:
+                owner.execute("SELECT pgcache.cache_grant(%s, %s)", [user(theirs), access])
+        return new_session(user=user(theirs), password="secret")
+
+    return make
+
+
+@pytest.fixture
 def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
     """Makes running clusters of the test's own, of the server's release, to crash or to replicate.
 
@@ -198,3 +249,21 @@ def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in reversed(clusters):
         cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[Redis]:
+    """A Redis that no test kills."""
+    if not INSTALLED:
+        pytest.skip("redis-server is not installed")
+    with redis_maker() as make:
+        yield make()
+
+
+@pytest.fixture
+def make_redis() -> Iterator[Callable[..., Redis]]:
+    """Makes running Redises of the test's own, which it may kill; arguments: lines of the configuration."""
+    if not INSTALLED:
+        pytest.skip("redis-server is not installed")
+    with redis_maker() as make:
+        yield make

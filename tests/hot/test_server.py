@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from tests.hot.tools import Tier
-from tests.plpython.tools import advisory_locks
-from tests.sql.tools import Session, refused, wait_until
+from tests.tools.session import Session, advisory_locks, refused
+from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.needs("plpython3u", "redis")
 

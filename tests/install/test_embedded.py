@@ -12,8 +12,7 @@ import pytest
 from pgcache_py.cli import demo
 from pgcache_py.cli import main as cli
 from pgcache_py.setup.embedded import Embedded, available
-
-from .conftest import fetch
+from tests.tools.session import fetch
 
 pytestmark = pytest.mark.skipif(not available(), reason="the extra embedded is not installed")
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from tests.plpython.standin import KEY, Standin
-from tests.plpython.tools import call, host_of
-from tests.tools.names import unique
+from tests.plpython.tools import host_of
+from tests.tools.session import call
 
 PLPYTHON = Path(__file__).parents[2] / "plpython"
 
@@ -49,15 +47,3 @@ def endpoint(db: psycopg.Connection) -> Iterator[Standin]:
 def ask(db: psycopg.Connection, endpoint: Standin) -> Callable[..., Any]:
     """Call a function of pgcache by name in the test's own session: ask('ai_worker_generate', 'prompt', mode='...')."""
     return lambda name, *positional, **named: call(db, name, *positional, **named)
-
-
-@pytest.fixture
-def new_role(admin: psycopg.Connection, dsn: str) -> Callable[[], str]:
-    """Makes a role without any privilege; returns its conninfo for the test's database."""
-
-    def make() -> str:
-        name = unique("ai_user")
-        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(name)))
-        return make_conninfo(dsn, user=name, password="secret")
-
-    return make

@@ -47,18 +47,12 @@ class Server(ABC):
         """Those that can be created."""
 
     @property
-    def redis_url(self) -> str | None:
-        return None
-
-    @property
     def preloaded_cron(self) -> bool:
         return "pg_cron" in self.extensions
 
     def offers(self, feature: str) -> bool:
         """An extension; or 'redis', a Redis beside it; or 'cluster', programs to make throw-away clusters with."""
         match feature:
-            case "redis":
-                return self.redis_url is not None
             case "cluster":
                 return self.bin_dir is not None
         return feature in self.extensions

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.conftest import NewSession
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, at_once
+from tests.tools.session import Session
+from tests.tools.waiting import at_once
 
 # Of how many lines fold_hits takes care in one call.
 BATCH = 10_000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.conftest import NewRole
+from tests.conftest import NewRole
 from tests.sql.test_bad_input import WRITES
 from tests.sql.test_read_only import READS, fill
-from tests.sql.tools import Session, refused
 from tests.tools.names import unique
+from tests.tools.session import Session, refused
 
 ADMINISTRATION = [
     "cache_create_type('other')",

@@ -11,8 +11,9 @@ from tests.servers import Cluster
 from tests.servers.server import RUN, Server
 from tests.sql.test_bad_input import WRITES
 from tests.sql.test_read_only import READS, fill
-from tests.sql.tools import Session, refused, wait_until
 from tests.tools.names import unique
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until
 
 pytestmark = [pytest.mark.needs("cluster")]
 
