@@ -250,7 +250,7 @@ def test_what_a_writer_collapses_while_the_relay_reads_is_delivered(
     relayed: Tier, new_session: Callable[..., Session]
 ) -> None:
     writer = new_session()
-    writer("SELECT setval('hot_outbox_due', 0)")
+    writer("SELECT setval('pgcache_internal.hot_outbox_due', 0)")
 
     def collapse() -> None:
         writer("SELECT cache_set('store', 'k', '\"newer\"'), pgcache_internal.hot_shrink(256)")

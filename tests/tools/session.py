@@ -79,10 +79,10 @@ class Session:
 
 
 @contextmanager
-def refused(sqlstate: str, hint: str | None = None) -> Iterator[None]:
+def refused(sqlstate: str, hint: str | None = None) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
     """The statement fails with this SQLSTATE and with a HINT that contains `hint`."""
     with pytest.raises(psycopg.Error) as caught:
-        yield
+        yield caught
     assert caught.value.sqlstate == sqlstate, caught.value
     if hint is not None:
         assert hint in (caught.value.diag.message_hint or ""), caught.value
