@@ -17,8 +17,7 @@ from pgcache_py.cli.demo import DATA
 from pgcache_py.cli.lines import shapes
 from pgcache_py.cli.warm import BadLine, warm
 from pgcache_py.errors import InvalidValueError, NotInstalledError, PgcacheError
-
-from .conftest import fetch
+from tests.tools.session import fetch
 
 
 def written(tmp_path: Path, lines: Iterable[dict[str, Any] | str | bytes], name: str = "x.jsonl") -> str:

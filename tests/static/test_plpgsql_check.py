@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.tools import Session
 from tests.static.test_functions import CORE
+from tests.tools.session import Session
 
 pytestmark = pytest.mark.needs("plpgsql_check")
 
