@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STATE := .state
-# make test SERVERS="embedded-18 local-15" ARGS="-k eviction -x"
+# make test SERVERS="embedded-18 local-15" ARGS="-k eviction -x"; ARGS="-n0" runs all in one process.
 SERVERS ?=
 ARGS ?=
 
@@ -22,7 +22,7 @@ demo-hybrid: .venv/ready-dev ## the same with Redis in front, on a full local se
 
 test: .venv/ready-dev ## run the tests on every server that this machine can run
 	@$(BIN)/python -m tests.servers provision
-	@$(BIN)/python -m pytest $(SERVERS:%=--server=%) $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(SERVERS:%=--server=%) $(ARGS)
 
 sync: .venv/ready-dev ## make the clients without await from those with it
 	@$(BIN)/python tools/async_to_sync.py

@@ -36,12 +36,11 @@ from .errors import (
     UnknownTypeError,
 )
 from .keys import cache_key, cache_key_json
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .hybrid._async.cache import AsyncHybridCache as AsyncHybridCache
     from .hybrid._sync.cache import HybridCache as HybridCache
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MISS",

@@ -12,7 +12,7 @@ as $$
         from pg_catalog.pg_class c
         inner join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition
-            and n.nspname not like 'pg\_%' and n.nspname not in ('information_schema', 'pgcache', 'cron')
+            and n.nspname not like 'pg\_%' and n.nspname not in ('information_schema', 'pgcache', 'pgcache_internal', 'cron')
             and pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_any_column_privilege(c.oid, 'select')
             and not exists (
                 select from pg_catalog.pg_depend d

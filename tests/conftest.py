@@ -6,22 +6,29 @@ the test's own: a copy of a template in which pgcache is installed.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import count
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from tests.servers import Cluster, Server, all_servers
 from tests.servers.cluster import FOR_TESTS
 from tests.servers.server import RUN, end_abandoned_runs
+from tests.tools.names import unique
+from tests.tools.redis import INSTALLED, Redis, redis_maker
+from tests.tools.session import Session, user
 
 TEMPLATE = "pgcache_template"
 SERVERS = pytest.StashKey[list[Server]]()
-NUMBERS = count(1)
+NewSession = Callable[..., Session]
+NewRole = Callable[..., Session]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +38,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    servers = all_servers()
+    config.stash[SERVERS] = servers = all_servers()
+    if hasattr(config, "workerinput"):
+        for server in servers:
+            server.why_not, server.conninfo = config.workerinput["servers"][server.name]
+        return
     chosen = config.getoption("server")
     for name in chosen:
         server = next((server for server in servers if server.name == name), None)
@@ -42,11 +53,29 @@ def pytest_configure(config: pytest.Config) -> None:
     for server in servers:
         if chosen and server.name not in chosen:
             server.why_not = "not asked for"
-    config.stash[SERVERS] = servers
     end_abandoned_runs()
 
 
-def pytest_unconfigure() -> None:
+def pytest_xdist_auto_num_workers() -> int:
+    """More than cores, since tests wait for sessions, locks and the clock."""
+    return 2 * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The servers are started once, before the first of the processes that share them."""
+    servers = node.config.stash[SERVERS]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(prepare, [server for server in servers if not server.why_not]))
+    node.workerinput["servers"] = {server.name: (server.why_not, server.conninfo) for server in servers}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    for server in config.stash.get(SERVERS, []):
+        if server.conninfo:
+            server.stop()
     shutil.rmtree(RUN, ignore_errors=True)
 
 
@@ -96,13 +125,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{server.name:14} {outcome}")
 
 
-@pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A running server; its tests follow each other."""
-    server: Server = request.param
+def prepare(server: Server) -> None:
+    """Start the server and install pgcache in the database that the tests get copies of, unless that is done."""
+    from pgcache_py.setup.install import install
+
+    if server.conninfo:
+        return
     server.start()
-    yield server
-    server.stop()
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {TEMPLATE}".encode())
+    install(server.dsn(TEMPLATE), cron=False)  # a job would connect to the template, which must stay free to be copied
+    with psycopg.connect(server.dsn(TEMPLATE)) as connection:
+        connection.execute("SELECT pgcache.cache_configure_setting('test_clock', 'on')")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Server:
+    """A running server, which the tests of all processes share. It is stopped at the end of the run."""
+    server: Server = request.param
+    prepare(server)
+    return server
 
 
 @pytest.fixture(scope="session")
@@ -112,30 +154,18 @@ def admin(server: Server) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-@pytest.fixture(scope="session")
-def template(server: Server, admin: psycopg.Connection) -> str:
-    """The name of a database in which pgcache is installed."""
-    from pgcache_py.setup.install import install
-
-    admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-    install(server.dsn(TEMPLATE), cron=False)  # a job would connect to the template, which must stay free to be copied
-    with psycopg.connect(server.dsn(TEMPLATE)) as connection:
-        connection.execute("SELECT pgcache.cache_configure_setting('test_clock', 'on')")
-    return TEMPLATE
-
-
-def fresh_database(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
-    name = sql.Identifier(f"test_{next(NUMBERS)}")
+def fresh_database(server: Server, admin: psycopg.Connection, template: str = TEMPLATE) -> Iterator[str]:
+    name = unique("test")
     # FILE_COPY takes 10 ms in memory, the default strategy 16.
-    admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(name, sql.Identifier(template)))
-    yield server.dsn(name.as_string(admin).strip('"'))
-    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY".encode())
+    yield server.dsn(name)
+    admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
-def dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
+def dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
     """The conninfo of the test's own database, with pgcache in it."""
-    yield from fresh_database(server, admin, template)
+    yield from fresh_database(server, admin)
 
 
 @pytest.fixture
@@ -152,6 +182,51 @@ def db(dsn: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
+def new_session(dsn: str) -> Iterator[NewSession]:
+    """Opens further sessions in the test's database; options are psycopg's."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Session:
+            session = Session(dsn, **options)
+            stack.callback(session.close)
+            return session
+
+        yield make
+
+
+@pytest.fixture
+def ask(new_session: NewSession) -> Session:
+    """A session in the test's own database: ask("SELECT cache_get('store', %s)", key)."""
+    return new_session()
+
+
+@pytest.fixture
+def new_role(admin: psycopg.Connection) -> Callable[[str], str]:
+    """Makes a role without any privilege; takes a conninfo, and returns it for that role."""
+
+    def make(dsn: str) -> str:
+        name = unique("role")
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'".encode())
+        return make_conninfo(dsn, user=name, password="secret")
+
+    return make
+
+
+@pytest.fixture
+def role(dsn: str, new_role: Callable[[str], str], new_session: NewSession) -> NewRole:
+    """Makes a role with access to the cache, and opens a session for it. access: None for none at all."""
+
+    def make(access: str | None = None) -> Session:
+        theirs = new_role(dsn)
+        if access:
+            with psycopg.connect(dsn, autocommit=True) as owner:
+                owner.execute("SELECT pgcache.cache_grant(%s, %s)", [user(theirs), access])
+        return new_session(user=user(theirs), password="secret")
+
+    return make
+
+
+@pytest.fixture
 def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
     """Makes running clusters of the test's own, of the server's release, to crash or to replicate.
 
@@ -161,7 +236,7 @@ def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
 
     def make(standby_of: Cluster | None = None, **settings: str) -> Cluster:
         assert server.bin_dir is not None, "mark the test with needs('cluster')"
-        home = RUN / f"throwaway-{next(NUMBERS)}"
+        home = RUN / unique("throwaway")
         if standby_of:
             cluster = standby_of.standby(home)
         else:
@@ -174,3 +249,21 @@ def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in reversed(clusters):
         cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[Redis]:
+    """A Redis that no test kills."""
+    if not INSTALLED:
+        pytest.skip("redis-server is not installed")
+    with redis_maker() as make:
+        yield make()
+
+
+@pytest.fixture
+def make_redis() -> Iterator[Callable[..., Redis]]:
+    """Makes running Redises of the test's own, which it may kill; arguments: lines of the configuration."""
+    if not INSTALLED:
+        pytest.skip("redis-server is not installed")
+    with redis_maker() as make:
+        yield make

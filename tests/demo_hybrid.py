@@ -22,8 +22,9 @@ from pgcache_py import AsyncHybridCache
 from pgcache_py.cli import show
 from pgcache_py.setup.install import install
 from tests.servers.cluster import server_user
-from tests.servers.local import Local, Redis
+from tests.servers.local import Local
 from tests.servers.server import RUN, end_abandoned_runs
+from tests.tools.redis import Redis
 
 ORIGINS = {"redis_hits": "from Redis", "postgres_hits": "from PostgreSQL", "misses": "a miss"}
 WIDTH = 90

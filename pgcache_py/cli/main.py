@@ -20,7 +20,6 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from .. import __version__
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.install import InstallReport, install
@@ -29,6 +28,7 @@ from ..setup.sources import load
 from ..setup.status import Status, status
 from ..setup.target import Target, target
 from ..setup.uninstall import uninstall
+from ..version import __version__
 from . import demo, show
 from .warm import STDIN, BadLine, warm
 

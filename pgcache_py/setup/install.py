@@ -12,8 +12,8 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
-from .. import __version__
 from ..errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
+from ..version import __version__
 from . import levels, search_path
 from .levels import Connection, Facts, Level
 from .session import become_owner, installed, installed_version, session, version_numbers
@@ -39,6 +39,17 @@ GIVE_TO_OWNER = b"""
         LOOP
             EXECUTE command;
         END LOOP;
+    END
+    $$
+"""
+# A schema that somebody made for a role that may not create any.
+GIVE_INTERNAL_SCHEMA = b"""
+    DO $$
+    BEGIN
+        IF to_regnamespace('pgcache') IS NOT NULL AND to_regnamespace('pgcache_internal') IS NULL THEN
+            EXECUTE format('CREATE SCHEMA pgcache_internal AUTHORIZATION %I',
+                (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgcache'));
+        END IF;
     END
     $$
 """
@@ -174,6 +185,8 @@ class _Installation:
                 f"as {server.database_owner} or a superuser, in the database {server.database}:"
                 f" {create} or GRANT CREATE ON DATABASE {database} TO {role};"
             )
+        elif server.may_create_schema:  # both belong to whoever owns the first, whoever installs
+            self.connection.execute(GIVE_INTERNAL_SCHEMA)
         if todo:
             kind = PermissionDeniedError if sqlstate == NO_PRIVILEGE else PgcacheError
             raise kind(

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
-from .. import __version__
+from ..version import __version__
 from . import levels
 from .levels import Connection, Level
 from .session import installed, installed_version, session, version_numbers

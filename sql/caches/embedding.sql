@@ -10,10 +10,15 @@ language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 declare
-    vector constant pgcache.cache_embeddings.embedding%type := pgcache_internal.to_vector(embedding);
+    vector pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
     moment constant timestamptz := pgcache_internal.cache_now();
     clock bigint;
 begin
+    begin
+        vector := embedding;
+    exception when data_exception or program_limit_exceeded then
+        perform pgcache_internal.to_vector(embedding);  -- says what is wrong
+    end;
     insert into pgcache.cache_embeddings as t (
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )

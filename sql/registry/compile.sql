@@ -24,7 +24,7 @@ begin
     -- The most used ones first: each look-up goes through the types before its own.
     all_types := (
         select jsonb_agg(jsonb_build_object('writer', t.writer, 'expressions', expressions_of(t))
-            order by t.type <> 'store', t.type <> 'llm', t.builtin desc, t.type)
+            order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
         from types t
     );
     for template in select * from templates loop

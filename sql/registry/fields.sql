@@ -20,9 +20,9 @@ as $kinds$
         ('base64', 'string', 'bytea', $$value ->> %1$L ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'$$,
             $$pg_catalog.decode(value ->> %1$L, 'base64')$$, $$pg_catalog.translate(pg_catalog.encode(t.%1$I, 'base64'), E'\n', '')$$),
         ('vector', 'array', 'vector',
-            $$not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")') and coalesce(case
-                when pg_catalog.jsonb_typeof(value -> %1$L) = 'array' then pg_catalog.jsonb_array_length(value -> %1$L)
-            end = pgcache_internal.type_dimensions(%2$L), true)$$,
+            $$case when pg_catalog.jsonb_typeof(value -> %1$L) = 'array' then
+                not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")')
+                and coalesce(pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L), true) end$$,
             'pgcache_internal.to_vector(value ->> %1$L)', 't.%1$I::real[]')
 $kinds$;
 
@@ -95,7 +95,8 @@ as $$
         when a.nullable = 0 then a.all_fields
         -- It goes into the values, too, so it is for fields without JSON in them.
         when a.flat then format('pg_catalog.jsonb_strip_nulls(%s)', a.all_fields)
-        else coalesce(a.certain, '''{}''::jsonb') || a.others
+        when a.nullable = 1 and a.certain is not null then format('case when t.%I is null then %s else %s end', a.one_nullable, a.certain, a.all_fields)
+        else format('(%s%s)', coalesce(a.certain, '''{}''::jsonb'), a.others)
     end
     from (
         select
@@ -104,6 +105,7 @@ as $$
             string_agg(format(' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end', f.name, p.pair), '')
                 filter (where f.nullable) as others,
             count(*) filter (where f.nullable) as nullable,
+            min(f.name) filter (where f.nullable) as one_nullable,
             bool_and(f.column_type not in ('jsonb', 'vector')) as flat
         from fields_of(type, fields) f cross join lateral (select format('%L, %s', f.name, f.shown) as pair) p
     ) a
@@ -116,7 +118,8 @@ language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select case when fields is null then 'value is not null' else (
-        select format('pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}''',
+        -- In parentheses, since the THEN of a CASE in it would else end the condition of an IF.
+        select format('(pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}'')',
             string_agg(f.condition, ' and '), array_agg(f.name))
         from fields_of(type, fields) f
     ) end

@@ -23,8 +23,8 @@ from tests.bench.harness import Arm, Result, Sample, Target, compare, question
 from tests.bench.machine import Bench, Database
 from tests.bench.workloads import zipf
 from tests.servers.cluster import server_user
-from tests.servers.local import Redis
-from tests.sql.tools import wait_until
+from tests.tools.redis import Redis
+from tests.tools.waiting import wait_until
 
 REFERENCE = "redis-py, GET and json.loads"
 HYBRID = "hybrid cache"

@@ -25,9 +25,10 @@ from pgcache_py.setup.install import install
 from tests.bench.harness import Arm, Sample
 from tests.servers import Cluster
 from tests.servers.cluster import server_user
-from tests.servers.local import Local, Redis
+from tests.servers.local import Local
 from tests.servers.server import STATE
-from tests.sql.tools import wait_until
+from tests.tools.redis import Redis
+from tests.tools.waiting import wait_until
 
 HOME = STATE / "bench"
 CORES = os.cpu_count() or 1

@@ -7,8 +7,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgcache_py.setup.install import install
-from tests.sql.conftest import NewRole
-from tests.sql.tools import Session, refused
+from tests.conftest import NewRole
+from tests.tools.session import Session, refused
 
 # What pg_cron has, as far as we use it.
 CRON = """

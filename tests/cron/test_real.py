@@ -12,7 +12,8 @@ from pgcache_py.setup.install import install
 from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster, Server
 from tests.servers.cluster import CRON_SETTINGS
-from tests.sql.tools import Session, refused, wait_until
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.needs("pg_cron")
 

@@ -10,9 +10,10 @@ import pytest
 
 from pgcache_py.relay.cycle import BATCH, Cycle, ForeignPrefix
 from pgcache_py.relay.scripts import OWNER, entry_key, lease_key, tier_key
-from tests.hot.tools import RedisServer, Tier
+from tests.hot.tools import Tier
 from tests.sql.test_crash import connected
-from tests.sql.tools import Session
+from tests.tools.redis import Redis
+from tests.tools.session import Session
 
 
 @pytest.fixture
@@ -249,7 +250,7 @@ def test_what_a_writer_collapses_while_the_relay_reads_is_delivered(
     relayed: Tier, new_session: Callable[..., Session]
 ) -> None:
     writer = new_session()
-    writer("SELECT setval('hot_outbox_due', 0)")
+    writer("SELECT setval('pgcache_internal.hot_outbox_due', 0)")
 
     def collapse() -> None:
         writer("SELECT cache_set('store', 'k', '\"newer\"'), pgcache_internal.hot_shrink(256)")
@@ -296,8 +297,8 @@ def test_a_copy_of_a_database_does_not_go_on_with_its_epoch(relayed: Tier) -> No
     assert relayed.cycle().run().began
 
 
-def test_an_old_snapshot_of_redis_is_void(tier: Tier, own_redis: Callable[..., RedisServer]) -> None:
-    mine = Tier(tier.ask, own_redis())
+def test_an_old_snapshot_of_redis_is_void(tier: Tier, make_redis: Callable[..., Redis]) -> None:
+    mine = Tier(tier.ask, make_redis())
     mine.cycle().run()
     mine.put("k", 1, '"old"')
     mine.redis.save()
@@ -310,16 +311,16 @@ def test_an_old_snapshot_of_redis_is_void(tier: Tier, own_redis: Callable[..., R
     assert mine.epoch != before
 
 
-def test_a_redis_that_was_restarted_empty_begins_an_epoch(tier: Tier, own_redis: Callable[..., RedisServer]) -> None:
-    mine = Tier(tier.ask, own_redis())
+def test_a_redis_that_was_restarted_empty_begins_an_epoch(tier: Tier, make_redis: Callable[..., Redis]) -> None:
+    mine = Tier(tier.ask, make_redis())
     mine.cycle().run()
     mine.server.restart()
     assert mine.cycle().run().began
     assert mine.alive == mine.epoch
 
 
-def test_a_failover_to_a_copy_begins_an_epoch(tier: Tier, own_redis: Callable[..., RedisServer]) -> None:
-    first, second = own_redis(), own_redis()
+def test_a_failover_to_a_copy_begins_an_epoch(tier: Tier, make_redis: Callable[..., Redis]) -> None:
+    first, second = make_redis(), make_redis()
     Tier(tier.ask, first).cycle().run()
     old = Tier(tier.ask, first).epoch
     second.client.set("pgcache:epoch", old)
@@ -333,9 +334,7 @@ def test_a_failover_to_a_copy_begins_an_epoch(tier: Tier, own_redis: Callable[..
 
 
 @pytest.mark.needs("cluster")
-def test_a_crash_of_postgresql_begins_an_epoch(
-    throwaway_cluster: Callable[..., Any], redis_server: RedisServer
-) -> None:
+def test_a_crash_of_postgresql_begins_an_epoch(throwaway_cluster: Callable[..., Any], redis_server: Redis) -> None:
     from pgcache_py.setup.install import install
 
     cluster = throwaway_cluster()
@@ -356,7 +355,7 @@ def test_a_crash_of_postgresql_begins_an_epoch(
 
 @pytest.mark.needs("cluster")
 def test_a_clean_restart_of_postgresql_keeps_the_epoch(
-    throwaway_cluster: Callable[..., Any], redis_server: RedisServer
+    throwaway_cluster: Callable[..., Any], redis_server: Redis
 ) -> None:
     from pgcache_py.setup.install import install
 
@@ -373,9 +372,7 @@ def test_a_clean_restart_of_postgresql_keeps_the_epoch(
 
 
 @pytest.mark.needs("cluster")
-def test_a_standby_that_is_promoted_begins_an_epoch(
-    throwaway_cluster: Callable[..., Any], redis_server: RedisServer
-) -> None:
+def test_a_standby_that_is_promoted_begins_an_epoch(throwaway_cluster: Callable[..., Any], redis_server: Redis) -> None:
     from pgcache_py.setup.install import install
 
     primary = throwaway_cluster()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.tools import Session
+from tests.tools.session import Session
 
 CHECK = "SELECT status, detail, hint FROM cache_health() WHERE check_name = 'hot tier'"
 

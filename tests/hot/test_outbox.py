@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.sql.tools import Session, refused, wait_until
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until
 
 A, B = ("store", "", "a"), ("store", "", "b")
 FACE = ("face", "", "f")

@@ -13,8 +13,10 @@ import pytest
 
 from pgcache_py.errors import HotTierError, NotInstalledError, PermissionDeniedError, UnavailableError
 from pgcache_py.relay.process import Relay
-from tests.hot.tools import RedisServer, Tier, running
-from tests.sql.tools import Session, wait_until
+from tests.hot.tools import Tier, running
+from tests.tools.redis import Redis
+from tests.tools.session import Session, advisory_locks
+from tests.tools.waiting import wait_until
 
 AT_WORK = "at work"
 RELAYS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcache relay' AND datname = current_database()"
@@ -31,7 +33,7 @@ class Lines(list[str]):
 
 
 @contextmanager
-def a_relay(dsn: str, redis: RedisServer) -> Iterator[Lines]:
+def a_relay(dsn: str, redis: Redis) -> Iterator[Lines]:
     log = Lines()
     with running(Relay(dsn, redis.url, log=log)):
         yield log
@@ -112,8 +114,8 @@ def test_sessions_that_are_ended_are_opened_again(tier: Tier, dsn: str) -> None:
     assert sum("void" in line for line in log) == 1
 
 
-def test_a_redis_that_is_gone_is_waited_for(tier: Tier, dsn: str, own_redis: Callable[..., RedisServer]) -> None:
-    mine = Tier(tier.ask, own_redis())
+def test_a_redis_that_is_gone_is_waited_for(tier: Tier, dsn: str, make_redis: Callable[..., Redis]) -> None:
+    mine = Tier(tier.ask, make_redis())
     with a_relay(dsn, mine.server) as log:
         log.wait_for(AT_WORK)
         mine.server.kill()
@@ -134,10 +136,8 @@ def test_a_redis_that_refuses_the_password_is_told_from_one_that_is_gone(tier: T
         log.wait_for("check the password")
 
 
-def test_a_redis_that_hangs_does_not_stop_the_writers(
-    tier: Tier, dsn: str, own_redis: Callable[..., RedisServer]
-) -> None:
-    mine = Tier(tier.ask, own_redis())
+def test_a_redis_that_hangs_does_not_stop_the_writers(tier: Tier, dsn: str, make_redis: Callable[..., Redis]) -> None:
+    mine = Tier(tier.ask, make_redis())
     with a_relay(dsn, mine.server) as log:
         log.wait_for(AT_WORK)
         process = mine.server._process
@@ -194,7 +194,7 @@ def test_an_admin_may_run_it(tier: Tier, role: Callable[..., Session]) -> None:
 # The command.
 
 
-def command(dsn: str, *arguments: str, redis: RedisServer | None = None) -> subprocess.Popen[str]:
+def command(dsn: str, *arguments: str, redis: Redis | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, "REDIS_URL": redis.url if redis else ""}
     return subprocess.Popen(
         [sys.executable, "-m", "pgcache_py", "relay", "--dsn", dsn, *arguments],
@@ -215,7 +215,7 @@ def test_the_command_ends_when_it_is_told_to(tier: Tier, dsn: str, number: signa
     assert (process.returncode, errors) == (0, "")
     lines = [line.split(" ", 2)[2] for line in output.splitlines()]
     assert lines[1:] == [AT_WORK, "ended"]
-    assert tier.ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert advisory_locks(tier.ask.connection) == 0
 
 
 def test_after_kill_9_the_next_one_goes_on(tier: Tier, dsn: str) -> None:

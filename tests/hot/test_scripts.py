@@ -21,7 +21,7 @@ from pgcache_py.relay.scripts import (
     lease_key,
     tier_key,
 )
-from tests.hot.tools import RedisServer
+from tests.tools.redis import Redis
 
 ALIVE, ASOF, EPOCH, OWNER = (tier_key("p", name) for name in ("alive", "asof", "epoch", "owner"))
 LEASES_OF_K, K = lease_key("p", "store", "", "k"), entry_key("p", "store", "", "k")
@@ -58,7 +58,7 @@ class Scripts:
 
 
 @pytest.fixture
-def scripts(redis_server: RedisServer) -> Scripts:
+def scripts(redis_server: Redis) -> Scripts:
     """In epoch e1, alive."""
     found = Scripts(redis_server.client)
     found.begin()
@@ -243,8 +243,8 @@ def test_versions_are_compared_as_numbers(scripts: Scripts) -> None:
     assert scripts.redis.hget(LEASES_OF_K, "after") == "123456789012345678"
 
 
-def test_a_full_redis_takes_no_lease_yet_every_delivery(own_redis: Callable[..., RedisServer]) -> None:
-    scripts = Scripts(own_redis().client)
+def test_a_full_redis_takes_no_lease_yet_every_delivery(make_redis: Callable[..., Redis]) -> None:
+    scripts = Scripts(make_redis().client)
     scripts.begin()
     scripts.vouch()
     scripts.lease("a")
@@ -288,8 +288,8 @@ def test_a_voucher_is_for_the_present_epoch(scripts: Scripts) -> None:
     assert scripts.vouch("e2") == "epoch"
 
 
-def test_a_voucher_is_for_the_redis_in_which_the_epoch_began(own_redis: Callable[..., RedisServer]) -> None:
-    server = own_redis()
+def test_a_voucher_is_for_the_redis_in_which_the_epoch_began(make_redis: Callable[..., Redis]) -> None:
+    server = make_redis()
     scripts = Scripts(server.client)
     scripts.begin()
     before = scripts.look()[1]
@@ -301,8 +301,8 @@ def test_a_voucher_is_for_the_redis_in_which_the_epoch_began(own_redis: Callable
     assert scripts.begin("e2", identity=before) == "redis"
 
 
-def test_a_copy_that_is_promoted_is_another_redis(own_redis: Callable[..., RedisServer]) -> None:
-    first, second = own_redis(), own_redis()
+def test_a_copy_that_is_promoted_is_another_redis(make_redis: Callable[..., Redis]) -> None:
+    first, second = make_redis(), make_redis()
     scripts = Scripts(second.client)
     before = scripts.look()[1]
     second.client.config_set("masterauth", first.password)

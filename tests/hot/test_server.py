@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from tests.hot.tools import Tier
-from tests.sql.tools import Session, refused, wait_until
+from tests.tools.session import Session, advisory_locks, refused
+from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.needs("plpython3u", "redis")
 
@@ -52,11 +53,14 @@ def test_it_goes_on_for_as_long_as_it_is_told(configured: Tier, new_session: Cal
     configured.ask("SELECT cache_set('store', 'k', '1')")
     wait_until(lambda: configured.hit("k") is None)
     wait_until(lambda: not configured.outbox())
-    pid = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL hot_relay%%' AND pid <> %s"
-    configured.ask(pid, configured.ask.pid)
+    running_one = (
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE 'CALL hot_relay%%' AND pid <> %s AND datname = current_database()"
+    )
+    configured.ask(running_one, configured.ask.pid)
     with refused("57014"):
         running.result(20)
-    assert configured.ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert advisory_locks(configured.ask.connection) == 0
 
 
 def test_it_waits_while_another_relay_is_at_work(configured: Tier, new_session: Callable[..., Session]) -> None:
@@ -68,7 +72,8 @@ def test_it_waits_while_another_relay_is_at_work(configured: Tier, new_session: 
     other.close()
     wait_until(lambda: configured.alive)
     configured.ask(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL hot_relay(%%1 hour%%'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE 'CALL hot_relay(%1 hour%' AND datname = current_database()"
     )
     with pytest.raises(psycopg.OperationalError):
         running.result(20)

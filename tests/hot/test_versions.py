@@ -11,7 +11,8 @@ import pytest
 
 from tests.hot.test_outbox import outbox
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, at_once, refused, wait_until
+from tests.tools.session import Session, refused
+from tests.tools.waiting import at_once, wait_until
 
 VERSION = "SELECT version FROM cache_type_store WHERE cache_key = 'k'"
 

@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from pgcache_py.relay.cycle import STATEMENTS, Cycle
 from pgcache_py.relay.process import Relay
 from pgcache_py.relay.scripts import ALIVE, EPOCH, entry_key, tier_key
-from tests.servers.cluster import free_port
-from tests.sql.tools import Session, wait_until
-
-INSTALLED = shutil.which("redis-server") is not None
-
-
-class RedisServer:
-    """A redis-server that can be killed and started again; only `save()` makes anything last."""
-
-    def __init__(self, directory: Path, **settings: str) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        self.password = secrets.token_urlsafe(8)
-        self.url = f"redis://:{self.password}@127.0.0.1:{self.port}/0"
-        self.client: Any = redis.Redis.from_url(self.url, decode_responses=True, retry=Retry(NoBackoff(), 0))
-        self._log = directory / f"redis-{self.port}.log"
-        own = {"port": str(self.port), "bind": "127.0.0.1", "requirepass": self.password, "dir": str(directory)}
-        own |= {"save": "", "appendonly": "no", "dbfilename": f"{self.port}.rdb", "logfile": str(self._log)}
-        self._command = ["redis-server"]
-        for name, value in (own | settings).items():
-            self._command += [f"--{name}", value]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> RedisServer:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_until(self.answers)
-        return self
-
-    def answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.RedisError:
-            return False
-
-    def kill(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self.client.connection_pool.disconnect()
-
-    def restart(self) -> None:
-        self.kill()
-        self.start()
+from tests.tools.redis import Redis
+from tests.tools.session import Session
 
 
 class Tier:
     """The hot tier of a database, as a test sees it: sessions, Redis, and cycles of the relay on demand."""
 
-    def __init__(self, ask: Session, server: RedisServer) -> None:
+    def __init__(self, ask: Session, server: Redis) -> None:
         self.ask = ask
         self.server = server
         self.redis = server.client

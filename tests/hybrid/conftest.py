@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
-from itertools import count
 from typing import Any
 
 import psycopg
@@ -22,12 +18,9 @@ from pgcache_py.relay.scripts import entry_key
 from tests.client import conftest as clients
 from tests.client.conftest import Async, Blocking, Sync
 from tests.client.proxy import Proxy
-from tests.servers.cluster import server_user
-from tests.servers.local import Redis
-from tests.servers.server import RUN
-from tests.sql.tools import wait_until
-
-NUMBERS = count(1)
+from tests.tools.names import unique
+from tests.tools.redis import Redis
+from tests.tools.waiting import wait_until
 
 cache, proxy, source = clients.cache, clients.proxy, clients.source  # the fixtures
 
@@ -38,7 +31,7 @@ class Tier:
     def __init__(self, dsn: str, redis: Redis) -> None:
         self.dsn = dsn
         self.redis = redis
-        self.prefix = f"test{next(NUMBERS)}"
+        self.prefix = unique("test")
         self.relay_errors: list[Exception] = []
         self._relays: list[tuple[Relay, threading.Thread]] = []
 
@@ -93,30 +86,6 @@ class Tier:
 until = partial(wait_until, seconds=10)
 
 
-@pytest.fixture(scope="session")
-def redis_maker() -> Iterator[Callable[..., Redis]]:
-    """Makes running Redises of the tests' own; arguments: lines of the configuration."""
-    if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed")
-    with ExitStack() as stack:
-
-        def make(*settings: str) -> Redis:
-            directory = RUN / f"redis-{next(NUMBERS)}"
-            directory.mkdir(parents=True, mode=0o700)
-            os.chown(directory, server_user().pw_uid, -1)
-            made = Redis(directory, *settings)
-            made.start()
-            stack.callback(lambda: made.running() and made.kill())
-            return made
-
-        yield make
-
-
-@pytest.fixture(scope="session")
-def shared_redis(redis_maker: Callable[..., Redis]) -> Redis:
-    return redis_maker()
-
-
 @pytest.fixture
 def tier(dsn: str, shared_redis: Redis) -> Iterator[Tier]:
     """All types are in the hot tier, and a relay is at work."""
@@ -124,12 +93,9 @@ def tier(dsn: str, shared_redis: Redis) -> Iterator[Tier]:
 
 
 @pytest.fixture
-def private_tier(dsn: str, redis_maker: Callable[..., Redis]) -> Iterator[Tier]:
+def private_tier(dsn: str, make_redis: Callable[..., Redis]) -> Iterator[Tier]:
     """The same with a Redis of the test's own, which it can kill."""
-    own = redis_maker()
-    yield from working_tier(dsn, own)
-    if own.running():
-        own.kill()
+    yield from working_tier(dsn, make_redis())
 
 
 def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:

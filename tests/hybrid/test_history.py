@@ -24,7 +24,7 @@ import redis
 from pgcache_py import MISS, AsyncHybridCache, Cache, HybridCache
 from tests.hybrid.conftest import Tier, until
 from tests.hybrid.history import ABSENT, History
-from tests.servers.local import Redis
+from tests.tools.redis import Redis
 
 BOUND = 0.5
 KEYS = [f"key {number}" for number in range(24)]
@@ -357,8 +357,8 @@ class Chaos:
 
 
 @pytest.fixture
-def chaotic_tier(dsn: str, redis_maker: Callable[..., Redis]) -> Tier:
-    tier = Tier(dsn, redis_maker())
+def chaotic_tier(dsn: str, make_redis: Callable[..., Redis]) -> Tier:
+    tier = Tier(dsn, make_redis())
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"SELECT pgcache.cache_hot_configure(max_staleness => '{BOUND} s')".encode())
         connection.execute("SELECT pgcache.cache_hot_on('store')")

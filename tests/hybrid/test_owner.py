@@ -35,9 +35,9 @@ in_both_worlds = pytest.mark.parametrize("both", WORLDS, indirect=True)
 
 
 @pytest.fixture
-def other(server: Any, admin: psycopg.Connection, template: str) -> Iterator[str]:
+def other(server: Any, admin: psycopg.Connection) -> Iterator[str]:
     """The conninfo of another database with pgcache, where all types are in the hot tier, but which has no relay."""
-    for dsn in fresh_database(server, admin, template):
+    for dsn in fresh_database(server, admin):
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache_internal.types")
         yield dsn

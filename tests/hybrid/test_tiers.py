@@ -94,7 +94,7 @@ BY_POSTGRESQL = {"vector_search", "ai_worker"}  # are read
 
 
 def test_these_are_all_types(db: psycopg.Connection) -> None:
-    found = db.execute("SELECT type FROM pgcache.cache_types WHERE builtin").fetchall()
+    found = db.execute("SELECT type FROM pgcache_internal.types WHERE builtin").fetchall()
     assert {type for (type,) in found} == PAIRS.keys()
 
 

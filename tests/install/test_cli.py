@@ -15,8 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgcache_py import __version__
 from pgcache_py.cli import main as cli
-
-from .conftest import database, fetch
+from tests.tools.session import database, fetch
 
 Run = Callable[..., tuple[int, str, str]]
 

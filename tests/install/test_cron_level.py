@@ -14,8 +14,7 @@ from pgcache_py.setup.status import status
 from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster, Server
 from tests.servers.cluster import CRON_SETTINGS
-
-from .conftest import database, fetch, user
+from tests.tools.session import database, fetch, user
 
 pytestmark = pytest.mark.needs("pg_cron")
 

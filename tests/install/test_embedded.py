@@ -12,8 +12,7 @@ import pytest
 from pgcache_py.cli import demo
 from pgcache_py.cli import main as cli
 from pgcache_py.setup.embedded import Embedded, available
-
-from .conftest import fetch
+from tests.tools.session import fetch
 
 pytestmark = pytest.mark.skipif(not available(), reason="the extra embedded is not installed")
 
@@ -90,6 +89,7 @@ def test_an_unfinished_start_is_repeated(embedded: Embedded) -> None:
 
 def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)  # of pytest-xdist
     for _ in range(2):
         assert cli.main(["demo"]) == 0
         output = capsys.readouterr().out

@@ -19,8 +19,9 @@ from pgcache_py.setup.install import install
 from pgcache_py.setup.status import status
 from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster
+from tests.tools.session import database, fetch, user
 
-from .conftest import database, fetch, user, with_change, with_migration
+from .conftest import with_change, with_migration
 
 CATALOG = """
     SELECT array_agg(object.type || ' ' || object.identity ORDER BY object.type, object.identity)
@@ -139,27 +140,28 @@ def test_the_owner_of_the_database_needs_no_superuser(owned_dsn: str) -> None:
     uninstall(owned_dsn)
 
 
-def test_who_may_do_nothing_is_told_all_that_is_missing(empty_dsn: str, as_new_role: Callable[[str], str]) -> None:
-    nobody = as_new_role(empty_dsn)
+def test_who_may_do_nothing_is_told_all_that_is_missing(empty_dsn: str, new_role: Callable[[str], str]) -> None:
+    nobody = new_role(empty_dsn)
     with pytest.raises(PermissionDeniedError) as caught:
         install(nobody)
     hint = caught.value.hint or ""
     assert caught.value.sqlstate == "42501"
     assert "CREATE EXTENSION vector" in hint
-    assert f'CREATE SCHEMA pgcache AUTHORIZATION "{user(nobody)}"' in hint
+    create = [f'CREATE SCHEMA {schema} AUTHORIZATION "{user(nobody)}";' for schema in ("pgcache", "pgcache_internal")]
+    assert " ".join(create) in hint
     # And doing just that is enough.
     with psycopg.connect(empty_dsn) as connection:
         connection.execute("CREATE EXTENSION vector")
-        connection.execute(f"CREATE SCHEMA pgcache AUTHORIZATION {user(nobody)}")
+        connection.execute(" ".join(create).encode())
     report = install(nobody)
     assert report.action == "installed"
     assert any("ALTER DATABASE" in note and "belongs to" in note for note in report.notes)
     assert fetch(nobody, "SHOW search_path") == '"$user", public'
 
 
-def test_somebody_elses_schema_is_left_alone(owned_dsn: str, as_new_role: Callable[[str], str]) -> None:
+def test_somebody_elses_schema_is_left_alone(owned_dsn: str, new_role: Callable[[str], str]) -> None:
     install(owned_dsn)
-    other = as_new_role(owned_dsn)
+    other = new_role(owned_dsn)
     for attempt in (install, uninstall):
         with pytest.raises(PermissionDeniedError, match=f"belongs to {user(owned_dsn)}") as caught:
             attempt(other)
@@ -245,8 +247,8 @@ def test_search_path_is_left_alone_if_asked(empty_dsn: str) -> None:
     assert not report.notes
 
 
-def test_roles_with_a_search_path_of_their_own_are_named(empty_dsn: str, as_new_role: Callable[[str], str]) -> None:
-    role = user(as_new_role(empty_dsn))
+def test_roles_with_a_search_path_of_their_own_are_named(empty_dsn: str, new_role: Callable[[str], str]) -> None:
+    role = user(new_role(empty_dsn))
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute(f"ALTER ROLE {role} IN DATABASE {database(empty_dsn)} SET search_path = public".encode())
     assert any(role in note for note in install(empty_dsn).notes)

@@ -9,8 +9,7 @@ from pgcache_py.errors import NotInstalledError, PgcacheError
 from pgcache_py.setup.install import install
 from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Server
-
-from .conftest import fetch
+from tests.tools.session import fetch
 
 EVERYTHING = """
     SELECT array_agg(t ORDER BY t) FROM (

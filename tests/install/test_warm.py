@@ -17,8 +17,7 @@ from pgcache_py.cli.demo import DATA
 from pgcache_py.cli.lines import shapes
 from pgcache_py.cli.warm import BadLine, warm
 from pgcache_py.errors import InvalidValueError, NotInstalledError, PgcacheError
-
-from .conftest import fetch
+from tests.tools.session import fetch
 
 
 def written(tmp_path: Path, lines: Iterable[dict[str, Any] | str | bytes], name: str = "x.jsonl") -> str:
@@ -179,7 +178,7 @@ def test_every_typed_cache_can_be_warmed(dsn: str) -> None:
     """Those whose functions are called cache_get_TYPE and cache_set_TYPE; what they take is known from these."""
     with psycopg.connect(dsn) as connection:
         typed = shapes(connection)
-        found = connection.execute("SELECT type FROM pgcache.cache_types WHERE builtin").fetchall()
+        found = connection.execute("SELECT type FROM pgcache_internal.types WHERE builtin").fetchall()
         assert typed.keys() | {"crawl", "store"} == {type for (type,) in found}
     assert typed["audio"].fields == {"text", "voice", "provider", "settings", "file"}
     assert typed["vector_search"].fields == {"query", "filters", "top_k", "user"}

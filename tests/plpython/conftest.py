@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from tests.plpython.standin import KEY, Standin
-from tests.plpython.tools import call, host_of
+from tests.plpython.tools import host_of
+from tests.tools.session import call
 
 PLPYTHON = Path(__file__).parents[2] / "plpython"
-NUMBERS = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +47,3 @@ def endpoint(db: psycopg.Connection) -> Iterator[Standin]:
 def ask(db: psycopg.Connection, endpoint: Standin) -> Callable[..., Any]:
     """Call a function of pgcache by name in the test's own session: ask('ai_worker_generate', 'prompt', mode='...')."""
     return lambda name, *positional, **named: call(db, name, *positional, **named)
-
-
-@pytest.fixture
-def new_role(admin: psycopg.Connection, dsn: str) -> Callable[[], str]:
-    """Makes a role without any privilege; returns its conninfo for the test's database."""
-
-    def make() -> str:
-        name = f"ai_user_{next(NUMBERS)}"
-        admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(sql.Identifier(name)))
-        return make_conninfo(dsn, user=name, password="secret")
-
-    return make

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.plpython.standin import KEY, Standin, vector_of
-from tests.plpython.tools import advisory_locks, call, session, user_of
+from tests.tools.session import advisory_locks, call, session, user
 
 pytestmark = pytest.mark.needs("plpython3u")
 
@@ -96,14 +96,14 @@ def test_a_large_schema_is_cut(db: psycopg.Connection, ask: Ask, endpoint: Stand
 
 
 def test_a_role_sees_and_sends_only_what_it_may_read(
-    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[], str]
+    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[str], str]
 ) -> None:
     db.execute("CREATE TABLE secret_plans (id int)")
     db.execute("CREATE TABLE partly (open int, hidden_column int)")
-    role = new_role()
-    user = user_of(role)
-    db.execute(f"GRANT SELECT ON users TO {user}; GRANT SELECT (open) ON partly TO {user}")
-    db.execute("SELECT pgcache.ai_grant(%s)", [user])
+    role = new_role(db.info.dsn)
+    name = user(role)
+    db.execute(f"GRANT SELECT ON users TO {name}; GRANT SELECT (open) ON partly TO {name}")
+    db.execute("SELECT pgcache.ai_grant(%s)", [name])
     endpoint.answers = {"users": SQL, "plans": "SELECT * FROM secret_plans"}
     with session(role) as theirs:
         mine, other = call(db, "ai_worker_generate", "users"), call(theirs, "ai_worker_generate", "users")

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.plpython.standin import Standin
-from tests.plpython.tools import advisory_locks, call, session, user_of
+from tests.tools.session import advisory_locks, call, session, user
 
 pytestmark = pytest.mark.needs("plpython3u")
 
@@ -265,14 +265,14 @@ def test_a_huge_statement(ask: Ask, endpoint: Standin) -> None:
 
 
 def test_the_callers_search_path_and_rights_decide(
-    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[], str]
+    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[str], str]
 ) -> None:
     db.execute("CREATE SCHEMA app; CREATE TABLE app.things (id int); CREATE TABLE app.hidden (id int)")
     db.execute("CREATE FUNCTION app.helper() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN RETURN 1; END'")
-    role = new_role()
-    user = user_of(role)
-    db.execute(f"GRANT USAGE ON SCHEMA app TO {user}; GRANT SELECT ON app.things TO {user}")
-    db.execute("SELECT pgcache.ai_grant(%s)", [user])
+    role = new_role(db.info.dsn)
+    name = user(role)
+    db.execute(f"GRANT USAGE ON SCHEMA app TO {name}; GRANT SELECT ON app.things TO {name}")
+    db.execute("SELECT pgcache.ai_grant(%s)", [name])
     endpoint.answers = {
         "things": "SELECT * FROM things", "hidden": "SELECT * FROM app.hidden",
         "hidden with helper": "SELECT app.helper() FROM app.hidden", "secret": "SELECT value FROM"

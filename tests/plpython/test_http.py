@@ -22,9 +22,10 @@ import pytest
 
 from pgcache_py.setup.install import install
 from tests.plpython.standin import Reply, Standin
-from tests.plpython.tools import Background, call, wait_for
 from tests.servers import Cluster
 from tests.servers.cluster import free_port
+from tests.tools.session import call
+from tests.tools.waiting import Background, wait_until
 
 PROJECT = Path(__file__).parents[2]
 SQL = "SELECT * FROM users"
@@ -54,7 +55,7 @@ def serve() -> Iterator[Callable[..., Served]]:
             command, cwd=PROJECT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         clients.append(client)
-        wait_for(lambda: client.process.poll() is not None or listens(port))
+        wait_until(lambda: client.process.poll() is not None or listens(port))
         assert client.process.poll() is None, client.process.communicate()[0]
         return client
 
@@ -217,7 +218,7 @@ def test_other_endpoints_answer_while_prompts_wait(dsn: str, endpoint: Standin, 
     endpoint.delay = 2
     client = serve(dsn, "--concurrency", "4")
     waiting = [Background(lambda n=n: client.post("/generate", json={"prompt": f"prompt {n}"})) for n in range(4)]
-    wait_for(lambda: len(endpoint.log) == 4)
+    wait_until(lambda: len(endpoint.log) == 4)
     started = time.monotonic()
     assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
     assert time.monotonic() - started < 1
@@ -233,7 +234,7 @@ def test_a_running_request_ends_before_the_server_does(
     endpoint.sql(USERS["prompt"], SQL)
     client = serve(dsn)
     running = Background(lambda: client.post("/generate", json=USERS))
-    wait_for(lambda: endpoint.log)
+    wait_until(lambda: endpoint.log)
     client.process.send_signal(signal.SIGTERM)
     assert running.result().json()["validated"]
     output, _ = client.process.communicate(timeout=10)
@@ -307,7 +308,7 @@ def test_a_database_that_goes_and_comes_back(throwaway_cluster: Callable[..., Cl
             assert time.monotonic() - started < 8
         assert client.post("/generate", json=USERS).status_code == 503
         cluster.start()
-        wait_for(lambda: client.get("/healthz").status_code == 200, timeout=15)
+        wait_until(lambda: client.get("/healthz").status_code == 200, 15)
 
 
 @pytest.mark.needs("cluster")
@@ -319,4 +320,4 @@ def test_a_database_that_is_not_there_yet(throwaway_cluster: Callable[..., Clust
     client = serve(cluster.dsn())
     assert client.get("/healthz").status_code == 503
     cluster.start()
-    wait_for(lambda: client.get("/healthz").status_code == 200, timeout=15)
+    wait_until(lambda: client.get("/healthz").status_code == 200, 15)

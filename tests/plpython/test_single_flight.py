@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from tests.plpython.standin import Reply, Standin
-from tests.plpython.tools import Background, advisory_locks, call, session, wait_for
+from tests.tools.session import advisory_locks, call, session
+from tests.tools.waiting import Background, wait_until
 
 pytestmark = pytest.mark.needs("plpython3u")
 
@@ -59,9 +60,9 @@ def test_the_place_of_a_caller_that_is_gone_is_taken_at_once(
     db.execute("SELECT pgcache.ai_configure(retries => 0)")
     endpoint.script = [Reply(status=500, delay=0.5) if how == "fails" else Reply(delay=20)]
     first = asking(dsn, "llm_complete", "hello")
-    wait_for(lambda: endpoint.log)
+    wait_until(lambda: endpoint.log)
     second = asking(dsn, "llm_complete", "hello")
-    wait_for(lambda: waiting(db))
+    wait_until(lambda: waiting(db))
     if how != "fails":
         db.execute(f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE query LIKE '%llm_complete%'"
                    " AND pid <> pg_backend_pid() AND wait_event IS DISTINCT FROM 'advisory'"
@@ -105,7 +106,7 @@ def test_a_rollback_gives_the_question_to_those_who_wait(dsn: str, db: psycopg.C
         with other.transaction(force_rollback=True):
             call(other, "llm_complete", "hello")
             waiters = [asking(dsn, "llm_complete", "hello") for _ in range(5)]
-            wait_for(lambda: waiting(db) == 5)
+            wait_until(lambda: waiting(db) == 5)
         answers = [waiter.result() for waiter in waiters]
     assert sorted(answer["cache_hit"] for answer in answers) == [False] + [True] * 4
     assert len(endpoint.log) == 2
@@ -114,7 +115,7 @@ def test_a_rollback_gives_the_question_to_those_who_wait(dsn: str, db: psycopg.C
 def test_those_who_waited_keep_no_lock(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
     endpoint.delay = 0.3
     first = asking(dsn, "llm_complete", "hello")
-    wait_for(lambda: endpoint.log)
+    wait_until(lambda: endpoint.log)
     with session(dsn) as other, other.transaction():
         assert call(other, "llm_complete", "hello")["cache_hit"]
         assert advisory_locks(db) == 0
@@ -130,7 +131,7 @@ def test_two_transactions_that_wait_for_each_other(dsn: str, db: psycopg.Connect
         call(one, "llm_complete", "a")
         call(other, "llm_complete", "b")
         crossing = Background(lambda: call(one, "llm_complete", "b"))
-        wait_for(lambda: waiting(db))
+        wait_until(lambda: waiting(db))
         assert call(other, "llm_complete", "a")["response"] == "you said: a"
         other.execute("COMMIT")
         assert crossing.result()["response"] == "you said: b"

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from tests.plpython.standin import KEY, Reply, Standin
-from tests.plpython.tools import Background, advisory_locks, call, session, wait_for
+from tests.tools.session import advisory_locks, call, session
+from tests.tools.waiting import Background, wait_until
 
 pytestmark = pytest.mark.needs("plpython3u")
 
@@ -105,7 +106,7 @@ def test_cancel(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
     endpoint.delay = 20
     with session(dsn) as other:
         caller = Background(lambda: call(other, "llm_complete", "hello"))
-        wait_for(lambda: endpoint.log)
+        wait_until(lambda: endpoint.log)
         started = time.monotonic()
         other.cancel()
         with pytest.raises(psycopg.errors.QueryCanceled):

@@ -12,6 +12,7 @@ from tests.servers import all_servers
 from tests.servers.container import pull_base_image
 from tests.servers.local import Lasting
 from tests.servers.server import STATE
+from tests.tools.redis import INSTALLED
 
 
 def provision() -> None:
@@ -28,7 +29,7 @@ def up() -> None:
     server.start()
     print(f"PostgreSQL {server.major}: psql {shlex.quote(server.dsn())}")
     print(f"         over TCP: {server.cluster.tcp_dsn()}")
-    print(f"            Redis: {server.redis_url}")
+    print(f"            Redis: {server.redis.url if INSTALLED else 'redis-server is not installed'}")
     print("make stop ends them; the data stays until make clean.")
 
 

@@ -75,6 +75,8 @@ class Container(Server):
         memory = {"env": {"PGDATA": "/dev/shm/data"}, "shm_size": "8g"} if IN_MEMORY else {}
         self.container = DockerContainer(str(image), command=settings, ports=[5432], **memory)
         self.container.with_env("POSTGRES_PASSWORD", self._password).start()
+        host, port = self.container.get_container_host_ip(), self.container.get_exposed_port(5432)
+        self.conninfo = f"host={host} port={port} user=postgres password={self._password}"
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -83,10 +85,6 @@ class Container(Server):
 
     def stop(self) -> None:
         self.container.stop()
-
-    def dsn(self, dbname: str = "postgres") -> str:
-        host, port = self.container.get_container_host_ip(), self.container.get_exposed_port(5432)
-        return f"host={host} port={port} user=postgres password={self._password} dbname={dbname}"
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + 60

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+from psycopg.conninfo import make_conninfo
 
 from tests.servers.cluster import CRON_SETTINGS, FOR_TESTS, Cluster
 
@@ -21,15 +22,19 @@ MEMORY = Path("/dev/shm")
 # over the files deleted just before.
 IN_MEMORY = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30
 RUNS = MEMORY if IN_MEMORY else STATE
-# Each test run has servers of its own, so that two runs at the same time do not meet.
-RUN = RUNS / f"pgcache-test-{os.getpid()}"
+# Each test run has servers of its own, so that two runs at the same time do not meet. Its processes share them.
+RUN = Path(os.environ.setdefault("PGCACHE_TEST_RUN", str(RUNS / f"pgcache-test-{os.getpid()}")))
 
 
 class Server(ABC):
-    """A real PostgreSQL. `why_not` says why this machine cannot run it; None: it can."""
+    """A real PostgreSQL. `why_not` says why this machine cannot run it; None: it can.
+
+    conninfo: the superuser's, once it runs. A process that is told it can use a server that another one started.
+    """
 
     name: str
     why_not: str | None = None
+    conninfo: str | None = None
     bin_dir: Path | None = None
 
     @property
@@ -42,31 +47,31 @@ class Server(ABC):
         """Those that can be created."""
 
     @property
-    def redis_url(self) -> str | None:
-        return None
-
-    @property
     def preloaded_cron(self) -> bool:
         return "pg_cron" in self.extensions
 
     def offers(self, feature: str) -> bool:
         """An extension; or 'redis', a Redis beside it; or 'cluster', programs to make throw-away clusters with."""
         match feature:
-            case "redis":
-                return self.redis_url is not None
             case "cluster":
                 return self.bin_dir is not None
         return feature in self.extensions
 
     @abstractmethod
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Start it, and set `conninfo`."""
 
     @abstractmethod
     def stop(self) -> None: ...
 
-    @abstractmethod
     def dsn(self, dbname: str = "postgres") -> str:
         """The superuser's conninfo for one of the server's databases."""
+        assert self.conninfo, f"{self.name} does not run"
+        return make_conninfo(self.conninfo, dbname=dbname)
+
+    def log(self, dbname: str) -> str | None:
+        """What the server has logged for this database, where its log can be read."""
+        return None
 
 
 @cache
@@ -94,19 +99,31 @@ class ClusterServer(Server):
         return extensions_for(self.bin_dir)
 
     @property
+    def home(self) -> Path:
+        return RUN / self.name
+
+    @property
     def settings(self) -> dict[str, str]:
         return CRON_SETTINGS if self.preloaded_cron else {}
 
     def start(self) -> None:
-        self.cluster = Cluster(self.bin_dir, RUN / self.name, {**self.settings, **FOR_TESTS})
+        self.cluster = Cluster(self.bin_dir, self.home, {**self.settings, **FOR_TESTS})
         self.cluster.init()
         self.cluster.start()
+        self.conninfo = self.cluster.dsn()
 
     def stop(self) -> None:
         self.cluster.remove()
 
-    def dsn(self, dbname: str = "postgres") -> str:
-        return self.cluster.dsn(dbname)
+    def log(self, dbname: str) -> str:
+        lines: list[str] = []
+        ours = False
+        for line in (self.home / "log").read_text(errors="replace").splitlines():
+            if not line.startswith("\t"):  # as the further lines of a message do
+                ours = f"] {dbname} " in line
+            if ours:
+                lines.append(line)
+        return "\n".join(lines)
 
 
 def end_abandoned_runs() -> None:

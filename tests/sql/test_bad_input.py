@@ -7,9 +7,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.sql.conftest import NewRole
+from tests.conftest import NewRole
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, refused
+from tests.tools.session import Session, refused
 
 # Calls with a type, a key, ttl, ... to be replaced by what is wrong.
 TAKE_A_TYPE = [

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from tests.sql.conftest import NewSession
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, at_once, refused
+from tests.tools.session import Session, refused
+from tests.tools.waiting import at_once
 
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.conftest import NewSession
-from tests.sql.tools import Session, wait_until
+from tests.conftest import NewSession
+from tests.tools.session import Session
+from tests.tools.waiting import wait_until
 
 READS = {
     "get": "SELECT cache_get('store', 'k')",

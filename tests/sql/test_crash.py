@@ -9,7 +9,8 @@ import pytest
 
 from pgcache_py.setup.install import install
 from tests.servers import Cluster
-from tests.sql.tools import Session, wait_until
+from tests.tools.session import Session
+from tests.tools.waiting import wait_until
 
 pytestmark = [pytest.mark.needs("cluster")]
 NewCluster = Callable[..., Cluster]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.conftest import NewSession
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, refused
+from tests.tools.session import Session, refused
 
 SIX = "array_fill('1'::jsonb, '{6}')"
 

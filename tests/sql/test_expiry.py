@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, refused
+from tests.tools.session import Session, refused
 
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])

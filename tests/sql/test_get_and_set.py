@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.conftest import NewSession
-from tests.sql.tools import Session, at_once, refused
+from tests.conftest import NewSession
+from tests.tools.session import Session, refused
+from tests.tools.waiting import at_once
 
 # One value for each type, as its columns hold it: all fields, and only those that must be there.
 VALUES = {

@@ -6,7 +6,7 @@ import json
 from hashlib import sha256
 from itertools import product
 
-from tests.sql.tools import Session
+from tests.tools.session import Session
 
 
 def sha(text: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from tests.sql.conftest import NewSession
-from tests.sql.tools import Session, at_once, refused, wait_until
+from tests.conftest import NewSession
+from tests.tools.session import Session, refused
+from tests.tools.waiting import at_once, wait_until
 
 # How far over a limit a type may be, at any moment.
 TOLERANCE = 1.05

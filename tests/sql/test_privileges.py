@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.conftest import NewRole
+from tests.conftest import NewRole
 from tests.sql.test_bad_input import WRITES
 from tests.sql.test_read_only import READS, fill
-from tests.sql.tools import Session, refused
+from tests.tools.names import unique
+from tests.tools.session import Session, refused
 
 ADMINISTRATION = [
     "cache_create_type('other')",
@@ -130,8 +131,9 @@ def test_access_replaces_what_was_there_and_can_be_revoked(ask: Session, role: N
 
 
 def test_names_of_roles_are_quoted(ask: Session, admin: object) -> None:
-    name = 'o"dd, role'
-    ask('CREATE ROLE "o""dd, role"')
+    name = unique('o"dd, role')
+    quoted = '"{}"'.format(name.replace('"', '""'))
+    ask(f"CREATE ROLE {quoted}")
     try:
         ask("SELECT cache_grant(%s)", name)
         assert ask("SELECT has_function_privilege(%s, 'pgcache.cache_get(text,text)', 'EXECUTE')", name)
@@ -140,8 +142,8 @@ def test_names_of_roles_are_quoted(ask: Session, admin: object) -> None:
         ask("SELECT cache_revoke(%s)", name)
         assert not ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'INSERT')", name)
     finally:
-        ask('DROP OWNED BY "o""dd, role"')
-        ask('DROP ROLE "o""dd, role"')
+        ask(f"DROP OWNED BY {quoted}")
+        ask(f"DROP ROLE {quoted}")
 
 
 @pytest.mark.parametrize("access", ["read", "write"])

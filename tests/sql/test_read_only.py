@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session
+from tests.tools.session import Session
 
 READS = {
     "cache_get('store', 'k')": 1,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.sql.conftest import NewRole, NewSession
-from tests.sql.tools import Session, at_once, refused
+from tests.conftest import NewRole, NewSession
+from tests.tools.session import Session, refused
+from tests.tools.waiting import at_once
 
 
 def fill(ask: Session) -> None:

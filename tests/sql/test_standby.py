@@ -11,7 +11,9 @@ from tests.servers import Cluster
 from tests.servers.server import RUN, Server
 from tests.sql.test_bad_input import WRITES
 from tests.sql.test_read_only import READS, fill
-from tests.sql.tools import Session, refused, wait_until
+from tests.tools.names import unique
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until
 
 pytestmark = [pytest.mark.needs("cluster")]
 
@@ -22,7 +24,7 @@ def pair(server: Server) -> Iterator[tuple[Session, Session]]:
     from tests.servers.cluster import FOR_TESTS
 
     assert server.bin_dir is not None
-    primary = Cluster(server.bin_dir, RUN / f"primary-{server.name}", FOR_TESTS)
+    primary = Cluster(server.bin_dir, RUN / unique("primary"), FOR_TESTS)
     primary.init()
     primary.start()
     try:
@@ -34,7 +36,7 @@ def pair(server: Server) -> Iterator[tuple[Session, Session]]:
         ask("SELECT cache_get('store', 'k'), cache_get('store', 'absent')")
         ask("CALL cache_upkeep()")
         ask("SELECT cache_get('store', 'k')")
-        standby = primary.standby(RUN / f"standby-{server.name}")
+        standby = primary.standby(RUN / unique("standby"))
         try:
             standby.start()
             yield ask, Session(standby.dsn())

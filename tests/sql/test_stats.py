@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session
+from tests.tools.session import Session
 
 
 def test_one_row_a_type(ask: Session) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session
+from tests.tools.session import Session
 
 
 def be(ask: Session, tenant: str) -> None:

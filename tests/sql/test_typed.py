@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.sql.tools import Session, refused
+from tests.tools.session import Session, refused
 
 
 def test_llm(ask: Session) -> None:

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
-from tests.sql.conftest import NewSession
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, at_once, refused, wait_until
+from tests.tools.session import Session, refused
+from tests.tools.waiting import at_once, wait_until
 
 
 def test_create_with_defaults(ask: Session) -> None:

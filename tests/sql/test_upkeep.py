@@ -5,9 +5,10 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.sql.conftest import NewSession
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.sql.tools import Session, refused, wait_until
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until
 
 
 def test_clear_expired(ask: Session) -> None:

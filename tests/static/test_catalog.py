@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Server
-from tests.sql.tools import Session
 from tests.static.test_functions import CORE
+from tests.tools.session import Session
 
 OURS = "('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)"
 LISTING = Path(__file__).with_name("catalog.txt")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sql.tools import Session
+from tests.tools.session import Session
 
 SQL = Path(__file__).parents[2] / "sql"
 PATHS = {"pg_catalog, pg_temp", "pgcache_internal, pgcache, pg_catalog, pg_temp"}

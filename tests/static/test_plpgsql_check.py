@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.tools import Session
 from tests.static.test_functions import CORE
+from tests.tools.session import Session
 
 pytestmark = pytest.mark.needs("plpgsql_check")
 
@@ -26,9 +26,10 @@ EXPLAINED = {
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("value_has", "text type variable is not sanitized"): OURS + ": a condition that fields_of has quoted",
     (
-        "to_vector",
+        "put_embedding",
         "target type is different type than source type",
     ): "it is the input function of vector that is wanted",
+    ("to_vector", "target type is different type than source type"): "the same",
 }
 # The functions for pg_cron look into its tables.
 CRON = """

@@ -1,16 +1,16 @@
-"""What the tests of the SQL share: sessions, errors, waiting."""
+"""Sessions with a server, and what can be asked of them."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 # As a database is after an installation.
 SEARCH_PATH = '"$user", public, pgcache'
@@ -79,39 +79,49 @@ class Session:
 
 
 @contextmanager
-def refused(sqlstate: str, hint: str | None = None) -> Iterator[None]:
+def refused(sqlstate: str, hint: str | None = None) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
     """The statement fails with this SQLSTATE and with a HINT that contains `hint`."""
     with pytest.raises(psycopg.Error) as caught:
-        yield
+        yield caught
     assert caught.value.sqlstate == sqlstate, caught.value
     if hint is not None:
         assert hint in (caught.value.diag.message_hint or ""), caught.value
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Ask until it is so. For states of other processes, of which nothing informs us."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for does not happen"
-        pause.wait(0.005)
+def fetch(dsn: str, query: str) -> object:
+    """The first column of the first row."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    return row[0] if row else None
 
 
-def at_once(*tasks: Callable[[], Any]) -> list[Any]:
-    """Run them all at the same time; returns their results, or raises the first error."""
-    barrier = threading.Barrier(len(tasks))
-    futures: list[Future[Any]] = [Future() for _ in tasks]
+@contextmanager
+def session(dsn: str, **options: Any) -> Iterator[psycopg.Connection]:
+    """psycopg's own, for what a Session does not have."""
+    with psycopg.connect(dsn, autocommit=True, **options) as connection:
+        yield connection
 
-    def run(task: Callable[[], Any], future: Future[Any]) -> None:
-        try:
-            barrier.wait(30)
-            future.set_result(task())
-        except BaseException as error:
-            future.set_exception(error)
 
-    threads = [threading.Thread(target=run, args=pair) for pair in zip(tasks, futures, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [future.result() for future in futures]
+def call(connection: psycopg.Connection, name: str, *positional: Any, **named: Any) -> Any:
+    """A function of pgcache."""
+    arguments = ["%s"] * len(positional) + [f"{key} => %s" for key in named]
+    query = f"SELECT pgcache.{name}({', '.join(arguments)})"
+    row = connection.execute(query.encode(), [*positional, *named.values()]).fetchone()
+    return row[0] if row else None
+
+
+def advisory_locks(db: psycopg.Connection) -> int:
+    """Of all sessions in the test's database."""
+    query = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    row = db.execute(query).fetchone()
+    assert row
+    return int(row[0])
+
+
+def user(dsn: str) -> str:
+    return str(conninfo_to_dict(dsn)["user"])
+
+
+def database(dsn: str) -> str:
+    return str(conninfo_to_dict(dsn)["dbname"])
