@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,13 +13,14 @@ import redis
 from psycopg import sql
 
 from pgcache_py.setup.embedded import Embedded
-from tests.conftest import fresh_database
+from tests.conftest import TEMPLATE, fresh_database
 from tests.docs.blocks import Page
 from tests.docs.run import World
 from tests.plpython.standin import Standin
 from tests.plpython.tools import host_of
 from tests.servers import Server
 from tests.servers.cluster import free_port
+from tests.tools.redis import Redis
 
 PASSWORD = "secret"
 # What the model of the pages says.
@@ -29,6 +30,8 @@ ANSWERS = {
     "Customers without an order": "SELECT name FROM customers WHERE id NOT IN (SELECT customer_id FROM orders)",
 }
 ROLES = ("app", "ops", "report")
+# What a page may need that is not the server's: a database without pgcache, a Redis.
+OURS = ("empty", "redis")
 
 
 def uri(dsn: str, **changes: str) -> str:
@@ -41,20 +44,20 @@ def uri(dsn: str, **changes: str) -> str:
 
 @pytest.fixture
 def new_world(
-    server: Server, admin: psycopg.Connection, template: str, tmp_path: Path
+    server: Server, admin: psycopg.Connection, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[Page], World]]:
     """Makes the world of a page."""
     with ExitStack() as stack:
 
         def make(page: Page) -> World:
-            lacking = [need for need in page.needs if need != "empty" and not server.offers(need)]
+            lacking = [need for need in page.needs if need not in OURS and not server.offers(need)]
             if lacking:
                 pytest.skip(f"{server.name} has no {', '.join(lacking)}")
             empty = "empty" in page.needs
-            databases = fresh_database(server, admin, "template0" if empty else template)
+            databases = fresh_database(server, admin, "template0" if empty else TEMPLATE)
             dsn = next(databases)
             stack.callback(lambda: next(databases, None))
-            stack.callback(drop_jobs, admin, psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+            stack.callback(drop_jobs, admin, str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]))
             make_roles(admin)
             names = {
                 "postgresql://me@host/app": uri(dsn),
@@ -75,10 +78,10 @@ def new_world(
                         standin.answers |= ANSWERS
                         names["http://127.0.0.1:11434/v1"] = standin.url
             if "redis" in page.needs:
-                assert server.redis_url
-                with redis.Redis.from_url(server.redis_url) as client:
+                shared: Redis = request.getfixturevalue("shared_redis")
+                with redis.Redis.from_url(shared.url) as client:
                     client.flushall()
-                names["redis://host:6379/0"] = server.redis_url
+                names["redis://host:6379/0"] = shared.url
             return World(dsn, names, programs(server), tmp_path)
 
         yield make
@@ -87,8 +90,9 @@ def new_world(
 def make_roles(admin: psycopg.Connection) -> None:
     """Those that the pages name. Roles are the server's, not a database's, so they may be there already."""
     for name in ROLES:
-        if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
-            role = sql.Identifier(name)
+        role = sql.Identifier(name)
+        # Another process may be making it at this moment.
+        with suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
             admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD)))
 
 

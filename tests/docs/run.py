@@ -21,7 +21,7 @@ import psycopg
 from psycopg import pq
 
 from tests.docs.blocks import Block, Page, matches
-from tests.sql.tools import wait_until
+from tests.tools.waiting import wait_until
 
 # What follows a statement on its last line.
 SQL_RESULT = re.compile(r"^(?P<code>.*;)(?:\s*--> ?(?P<shown>.*)|\s*--.*)?$")
