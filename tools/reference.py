@@ -141,7 +141,8 @@ def _functions(functions: list[dict[str, Any]]) -> Iterator[str]:
 def _signature(function: dict[str, Any]) -> str:
     call = "CALL " if function["procedure"] else ""
     # NULL::interval says no more than the parameter's type.
-    arguments = re.sub(r"(DEFAULT (?:'[^']*'|\S+?))::[a-z ]+(\[\])?", r"\1", function["arguments"])
+    arguments = function["arguments"].removeprefix("IN ") if function["procedure"] else function["arguments"]
+    arguments = re.sub(r"(DEFAULT (?:'[^']*'|\S+?))::[a-z ]+(\[\])?", r"\1", arguments)
     result = f" returns {function['result']}" if function["result"] else ""
     text = f"{call}{function['name']}({arguments}){result}"
     return textwrap.fill(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
@@ -153,8 +154,9 @@ def _signature(function: dict[str, Any]) -> str:
 def _types(types: list[dict[str, Any]]) -> Iterator[str]:
     yield "## Types"
     yield _wrapped(
-        "The types that are there from the start. `!` marks fields that a value must have; ttl is how long an entry"
-        " lives unless it says otherwise; max_bytes is the limit until you change it. `cache_create_type` makes more."
+        "The types that are there from the start. `!` marks fields that a value must have, `=` what is stored where"
+        " there is none. ttl is how long an entry lives unless it says otherwise, max_bytes the limit until you change it."
+        " `cache_create_type` makes more."
     )
     yield _table(
         ["type", "table", "fields", "ttl", "max_bytes"],
@@ -233,12 +235,10 @@ def _sqlstates(functions: list[dict[str, Any]]) -> Iterator[str]:
     explained = {code for codes, _, _ in meanings for code in codes if code.startswith("PC")}
     if forgotten := used.keys() ^ explained:
         raise SystemExit(f"SQLSTATEs that no exception explains, or that nothing raises: {sorted(forgotten)}")
+    comments = {function["name"]: function["comment"] or "" for function in functions}
     rows = []
     for codes, exception, meaning in sorted(meanings, key=lambda row: (not row[0][0].startswith("PC"), row[0])):
-        functions_that_say_so = dict.fromkeys(
-            function["name"] for function in functions if _said(function["comment"] or "") & {*codes}
-        )
-        where = [f"[{name}](#{name})" for name in functions_that_say_so]
+        where = [f"[{name}](#{name})" for name in comments if _said(name, comments) & {*codes}]
         where = where or [f"`{name}`" for code in codes for name in used.get(code, [])]
         rows.append([", ".join(codes), exception, meaning, ", ".join(where)])
     yield _table(["SQLSTATE", "exception", "meaning", "raised by"], rows)
@@ -269,12 +269,14 @@ def _used() -> dict[str, list[str]]:
     return used
 
 
-def _said(comment: str) -> set[str]:
-    """The SQLSTATEs that a comment names after `Errors:`, of `PC020 to PC025` all."""
-    text = comment.rpartition("Errors:")[2] if "Errors:" in comment else ""
-    codes = set(re.findall(r"\b(?:PC\d{3}|\d{2}[0-9A-Z]{3})\b", text))
-    for first, last in re.findall(r"PC(\d{3}) to PC(\d{3})", text):
+def _said(name: str, comments: dict[str, str]) -> set[str]:
+    """The SQLSTATEs that a function's comment names for errors, of `PC020 to PC025` all, of `as f` those of f."""
+    _, _, text = comments.get(name, "").lower().partition("errors")
+    codes = {code.upper() for code in re.findall(r"\b(?:pc\d{3}|\d{2}[0-9a-z]{3})\b", text)}
+    for first, last in re.findall(r"pc(\d{3}) to pc(\d{3})", text):
         codes |= {f"PC{number:03}" for number in range(int(first), int(last) + 1)}
+    for other in re.findall(r"\bas (\w+)", text):
+        codes |= _said(other, comments)
     return codes
 
 
