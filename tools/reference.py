@@ -155,8 +155,8 @@ def _types(types: list[dict[str, Any]]) -> Iterator[str]:
     yield "## Types"
     yield _wrapped(
         "The types that are there from the start. `!` marks fields that a value must have, `=` what is stored where"
-        " there is none. ttl is how long an entry lives unless it says otherwise, max_bytes the limit until you change it."
-        " `cache_create_type` makes more."
+        " there is none. ttl is how long an entry lives unless it says otherwise, max_bytes the limit until you change"
+        " it. `cache_create_type` makes more."
     )
     yield _table(
         ["type", "table", "fields", "ttl", "max_bytes"],
