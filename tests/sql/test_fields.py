@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.sql.conftest import NewRole, NewSession
-from tests.sql.tools import Session, refused
+from tests.conftest import NewRole, NewSession
+from tests.tools.session import Session, refused
 
 TRANSLATION = '{"source_lang": "string!", "text": "string!", "tokens_used": "integer", "model": "string"}'
 ANSWER = '{"source_lang": "de", "text": "Guten Tag", "tokens_used": 7, "model": "m"}'
