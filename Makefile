@@ -8,7 +8,7 @@ SERVERS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-hybrid test lint sync bench server stop dist clean
+.PHONY: help demo demo-hybrid test lint sync docs bench server stop dist clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,8 +27,12 @@ test: .venv/ready-dev ## run the tests on every server that this machine can run
 sync: .venv/ready-dev ## make the clients without await from those with it
 	@$(BIN)/python tools/async_to_sync.py
 
-lint: .venv/ready-dev ## check the style and the types
+docs: .venv/ready-dev ## write docs/reference.md and docs/cli.md anew
+	@$(BIN)/python tools/reference.py
+
+lint: .venv/ready-dev ## check the style, the types, and what is made of something else
 	$(BIN)/python tools/async_to_sync.py --check
+	$(BIN)/python tools/reference.py --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -10,6 +10,9 @@ class PgcacheError(Exception):
 
     sqlstate: PostgreSQL's five characters, None if the error is not the server's. hint: what to do next, if known.
     detail: more about the cause, if there is more. `__cause__` is psycopg's error, if there was one.
+
+    PC091: a migration that ran in this database has changed since.
+    PC092: the server has no extension vector.
     """
 
     default_hint: str | None = None
@@ -78,11 +81,24 @@ class CronMissingError(PgcacheError):
 
 
 class ModelError(PgcacheError):
-    """PC020 to PC025: the model could not be asked: setup, network, refusal, rate limit, no answer, bad input."""
+    """The model could not be asked.
+
+    PC020: not configured: there is no key, or no usable address.
+    PC021: the endpoint is unreachable, too slow, cut off, or answers HTTP 5xx, after all retries.
+    PC022: the endpoint refused the request: its key, model or length.
+    PC023: the endpoint's rate limit, after waiting as its Retry-After says.
+    PC024: an answer that is no answer, or embeddings that cannot be told apart.
+    PC025: the prompt or text is empty, or the mode unknown.
+    """
 
 
 class HotTierError(PgcacheError):
-    """PC030 to PC032: the relay of the hot tier is not configured, cannot reach Redis, or found its prefix taken."""
+    """The hot tier, or its relay, cannot do its work.
+
+    PC030: it is not set up: no URL of a Redis, or a missing package or extension.
+    PC031: Redis cannot be reached, or fails.
+    PC032: the prefix belongs to another database.
+    """
 
 
 class NewerDatabaseError(PgcacheError):
