@@ -94,13 +94,6 @@ as $$ select cache_setting('ai_' || name) $$;
 
 comment on function pgcache_internal.ai_setting(text) is 'A setting of the AI functions by its short name. Errors: PC010.';
 
-create or replace function pgcache_internal.ai_key_is_set() returns boolean
-language sql stable security definer
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select exists (select from ai_secrets s where s.name = 'api_key') $$;
-
-comment on function pgcache_internal.ai_key_is_set() is 'Whether the database holds an API key; it may also be in a file or in the server''s environment.';
-
 create or replace function pgcache_internal.ai_may_spend() returns boolean
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp

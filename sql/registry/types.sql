@@ -322,3 +322,21 @@ $$;
 
 comment on function pgcache.cache_drop_type(text) is
 'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
+
+create or replace function pgcache_internal.is_readable(type text) returns boolean
+language sql volatile parallel safe  -- not pinned: inlined
+as $$ select not pg_catalog.pg_is_in_recovery() or pgcache_internal.is_logged(type) $$;
+
+comment on function pgcache_internal.is_readable(text) is 'Whether a type can be read on this server: an UNLOGGED one cannot on a standby.';
+
+create or replace function pgcache_internal.is_logged(type text) returns boolean
+language sql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select not exists (
+        select from types t inner join pg_class c on c.oid = t.relation
+        where t.type = is_logged.type and c.relpersistence = 'u'
+    )
+$$;
+
+comment on function pgcache_internal.is_logged(text) is 'Whether the table of a type is in the WAL, so that standbys have it and a crash leaves it.';

@@ -110,15 +110,16 @@ def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:
 
 
 class HybridSync(Sync):
-    """The blocking world, in which a cache is a hybrid one. caches: those that were made."""
+    """The blocking world, in which a cache is a hybrid one. options: its defaults; caches: those that were made."""
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, tier: Tier, **options: Any) -> None:
         super().__init__()
         self.tier = tier
+        self.options = {"redis": tier.url, "prefix": tier.prefix, **options}
         self.caches: list[HybridCache | AsyncHybridCache] = []
 
     def cache(self, source: Any, **options: Any) -> Any:
-        made = HybridCache(source, **{"redis": self.tier.url, "prefix": self.tier.prefix, **options})
+        made = HybridCache(source, **{**self.options, **options})
         self.caches.append(made)
         return self.stack.enter_context(made)
 
@@ -126,14 +127,15 @@ class HybridSync(Sync):
 class HybridAsync(Async):
     """The same with asyncio."""
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, tier: Tier, **options: Any) -> None:
         super().__init__()
         self.tier = tier
+        self.options = {"redis": tier.url, "prefix": tier.prefix, **options}
         self.caches: list[HybridCache | AsyncHybridCache] = []
 
     def cache(self, source: Any, **options: Any) -> Any:
         source = source.target if isinstance(source, Blocking) else source
-        made = AsyncHybridCache(source, **{"redis": self.tier.url, "prefix": self.tier.prefix, **options})
+        made = AsyncHybridCache(source, **{**self.options, **options})
         self.caches.append(made)
         return self.stack.enter_context(Blocking(made, self.loop))
 
@@ -143,8 +145,8 @@ WORLDS = {"sync": HybridSync, "async": HybridAsync}
 
 @pytest.fixture(params=WORLDS)
 def world(request: pytest.FixtureRequest, tier: Tier, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
-    """The two worlds, with a Redis that does not fail."""
-    world = WORLDS[request.param](tier)
+    """The two worlds, with a Redis that does not fail, however busy the machine is."""
+    world = WORLDS[request.param](tier, redis_timeout=5.0)
     yield world
     world.close()
     assert [record.message for record in caplog.get_records("call") if "Redis" in record.message] == []

@@ -24,9 +24,7 @@ pytestmark = pytest.mark.once
 @pytest.fixture
 def both(request: pytest.FixtureRequest, private_tier: Tier) -> Iterator[Any]:
     """The worlds again, where warnings are expected."""
-    world = WORLDS[request.param](private_tier)
-    make = world.cache
-    world.cache = lambda source, **options: make(source, **{"redis_timeout": 2.0, **options})
+    world = WORLDS[request.param](private_tier, redis_timeout=5.0)
     yield world
     world.close()
 
