@@ -45,13 +45,13 @@ comment on function pgcache_internal.compile_types() is
 'Writes the functions that depend on the registry of types anew; run after each change of it.';
 
 create or replace function pgcache_internal.expressions_of(registered types) returns jsonb
-language sql stable
+language plpgsql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select e.expressions || jsonb_build_object('@score', (
-        select fill(p.score, e.expressions) from eviction_policies() p where p.policy = registered.eviction
-    ))
-    from (select jsonb_build_object(
+declare
+    expressions jsonb;
+begin
+    select jsonb_build_object(
         '@type', registered.type,
         '@table', format('pgcache.%I', c.relname),
         '@pkey', quote_ident(k.conname),
@@ -71,9 +71,13 @@ as $$
             '@updates', coalesce(string_agg(format('%1$I = excluded.%1$I', f.name), ', '), 'data = excluded.data'))
         from fields_of(registered.type, registered.fields) f
     )
-        as expressions
+    into expressions
     from pg_class c inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
-    where c.oid = registered.relation) e
+    where c.oid = registered.relation;
+    return expressions || jsonb_build_object('@score', (
+        select fill(p.score, expressions) from eviction_policies() p where p.policy = registered.eviction
+    ));
+end
 $$;
 
 comment on function pgcache_internal.expressions_of(types) is

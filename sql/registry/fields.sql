@@ -5,8 +5,7 @@
 create or replace function pgcache_internal.field_kinds() returns table (
     kind text, json_type text, column_type text, condition text, given text, shown text
 )
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
+language sql immutable parallel safe  -- not pinned: inlined
 as $kinds$
     values
         ('string', 'string', 'text', null, 'value ->> %1$L', 't.%1$I'),
@@ -32,9 +31,12 @@ comment on function pgcache_internal.field_kinds() is
 create or replace function pgcache_internal.fields_of(type text, fields jsonb) returns table (
     name text, kind text, required boolean, fallback text, nullable boolean, column_type text, condition text, given text, shown text
 )
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+begin
+    return query
     select
         d.name, k.kind, d.required, d.fallback, not d.required and d.fallback is null, k.column_type, c.condition,
         case when d.fallback is null then g.given else format('coalesce(%s, %L::%s)', g.given, d.fallback, k.column_type) end,
@@ -61,7 +63,8 @@ as $$
         select format(case when k.column_type in ('text', 'jsonb') then '%s' else 'case when %2$s then %1$s end' end,
             format(k.given, d.name), c.condition) as given
     ) g
-    order by d.name collate "C"
+    order by d.name collate "C";
+end
 $$;
 
 comment on function pgcache_internal.fields_of(text, jsonb) is
@@ -84,65 +87,82 @@ $$;
 
 comment on function pgcache_internal.to_vector(text) is 'A vector, from the text that pgvector writes: [1,2,3]. Errors: PC004.';
 
--- What the compiled functions are made of, see compile_types. fields NULL: the value is any JSON, in the column data.
+-- What the compiled functions are made of, see compile_types. fields NULL: the value is any JSON, in the column data. In
+-- PL/pgSQL, which keeps its plans: in SQL these would be planned anew for each type.
 
 create or replace function pgcache_internal.value_of(type text, fields jsonb) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select case
-        when fields is null then 't.data'
-        when a.nullable = 0 then a.all_fields
-        -- It goes into the values, too, so it is for fields without JSON in them.
-        when a.flat then format('pg_catalog.jsonb_strip_nulls(%s)', a.all_fields)
-        when a.nullable = 1 and a.certain is not null then format('case when t.%I is null then %s else %s end', a.one_nullable, a.certain, a.all_fields)
-        else format('(%s%s)', coalesce(a.certain, '''{}''::jsonb'), a.others)
-    end
-    from (
-        select
-            format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ')) as all_fields,
-            format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ') filter (where not f.nullable)) as certain,
-            string_agg(format(' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end', f.name, p.pair), '')
-                filter (where f.nullable) as others,
-            count(*) filter (where f.nullable) as nullable,
-            min(f.name) filter (where f.nullable) as one_nullable,
-            bool_and(f.column_type not in ('jsonb', 'vector')) as flat
-        from fields_of(type, fields) f cross join lateral (select format('%L, %s', f.name, f.shown) as pair) p
-    ) a
+begin
+    return (
+        select case
+            when fields is null then 't.data'
+            when a.nullable = 0 then a.all_fields
+            -- It goes into the values, too, so it is for fields without JSON in them.
+            when a.flat then format('pg_catalog.jsonb_strip_nulls(%s)', a.all_fields)
+            when a.nullable = 1 and a.certain is not null then format('case when t.%I is null then %s else %s end', a.one_nullable, a.certain, a.all_fields)
+            else format('(%s%s)', coalesce(a.certain, '''{}''::jsonb'), a.others)
+        end
+        from (
+            select
+                format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ')) as all_fields,
+                format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ') filter (where not f.nullable)) as certain,
+                string_agg(format(' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end', f.name, p.pair), '')
+                    filter (where f.nullable) as others,
+                count(*) filter (where f.nullable) as nullable,
+                min(f.name) filter (where f.nullable) as one_nullable,
+                bool_and(f.column_type not in ('jsonb', 'vector')) as flat
+            from fields_of(type, fields) f cross join lateral (select format('%L, %s', f.name, f.shown) as pair) p
+        ) a
+    );
+end
 $$;
 
 comment on function pgcache_internal.value_of(text, jsonb) is 'The SQL expression of the JSON value of an entry t; fields that are NULL are left out.';
 
 create or replace function pgcache_internal.fits(type text, fields jsonb) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select case when fields is null then 'value is not null' else (
-        -- In parentheses, since the THEN of a CASE in it would else end the condition of an IF.
-        select format('(pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}'')',
-            string_agg(f.condition, ' and '), array_agg(f.name))
-        from fields_of(type, fields) f
-    ) end
+begin
+    return (
+        select case when fields is null then 'value is not null' else (
+            -- In parentheses, since the THEN of a CASE in it would else end the condition of an IF.
+            select format('(pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}'')',
+                string_agg(f.condition, ' and '), array_agg(f.name))
+            from fields_of(type, fields) f
+        ) end
+    );
+end
 $$;
 
 comment on function pgcache_internal.fits(text, jsonb) is
 'The SQL condition that a JSON value has the fields that the type needs, of the right kinds, and no others; reject_value says what is wrong.';
 
 create or replace function pgcache_internal.payload_size(fields jsonb) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
-    select coalesce(string_agg(format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f), 'pg_column_size(t.data)')
-    from jsonb_object_keys(fields) f
+begin
+    return (
+        select coalesce(string_agg(format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f), 'pg_column_size(t.data)')
+        from jsonb_object_keys(fields) f
+    );
+end
 $$;
 
 comment on function pgcache_internal.payload_size(jsonb) is
 'The SQL expression of the bytes of an entry t''s value, as it is stored: compressed, not detoasted.';
 
 create or replace function pgcache_internal.entry_size(fields jsonb) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select '96 + octet_length(t.tenant) + octet_length(t.cache_key) + ' || payload_size(fields) $$;
+as $$
+begin
+    return (select '96 + octet_length(t.tenant) + octet_length(t.cache_key) + ' || payload_size(fields));
+end
+$$;
 
 comment on function pgcache_internal.entry_size(jsonb) is
 'The SQL expression of the bytes of an entry t: key, value as stored, and 96 for the row''s and the index''s own.';

@@ -140,14 +140,12 @@ def test_a_redis_that_hangs_does_not_stop_the_writers(tier: Tier, dsn: str, make
     mine = Tier(tier.ask, make_redis())
     with a_relay(dsn, mine.server) as log:
         log.wait_for(AT_WORK)
-        process = mine.server._process
-        assert process
-        process.send_signal(signal.SIGSTOP)
+        mine.server.process.suspend()
         mine.ask("SET statement_timeout = '2s'")
         for number in range(100):
             mine.ask("SELECT cache_set('store', %s, '1')", str(number))
         log.wait_for("tries Redis again")
-        process.send_signal(signal.SIGCONT)
+        mine.server.process.resume()
         wait_until(lambda: not mine.outbox())
 
 

@@ -87,14 +87,18 @@ class Redis:
                 raise RuntimeError(f"Redis does not start: {(directory / 'redis.log').read_text()}")
             time.sleep(0.01)
 
+    @property
+    def process(self) -> psutil.Process:
+        return psutil.Process(int(self._pid_file.read_text()))
+
     def stop(self) -> None:
-        process = psutil.Process(int(self._pid_file.read_text()))
+        process = self.process
         process.terminate()
         process.wait(30)
 
     def kill(self) -> None:
         """Without a word, as the out-of-memory killer does."""
-        process = psutil.Process(int(self._pid_file.read_text()))
+        process = self.process
         process.kill()
         # It may stay on as a zombie, which holds nothing any more.
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
