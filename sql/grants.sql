@@ -46,7 +46,7 @@ begin
             and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
             and case
                 when access = 'admin' or p.proname = 'hot_identity' then true
-                when access = 'write' and p.proname = any('{look_after,measure,recount,fold_hits,cache_clear_expired,cache_cleanup,hot_shrink}') then true
+                when access = 'write' and p.proname = any('{note_writes,measure,recount_admitted,fold_hits,cache_clear_expired,cache_cleanup,hot_shrink}') then true
                 else not p.prosecdef end
     loop
         execute format('grant execute on function %s to %I', routine, role);

@@ -36,7 +36,7 @@ begin
             pg_catalog.jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
     end if;
     if clock = 1 or pg_catalog.octet_length(audio_data) > 2048 then
-        perform pgcache_internal.look_after('audio', (clock = 1)::integer, pg_catalog.octet_length(audio_data));
+        perform pgcache_internal.note_writes('audio', (clock = 1)::integer, pg_catalog.octet_length(audio_data));
     end if;
     return true;
 end

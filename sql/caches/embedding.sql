@@ -42,7 +42,7 @@ begin
         return pgcache_internal.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
     if clock = 1 or pg_catalog.pg_column_size(vector) > 2048 then
-        perform pgcache_internal.look_after('embedding', (clock = 1)::integer, pg_catalog.pg_column_size(vector));
+        perform pgcache_internal.note_writes('embedding', (clock = 1)::integer, pg_catalog.pg_column_size(vector));
     end if;
     return true;
 end

@@ -206,9 +206,9 @@ declare
 begin
     if @branches    end if;
     if stored >= sweep_every then  -- it pays for itself
-        perform look_after(type, 0, bytes, stored);
+        perform note_writes(type, 0, bytes, stored);
     else
-        perform look_after(type, advance(type, 'writes', stored, sweep_every)::integer, bytes);
+        perform note_writes(type, advance(type, 'writes', stored, sweep_every)::integer, bytes);
     end if;
     return stored;
 end

@@ -20,7 +20,7 @@ begin
         raise exception using errcode = 'PC011',
             message = 'cannot increment by NULL',
             hint = 'Pass a whole number; it may be negative.';
-    elsif not registered.enabled or registered.eviction = 'none' and not has_room(type, key) then
+    elsif not registered.enabled or registered.eviction = 'none' and not admit(type, key) then
         return null;
     end if;
     begin
@@ -42,7 +42,7 @@ begin
             hint = 'cache_incr counts in 64-bit whole numbers; see the value with cache_get, replace it with cache_set.';
     end;
     if nextval(sequence_of(type, 'writes')) = 1 then
-        perform look_after(type, 1, 0);
+        perform note_writes(type, 1, 0);
     end if;
     return total;
 end

@@ -32,7 +32,7 @@ begin
     elsif clock is null then
         return pgcache_internal.explain_refusal(type, key, value, ttl);
     end if;
-    perform pgcache_internal.look_after(type, (clock = 1)::integer, pg_catalog.pg_column_size(value));
+    perform pgcache_internal.note_writes(type, (clock = 1)::integer, pg_catalog.pg_column_size(value));
     return true;
 end
 $body$;
@@ -74,7 +74,7 @@ as $$
     select pgcache_internal.type_hit_weight(type) is not null
         and key <> '' and pg_catalog.octet_length(key) <= 1024
         and (ttl is null or ttl > interval '0' and ttl < interval '10000 years')
-        and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.has_room(type, key))
+        and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.admit(type, key))
 $$;
 
 comment on function pgcache_internal.may_write(text, text, interval) is

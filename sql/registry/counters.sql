@@ -8,7 +8,7 @@ set search_path to pg_catalog, pg_temp
 as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
 
 comment on function pgcache_internal.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see look_after. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see note_writes. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
 
 create or replace function pgcache_internal.sequence_of(type text, counter text) returns regclass
 language sql stable parallel safe  -- not pinned: inlined

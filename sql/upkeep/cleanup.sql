@@ -30,17 +30,17 @@ as $$ select cache_clear_expired('ai_worker')::integer $$;
 
 comment on function pgcache.ai_worker_cleanup_cache() is 'Removes the expired entries of the AI worker''s cache; returns how many. Errors: 25006.';
 
-create or replace function pgcache_internal.excess(type text, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.over_limits(type text, out entries bigint, out bytes bigint)
 language sql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select  -- max: one row also of a type that evicts nothing
         coalesce(max(greatest(0, counter(t.type, 'entries') - t.max_entries)), 0),
         coalesce(max(greatest(0, counter(t.type, 'bytes') - t.max_bytes)), 0)
-    from types t where t.type = excess.type and t.eviction <> 'none'
+    from types t where t.type = over_limits.type and t.eviction <> 'none'
 $$;
 
-comment on function pgcache_internal.excess(text) is 'How far a type that evicts is over its limits, as last measured.';
+comment on function pgcache_internal.over_limits(text) is 'How far a type that evicts is over its limits, as last measured.';
 
 create or replace function pgcache.cache_cleanup(type text default null) returns bigint
 language plpgsql volatile security definer
@@ -57,7 +57,7 @@ begin
     for registered in select * from types_here() t where type in (t.type) or type is null loop
         perform measure(registered.type);
         loop
-            over := excess(registered.type);
+            over := over_limits(registered.type);
             exit when greatest(over.entries, over.bytes) = 0;
             batch := evict(registered, over.entries, over.bytes, 0);
             removed := removed + batch;
@@ -71,6 +71,38 @@ $$;
 
 comment on function pgcache.cache_cleanup(text) is
 'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date; returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors: PC001, 25006.';
+
+create or replace function pgcache.cache_trim(type text, keep bigint) returns bigint
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant types := check_type(type);
+    removed bigint;
+begin
+    perform check_writable();
+    if keep is null or keep < 0 then
+        raise exception using errcode = 'PC010',
+            message = format('cannot keep %s entries', coalesce(keep::text, 'NULL')),
+            hint = 'Pass how many entries to keep, 0 or more.';
+    end if;
+    perform fold_hits(1000000);
+    execute format($sql$
+        with gone as (
+            delete from %1$s t where t.ctid = any(array(
+                select l.ctid from %1$s l where l.ctid = any(array(
+                    select o.ctid from %1$s o order by o.last_accessed_at desc, o.id desc offset $1
+                )) for update skip locked
+            )) returning 1
+        ) select count(*) from gone
+        $sql$, registered.relation) into removed using keep;
+    perform advance(type, 'evicted', removed), measure(type);
+    return removed;
+end
+$$;
+
+comment on function pgcache.cache_trim(text, bigint) is
+'Keeps the entries of a type that were read or written last, as many as said, and removes the others; returns how many. Exact, and sorts the whole table: limits (cache_configure) hold at less cost. Errors: PC001, PC010, 25006.';
 
 create or replace function pgcache_internal.goes_on(run upkeep_runs) returns boolean
 language sql stable parallel safe
@@ -128,7 +160,7 @@ begin
         end loop;
         while pgcache_internal.is_here(registered) loop
             perform pgcache_internal.measure(registered.type);
-            over := pgcache_internal.excess(registered.type);
+            over := pgcache_internal.over_limits(registered.type);
             exit when greatest(over.entries, over.bytes) = 0;
             batch := pgcache_internal.evict(registered, over.entries, over.bytes, 0);
             removed_total := removed_total + batch;
@@ -150,3 +182,21 @@ $$;
 
 comment on procedure pgcache.cache_upkeep() is -- noqa: LT01
 'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of a transaction block.';
+
+create or replace function pgcache_internal.prune_history() returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
+    delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
+    if cron_has('job_run_details', 'DELETE') then
+        execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
+            ' and d.command in (select j.command from pgcache_internal.scheduled_jobs() j)'
+        using cache_now() - cache_setting('keep_runs')::interval;
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.prune_history() is
+'Deletes statistics older than the setting keep_history, and runs of our jobs, ours and pg_cron''s records of them, older than keep_runs.';

@@ -44,7 +44,7 @@ begin
     entries := held.entries;
     bytes := held.bytes;
     perform set_counter(type, 'bytes', bytes), set_counter(type, 'blocks', heap_blocks(registered.relation));
-    -- Where sets count in their entries themselves, in has_room, those are more that nobody else sees yet.
+    -- Where sets count in their entries themselves, in admit, those are more that nobody else sees yet.
     if registered.eviction <> 'none' or entries > counter(type, 'entries') then
         perform set_counter(type, 'entries', entries);
     end if;

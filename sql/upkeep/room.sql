@@ -2,7 +2,7 @@
 -- to write, it could hold others up for long, and two of them could deadlock. And no sooner would there be room: until the
 -- commit nobody else sees an entry more or less, and no space is freed.
 
-create or replace function pgcache_internal.look_after(type text, strikes integer, bytes bigint, batch bigint default 0) returns void
+create or replace function pgcache_internal.note_writes(type text, strikes integer, bytes bigint, batch bigint default 0) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -19,7 +19,7 @@ declare
     due constant jsonb := coalesce(nullif(current_setting('pgcache.due', true), ''), '{}')::jsonb;
 begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
-        perform check_room(registered, bytes);
+        perform check_bytes(registered, bytes);
     end if;
     if writes > 0 then
         measure_due := advance(type, 'sweeps', writes / registered.sweep_every, registered.measure_every) > 0;
@@ -45,10 +45,10 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.look_after(text, integer, bigint, bigint) is
+comment on function pgcache_internal.note_writes(text, integer, bigint, bigint) is
 'What a write does when its type''s clock strikes, or when its value has more than 2 kB, or a batch that has not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors: PC009.';
 
-create or replace function pgcache_internal.pay_at_commit() returns trigger
+create or replace function pgcache_internal.make_room_at_commit() returns trigger
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '10ms'
@@ -78,17 +78,17 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.pay_at_commit() is
+comment on function pgcache_internal.make_room_at_commit() is
 'Makes the room that the writes of the transaction call for, without failing them. The trigger that calls it is deferred to the commit.';
 
 -- Not dropped and made anew, which would lock writers out until the installation ends.
 do $$
 begin
     if not exists (
-        select from pg_catalog.pg_trigger t where t.tgrelid = 'pgcache_internal.room_due'::regclass and t.tgname = 'pay_at_commit'
+        select from pg_catalog.pg_trigger t where t.tgrelid = 'pgcache_internal.room_due'::regclass and t.tgname = 'make_room_at_commit'
     ) then
-        create constraint trigger pay_at_commit after insert on pgcache_internal.room_due
-        deferrable initially deferred for each row execute function pgcache_internal.pay_at_commit();
+        create constraint trigger make_room_at_commit after insert on pgcache_internal.room_due
+        deferrable initially deferred for each row execute function pgcache_internal.make_room_at_commit();
     end if;
 end
 $$;
@@ -123,7 +123,7 @@ begin
     elsif stale then
         reserve := greatest(reserve, registered.max_entries / 12);  -- it does not see what has been written since it began
     else
-        turn := wait_for_turn(type, least(500 + writes, 2000));
+        turn := lock_eviction(type, least(500 + writes, 2000));
         measure_due := measure_due and turn.got;  -- else it would count what others are evicting
         if turn.waited then  -- others are at it, too, and more writes go on meanwhile
             reserve := reserve * 4;
@@ -165,7 +165,7 @@ comment on function pgcache_internal.keeps_its_snapshot() is
 'Whether this transaction does not see what others commit while it lasts.';
 
 -- Nobody sees what others have not yet committed, neither what they evict nor what they add. So they take turns.
-create or replace function pgcache_internal.wait_for_turn(
+create or replace function pgcache_internal.lock_eviction(
     type text, milliseconds bigint, shared boolean default false, out got boolean, out waited boolean
 )
 language plpgsql volatile
@@ -194,5 +194,5 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.wait_for_turn(text, bigint, boolean) is
+comment on function pgcache_internal.lock_eviction(text, bigint, boolean) is
 'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared. got: false if it would have had to wait longer than so many milliseconds.';

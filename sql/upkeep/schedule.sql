@@ -95,21 +95,3 @@ end
 $$;
 
 comment on function pgcache.cache_unschedule() is 'Removes the jobs that cache_schedule made; returns how many. Errors: PC012.';
-
-create or replace function pgcache_internal.prune_history() returns void
-language plpgsql volatile security definer
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-begin
-    delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
-    delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
-    if cron_has('job_run_details', 'DELETE') then
-        execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
-            ' and d.command in (select j.command from pgcache_internal.scheduled_jobs() j)'
-        using cache_now() - cache_setting('keep_runs')::interval;
-    end if;
-end
-$$;
-
-comment on function pgcache_internal.prune_history() is
-'Deletes statistics older than the setting keep_history, and runs of our jobs, ours and pg_cron''s records of them, older than keep_runs.';

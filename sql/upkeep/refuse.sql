@@ -1,6 +1,6 @@
 -- What is refused: in types that evict nothing what there is no room for, in all types what is larger than they may be.
 
-create or replace function pgcache_internal.has_room(type text, key text) returns boolean
+create or replace function pgcache_internal.admit(type text, key text) returns boolean
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -11,17 +11,17 @@ begin
     if cache_exists(type, key) then
         return true;
     end if;
-    perform wait_for_turn(type, 100, shared => true);  -- whoever recounts waits for what is not committed yet
-    return counts_in(registered)
-        or not is_full(registered) and counts_in(registered)
+    perform lock_eviction(type, 100, shared => true);  -- whoever recounts waits for what is not committed yet
+    return count_admission(registered)
+        or not is_full(registered) and count_admission(registered)
         or refuse_as_full(registered);
 end
 $$;
 
-comment on function pgcache_internal.has_room(text, text) is
+comment on function pgcache_internal.admit(text, text) is
 'For types that evict nothing: true if the key may be written. Errors: PC009 full.';
 
-create or replace function pgcache_internal.counts_in(registered types) returns boolean
+create or replace function pgcache_internal.count_admission(registered types) returns boolean
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -31,7 +31,7 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.counts_in(types) is
+comment on function pgcache_internal.count_admission(types) is
 'Counts an entry before it is committed, for good: true if there is room for it by that count.';
 
 create or replace function pgcache_internal.is_full(registered types) returns boolean
@@ -49,7 +49,7 @@ begin
             return true;
         end if;
     end if;
-    held := recount(registered.type);
+    held := recount_admitted(registered.type);
     -- NULL: others are writing it, and what they have counted in may be there to stay.
     return held.entries is null
         or coalesce(held.entries >= registered.max_entries, false) or coalesce(held.bytes >= registered.max_bytes, false);
@@ -59,7 +59,7 @@ $$;
 comment on function pgcache_internal.is_full(types) is
 'Whether a type that was full by its counters still is. Of large tables most calls see 64 blocks only, and take more than 95 % for full.';
 
-create or replace function pgcache_internal.recount(type text, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.recount_admitted(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -67,7 +67,7 @@ as $$
 declare
     held record;
 begin
-    if (wait_for_turn(type, 100)).got and not keeps_its_snapshot() then
+    if (lock_eviction(type, 100)).got and not keeps_its_snapshot() then
         held := measure(type);
         perform set_counter(type, 'entries', held.entries);
         entries := held.entries;
@@ -79,10 +79,10 @@ exception when sqlstate 'UNDO0' then
 end
 $$;
 
-comment on function pgcache_internal.recount(text) is
+comment on function pgcache_internal.recount_admitted(text) is
 'Sets the counters of a type that evicts nothing to what its table holds, once nobody else is writing it; NULL if that takes longer than 0.1 s.';
 
-create or replace function pgcache_internal.check_room(registered types, bytes bigint) returns void
+create or replace function pgcache_internal.check_bytes(registered types, bytes bigint) returns void
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -109,7 +109,7 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_room(types, bigint) is
+comment on function pgcache_internal.check_bytes(types, bigint) is
 'Whether a value of so many bytes that was just written may stay. Errors: PC009 larger than max_bytes; more than there is room for in a type that evicts nothing.';
 
 create or replace function pgcache_internal.refuse_as_full(registered types) returns boolean
