@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +184,166 @@ def test_an_argument_that_cannot_be_part_of_a_key(argument: Any) -> None:
     f = Cache("", fail_soft=True).cached()(lambda a: a)
     with pytest.raises(TypeError, match=r"the argument a of .* cannot be part of a cache key"):
         f(argument)
+
+
+# Which function it is.
+
+
+def times(number: Any) -> Callable[[Any], Any]:
+    def multiply(x: Any) -> Any:
+        return x * number
+
+    return multiply
+
+
+def retried(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    log = object()
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            return log and [function(*args)] * count
+
+        return wrapper
+
+    return decorate
+
+
+class Scale:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __cache_key__(self) -> int:
+        return self.factor
+
+    def __call__(self, x: int) -> int:
+        return x * self.factor
+
+    def scaled(self, x: int) -> int:
+        return x * self.factor
+
+
+def product(x: int, y: int) -> int:
+    return x * y
+
+
+def same(x: Any) -> Any:
+    return x
+
+
+DIFFERENT: dict[str, list[Callable[[int], Any]]] = {
+    "lambdas": [lambda x: x + 1, lambda x: x * 10, lambda x: x + 2, lambda x: -x, lambda x: x in {"a", "b"}],
+    "captured numbers": [times(2), times(5), times(2.5), times(True)],
+    "captured JSON": [times([1]), times([2]), times("1"), times("2")],
+    "captured objects": [times(Scale(2)), times(Scale(5)), times(Scale)],
+    "captured lambdas": [retried(1)(lambda x: x + 1), retried(1)(lambda x: x + 2)],
+    "decorators": [retried(2)(same), retried(5)(same), same],
+    "partials": [functools.partial(product, 2), functools.partial(product, 5), functools.partial(product, y=5)],
+    "methods": [Scale(2).scaled, Scale(5).scaled],
+    "objects": [Scale(2), Scale(5)],
+    "built-in functions": [math.floor, math.sqrt],
+    "methods of built-in types": [[1, 2, 3, 3].count, [3].count],
+}
+
+
+@pytest.mark.parametrize("functions", DIFFERENT.values(), ids=DIFFERENT)
+def test_different_functions_have_different_keys(functions: list[Callable[[int], Any]]) -> None:
+    cache = Cache("")
+    keys = [cache.cached()(function).key(3) for function in functions]
+    assert len(set(keys)) == len(keys)
+    assert [cache.cached()(function).key(3) for function in functions] == keys
+
+
+def test_a_partial_shares_what_its_function_has() -> None:
+    cache = Cache("")
+    assert cache.cached()(functools.partial(product, 2)).key(3) == cache.cached()(product).key(2, y=3)
+
+
+def test_a_function_that_captures_itself_or_its_cache() -> None:
+    def make(cache: Cache) -> Any:
+        @cache.cached()
+        def factorial(n: int) -> int:
+            return n * int(factorial(n - 1)) if n and cache else 1
+
+        return factorial
+
+    cache = Cache("")
+    assert make(cache).key(3) == make(cache).key(3)
+    assert make(cache.for_tenant("a")).key(3) != make(cache.for_tenant("b")).key(3)
+
+
+def test_what_cannot_be_told_apart_is_refused() -> None:
+    cache = Cache("")
+    with pytest.raises(TypeError, match=r"times.<locals>.multiply uses the variable number.*key= to cached\(\)"):
+        cache.cached()(times(object()))
+    assert cache.cached(key=lambda x: f"k:{x}")(times(object())).key(3) == "k:3"
+    with pytest.raises(TypeError, match="not a function"):
+        cache.cached()(classmethod(same))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"does not tell its parameters: pass key= to cached\(\)"):
+        cache.cached()(dict)
+
+
+def test_without_parentheses(world: Any, cache: Any) -> None:
+    f = cache.cached(world.function(same))
+    assert f(3) == 3
+    assert cache.get("store", f.key(3)) == 3
+
+
+def test_static_and_class_methods() -> None:
+    with Cache("") as cache:
+
+        class Prices:
+            @cache.cached()
+            @staticmethod
+            def inner(x: int) -> int:
+                return x
+
+            @staticmethod
+            @cache.cached()
+            def outer(x: int) -> int:
+                return x
+
+        assert Prices().inner.key(3) == Prices.inner.key(3)
+        assert Prices().outer.key(3) == Prices.outer.key(3)
+        assert Prices().inner.__wrapped__(3) == 3
+
+
+SCRIPT = """
+import multiprocessing
+from pgcache_py import Cache
+
+@Cache("").cached
+def load(x):
+    return x
+
+def key(x):
+    return load.key(x)
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(key(1), *pool.map(key, [1]))
+"""
+
+
+def test_functions_of_scripts(tmp_path: Path) -> None:
+    def keys(*arguments: str, stdin: str = "", folder: Path = tmp_path) -> list[str]:
+        command = [sys.executable, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split()
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "job.py").write_text(SCRIPT)
+    first, second = keys("one/job.py"), keys("two/job.py")
+    assert first[0] == first[1] == keys("job.py", folder=tmp_path / "one")[0]
+    assert second[0] == second[1] != first[0]
+    as_module = keys("-m", "one.job")
+    assert as_module[0] == as_module[1] != first[0]
+    typed = SCRIPT.partition("if __name__")[0] + "\nprint(load.key(1))"
+    assert keys(stdin=typed) == keys("-c", typed) != keys("-c", typed.replace("return x", "return -x"))
 
 
 def test_objects_and_json_do_not_collide() -> None:

@@ -89,6 +89,10 @@ class Base:
         """Whose entries the calls see; None for the session's setting."""
         return self._tenant
 
+    def __cache_key__(self) -> str | None:
+        """What of it matters to the key of a function that uses it: whose entries it sees."""
+        return self._tenant
+
     def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         soft = self._soft
         if soft is None or call.otherwise is RAISE:

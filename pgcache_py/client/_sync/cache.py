@@ -7,11 +7,12 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry
+from ..function_key import FunctionKey
 from ..waiting import settle
 from ..wire import MISS, TTL, Row
 from .typed import TypedCaches
@@ -155,18 +156,31 @@ class Cache(TypedCaches):
         self.set(type, key, value, ttl)
         return value
 
+    @overload
+    def cached(self, type: Callable[P, T], /) -> CachedFunction[P, T]: ...
+
+    @overload
     def cached(
         self, type: str = "store", ttl: TTL = None, key: Callable[..., str] | None = None
-    ) -> Callable[[Callable[P, T]], CachedFunction[P, T]]:
+    ) -> Callable[[Callable[P, T]], CachedFunction[P, T]]: ...
+
+    def cached(
+        self, type: Any = "store", ttl: TTL = None, key: Callable[..., str] | None = None
+    ) -> CachedFunction[P, T] | Callable[[Callable[P, T]], CachedFunction[P, T]]:
         """A decorator that caches a function's results, which must be JSON values.
 
-        The key is made of the function's module, name and arguments; those have to be JSON values, or objects with a
-        method __cache_key__ (a method's own object too), else a call raises TypeError. key: makes the key from the
-        arguments instead. The function gains .invalidate(*args), .refresh(*args) and .key(*args).
+        The key is made of the function's module (of a script its file), name and arguments; those have to be JSON
+        values, or objects with a method __cache_key__ (a method's own object too), else a call raises TypeError. So
+        have the variables that a function captures of the one around it, as they are when it is decorated. key: makes
+        the key from the arguments instead. The function gains .invalidate(*args), .refresh(*args) and .key(*args).
         """
+        if not isinstance(type, str):
+            return self.cached()(type)
 
         def decorate(function: Callable[P, T]) -> CachedFunction[P, T]:
-            return CachedFunction(self, type, function, ttl, keys.FunctionKey(function, key))
+            if not callable(function):
+                raise TypeError(f"not a function: {function!r}. Write @classmethod and @property above @cached()")
+            return CachedFunction(self, type, function, ttl, FunctionKey(function, key))
 
         return decorate
 
@@ -296,7 +310,7 @@ class CachedFunction(Generic[P, T]):
 
     def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[..., T]:
         """The function as a method of an object."""
-        if instance is None:
+        if instance is None or isinstance(self._function, staticmethod):
             return self
         method = MethodType(self._function, instance)
         return CachedFunction(self._cache, self._type, method, self._ttl, functools.partial(self._key, instance))
