@@ -27,6 +27,7 @@ from .errors import (
     NewerDatabaseError,
     NotANumberError,
     NotInstalledError,
+    NotTextError,
     PermissionDeniedError,
     PgcacheError,
     ReadOnlyError,
@@ -34,6 +35,7 @@ from .errors import (
     TypeExistsError,
     UnavailableError,
     UnknownTypeError,
+    UnrepresentableError,
 )
 from .keys import cache_key, cache_key_json
 from .version import __version__ as __version__
@@ -65,6 +67,7 @@ __all__ = [
     "NewerDatabaseError",
     "NotANumberError",
     "NotInstalledError",
+    "NotTextError",
     "PermissionDeniedError",
     "PgcacheError",
     "ReadOnlyError",
@@ -73,6 +76,7 @@ __all__ = [
     "TypeExistsError",
     "UnavailableError",
     "UnknownTypeError",
+    "UnrepresentableError",
     "cache_key",
     "cache_key_json",
 ]

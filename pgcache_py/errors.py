@@ -48,6 +48,20 @@ class InvalidValueError(PgcacheError, ValueError):
     """PC004, 22, 54: a value is no JSON, does not fit its type, or is more than PostgreSQL can take."""
 
 
+class UnrepresentableError(InvalidValueError):
+    """22021, 22P05, or the client's own check: a text or value that PostgreSQL, or Python, cannot hold.
+
+    NUL, half a surrogate, a character that the database's encoding lacks; a value that SQL stored and that is nested
+    too deeply for Python's JSON. In fail-soft mode a miss, since it comes with the data.
+    """
+
+
+class NotTextError(UnrepresentableError, TypeError):
+    """Bytes where a text is due, such as for a key."""
+
+    default_hint = "Decode it, or make a text of it with .hex()."
+
+
 class DimensionError(InvalidValueError):
     """PC005: a vector does not have the dimensions that the type is configured for."""
 
@@ -164,6 +178,8 @@ _CLASSES: dict[str, type[PgcacheError]] = {
     "22007": InvalidTTLError,
     "22008": InvalidTTLError,
     "22015": InvalidTTLError,
+    "22021": UnrepresentableError,
+    "22P05": UnrepresentableError,
     "25006": ReadOnlyError,
     "25P02": AbortedTransactionError,
     "3F000": NotInstalledError,

@@ -105,7 +105,8 @@ class Call(Generic[T]):
     function: with its parameters, $1 and so on. read: makes the result of the reply. otherwise: the result in fail-soft
     mode when the cache cannot be had; RAISE if there is none. tier: what the call means for the hot tier. rows: the
     function returns a table. repeatable: calling it twice does no harm, if the connection was lost during the first
-    call. binary: the reply is in binary format. schema: pgcache_internal for what users do not call themselves.
+    call. binary: the reply is in binary format. takes_bytes: some parameters are bytes. schema: pgcache_internal for
+    what users do not call themselves.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Call(Generic[T]):
         rows: bool = False,
         repeatable: bool = True,
         binary: bool = False,
+        takes_bytes: bool = False,
         schema: str = "pgcache",
     ) -> None:
         self.name = function.partition("(")[0]
@@ -126,6 +128,7 @@ class Call(Generic[T]):
         self.tier = tier
         self.repeatable = repeatable
         self.binary = binary
+        self.takes_bytes = takes_bytes
         scope = SCOPE.format(function.count("$") + 1)
         if rows:
             self.sql = f"SELECT * FROM {schema}.{function}"  # noqa: S608 (all of it is ours)
@@ -178,12 +181,12 @@ def _entry(result: PGresult, encoding: str) -> Entry | None:
 # The calls.
 
 
-def flag(function: str, *, tier: Tier, repeatable: bool = True) -> Call[bool]:
-    return Call(function, read_flag, False, tier=tier, repeatable=repeatable)
+def flag(function: str, *, tier: Tier, repeatable: bool = True, takes_bytes: bool = False) -> Call[bool]:
+    return Call(function, read_flag, False, tier=tier, repeatable=repeatable, takes_bytes=takes_bytes)
 
 
-def count(function: str, *, tier: Tier, repeatable: bool = True) -> Call[int]:
-    return Call(function, read_count, 0, tier=tier, repeatable=repeatable)
+def count(function: str, *, tier: Tier) -> Call[int]:
+    return Call(function, read_count, 0, tier=tier)
 
 
 def _set(type: str, key: str, value: str, ttl: str | None) -> Write:
@@ -193,7 +196,7 @@ def _set(type: str, key: str, value: str, ttl: str | None) -> Write:
 GET = Call("cache_get($1, $2)", read_value, MISS, tier=Reads(generic))
 SET = flag("cache_set($1, $2, $3, $4)", tier=Writes(_set))
 ADD = flag("cache_add($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
-INCR = count("cache_incr($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
+INCR: Call[int] = Call("cache_incr($1, $2, $3, $4)", read_count, 0, tier=Changes(generic), repeatable=False)
 GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_document, {}, tier=SEVERAL)
 SET_MANY = count("cache_set_many_json($1, $2, $3)", tier=SEVERAL)
 EXISTS = flag("cache_exists($1, $2)", tier=BYPASSES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 
 from psycopg.errors import OperationalError
@@ -13,10 +15,13 @@ from ..errors import (
     BrokenError,
     BusyError,
     CacheFullError,
+    InvalidValueError,
     NotInstalledError,
     PermissionDeniedError,
+    PgcacheError,
     ReadOnlyError,
     UnavailableError,
+    UnrepresentableError,
 )
 
 logger = logging.getLogger("pgcache")
@@ -33,6 +38,19 @@ ABSORBED = (
     PermissionDeniedError,
     ReadOnlyError,
     UnavailableError,
+    UnrepresentableError,
+)
+
+# Failures to store a value that do not concern who computed it.
+UNKEPT = (
+    BrokenError,
+    BusyError,
+    CacheFullError,
+    InvalidValueError,
+    NotInstalledError,
+    PermissionDeniedError,
+    ReadOnlyError,
+    UnavailableError,
 )
 
 # For how long an unavailable server is left alone, in seconds: first, and after it was found so again and again.
@@ -42,6 +60,20 @@ LONGEST_REST = 15.0
 # A timeout used in fail-soft mode if none is given, in seconds: without one, a server that never answers would make
 # every call wait for ever.
 TIMEOUT = 5.0
+
+
+@contextmanager
+def keeping(cache: str, but: tuple[type[PgcacheError], ...] = ()) -> Iterator[None]:
+    """Store what was computed. If that fails it is logged: who has paid for it gets it all the same.
+
+    but: errors that are raised.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except UNKEPT as error:
+        logger.warning("what was computed is not cached in %s: %s", cache, error)
 
 
 class FailSoft:

@@ -76,7 +76,7 @@ GET_EMBEDDING = Call(
     tier=Reads(_embedding, lambda value: vector(value["embedding"])),
     binary=True,
 )
-SET_EMBEDDING = flag("cache_set_embedding($1, $2, $3, $4)", tier=Changes(_embedding))
+SET_EMBEDDING = flag("cache_set_embedding($1, $2, $3, $4)", tier=Changes(_embedding), takes_bytes=True)
 GET_EMBEDDINGS: Call[dict[str, bytes]] = Call(
     "cache_get_embeddings($1, $2)", _read_vectors, {}, tier=BYPASSES, rows=True, binary=True
 )
@@ -84,8 +84,10 @@ SET_EMBEDDINGS = count("cache_set_embeddings($1, $2, $3, $4)", tier=SEVERAL)
 
 # vector_search. The key is made of PostgreSQL's way to write a float, which a client does not know.
 
-GET_VECTOR_SEARCH = Call("cache_get_vector_search($1, $2, $3, $4)", read_document, None, tier=BYPASSES)
-SET_VECTOR_SEARCH = flag("cache_set_vector_search($1, $2, $3, $4, $5, $6)", tier=BYPASSES)
+GET_VECTOR_SEARCH = Call(
+    "cache_get_vector_search($1, $2, $3, $4)", read_document, None, tier=BYPASSES, takes_bytes=True
+)
+SET_VECTOR_SEARCH = flag("cache_set_vector_search($1, $2, $3, $4, $5, $6)", tier=BYPASSES, takes_bytes=True)
 INVALIDATE_USER = count("cache_invalidate_user($1)", tier=SWEEPS)
 
 # audio
@@ -128,7 +130,7 @@ def _read_audio(result: PGresult, encoding: str) -> Audio | None:
 GET_AUDIO = Call(
     "cache_get_audio($1, $2, $3, $4)", _read_audio, None, tier=Reads(_audio, _audio_of), rows=True, binary=True
 )
-SET_AUDIO = flag("cache_set_audio($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", tier=Changes(_set_audio))
+SET_AUDIO = flag("cache_set_audio($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", tier=Changes(_set_audio), takes_bytes=True)
 
 # ai_worker. PostgreSQL also finds what is there under the keys of the service that came before.
 
@@ -154,9 +156,13 @@ def _set_face(image: bytes, tenant: str | None, embeddings: str, ttl: str | None
 
 
 GET_FACE = Call(
-    f"cache_get_face($1, {OWN.format(2)})", read_document, None, tier=Reads(_face, lambda value: value["embeddings"])
+    f"cache_get_face($1, {OWN.format(2)})",
+    read_document,
+    None,
+    tier=Reads(_face, lambda value: value["embeddings"]),
+    takes_bytes=True,
 )
-SET_FACE = flag(f"cache_set_face($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set_face))
+SET_FACE = flag(f"cache_set_face($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set_face), takes_bytes=True)
 
 # phash
 
@@ -170,9 +176,13 @@ def _set_phash(image: bytes, tenant: str | None, phash: str, ttl: str | None) ->
 
 
 GET_PHASH = Call(
-    f"cache_get_phash($1, {OWN.format(2)})", read_text, None, tier=Reads(_phash, lambda value: value["phash"])
+    f"cache_get_phash($1, {OWN.format(2)})",
+    read_text,
+    None,
+    tier=Reads(_phash, lambda value: value["phash"]),
+    takes_bytes=True,
 )
-SET_PHASH = flag(f"cache_set_phash($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set_phash))
+SET_PHASH = flag(f"cache_set_phash($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set_phash), takes_bytes=True)
 
 # crawl
 
@@ -206,5 +216,6 @@ CRAWL_SHOULD_SKIP = Call(
     Skip(False, None),
     tier=Reads(_crawl, lambda value: Skip(True, value["raw_key"])),
     rows=True,
+    takes_bytes=True,
 )
-CRAWL_STORE = flag(f"crawl_store($1, $2, $3, $4, {OWN.format(5)}, $6)", tier=Writes(_store_crawled))
+CRAWL_STORE = flag(f"crawl_store($1, $2, $3, $4, {OWN.format(5)}, $6)", tier=Writes(_store_crawled), takes_bytes=True)

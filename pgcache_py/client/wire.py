@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -18,7 +19,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 
-from ..errors import InvalidTTLError, InvalidValueError
+from ..errors import InvalidTTLError, InvalidValueError, NotTextError, UnrepresentableError
 
 if TYPE_CHECKING:
     import numpy
@@ -92,16 +93,65 @@ def vector_array(data: bytes) -> NDArray[numpy.float32]:
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _decode_json = json.JSONDecoder().raw_decode
+# int() refuses more than 4,300 digits.
+_decode_long_numbers = json.JSONDecoder(parse_int=lambda digits: int(Decimal(digits))).raw_decode
 
 
 def json_text(value: object) -> str:
-    """JSON text of a value; what JSON does not know is an InvalidValueError."""
+    """JSON text of a value; what would not come back as it is, is an InvalidValueError."""
     try:
-        return _encode_json(value)
+        text = _encode_json(value)
+        check_names(value)
+        # PostgreSQL writes 1e16 out, and without a point an int would come back.
+        return _positional(value) if "e+" in text else text
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValueError(
-            f"not a JSON value: {error}", hint="Use dict, list, str, int, float, bool, None."
+            f"not a JSON value: {error}", hint="Use dict with str as keys, list, str, int, float, bool, None."
         ) from error
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
+def check_names(value: object) -> None:
+    """Refuse other keys than texts, of which JSON would make texts."""
+    todo = [] if type(value) in _SCALARS else [value]
+    for each in todo:
+        if isinstance(each, dict):
+            try:
+                "".join(each)
+            except TypeError:
+                name = next(name for name in each if not isinstance(name, str))
+                raise TypeError(f"expected str as a key, not {type(name).__name__}: {name!r}") from None
+            inside: Collection[object] = each.values()
+        elif isinstance(each, list | tuple):
+            inside = each
+        else:
+            continue
+        if not _SCALARS.issuperset(map(type, inside)):
+            todo += [inner for inner in inside if type(inner) not in _SCALARS]
+
+
+def _positional(value: object) -> str:
+    """JSON text in which a float has a point, and no exponent above zero."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_encode_json(name)}:{_positional(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_positional, value)) + "]"
+    text = _encode_json(value)
+    return f"{Decimal(text):f}.0" if isinstance(value, float) and "e+" in text else text
+
+
+def json_value(text: str) -> tuple[Any, int]:
+    """The value that a text begins with, and where it ends. Raises ValueError if it is no JSON."""
+    try:
+        return _decode_json(text)
+    except RecursionError as error:
+        raise UnrepresentableError("the stored value is nested too deeply for Python's JSON") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _decode_long_numbers(text)
 
 
 def interval(ttl: TTL) -> str | None:
@@ -130,7 +180,7 @@ def _quoted(item: str | None) -> str:
 
 
 def json_object(values: Mapping[str, object]) -> str:
-    """JSON text of an object; unlike json.dumps this does not make texts of keys that are none."""
+    """JSON text of an object whose keys are those of entries."""
     for key in values:
         if not isinstance(key, str):
             raise TypeError(f"expected str, not {type(key).__name__}: {key!r}")
@@ -145,21 +195,29 @@ def boolean(value: bool | None) -> str | None:
     return None if value is None else str(value)
 
 
-def encoded(params: Params) -> tuple[list[bytes | None], list[Format] | None]:
-    """The parameters as they go over the wire, in UTF-8, and the format of each, None if all are text.
+def encoded(
+    params: Params, *, takes_bytes: bool, encoding: str = "utf-8"
+) -> tuple[list[bytes | None], list[Format] | None]:
+    """The parameters as they go over the wire, and the format of each, None if all are text.
 
-    Refuses what PostgreSQL would take for something else: 5 is not '5', and libpq ends a text at its first NUL.
+    Refuses what PostgreSQL would take for something else: 5 is not '5', and libpq ends a text at its first NUL. And
+    what it refuses itself, since that would abort the caller's transaction.
     """
     values: list[bytes | None] = []
     formats = None
     for param in params:
         if isinstance(param, str):
             if "\0" in param:
-                raise InvalidValueError("a text cannot contain the character NUL")
-            values.append(param.encode())
+                raise UnrepresentableError("a text cannot contain the character NUL", hint="Take it out.")
+            try:
+                values.append(param.encode(encoding))
+            except UnicodeEncodeError as error:
+                raise UnrepresentableError(f"a text that PostgreSQL cannot hold: {error}") from error
         elif param is None:
             values.append(None)
         elif isinstance(param, bytes):
+            if not takes_bytes:
+                raise NotTextError(f"expected str, not bytes: {param[:40]!r}")
             values.append(param)
             formats = [Format.BINARY if isinstance(each, bytes) else Format.TEXT for each in params]
         else:
@@ -176,12 +234,12 @@ def read_nothing(result: PGresult, encoding: str) -> None:
 
 def read_value(result: PGresult, encoding: str) -> Any:
     data = result.get_value(0, 0)
-    return MISS if data is None else _decode_json(data.decode(encoding))[0]
+    return MISS if data is None else json_value(data.decode(encoding))[0]
 
 
 def read_document(result: PGresult, encoding: str) -> Any:
     data = result.get_value(0, 0)
-    return None if data is None else _decode_json(data.decode(encoding))[0]
+    return None if data is None else json_value(data.decode(encoding))[0]
 
 
 def read_text(result: PGresult, encoding: str) -> str | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg.pq.abc import PGresult
 
 from ..client.calls import BYPASSES, Call, T
-from ..client.wire import Params, read_count, read_flag
+from ..client.wire import MISS, Params, json_value, read_count, read_flag
 
 
 def located(locate: Callable[..., T], params: Params) -> T | None:
@@ -22,8 +22,9 @@ def located(locate: Callable[..., T], params: Params) -> T | None:
 
 
 class Found(NamedTuple):
-    """What hot_get returns. text: the value in JSON, None on a miss. ttl_ms: for how long Redis may keep it."""
+    """What hot_get returns. value: MISS if there is none. text: it in JSON. ttl_ms: for how long Redis may keep it."""
 
+    value: Any
     text: bytes | None
     version: int
     ttl_ms: int
@@ -46,17 +47,16 @@ class Identity(NamedTuple):
     prefix: str
 
 
-UNREAD = Found(None, 0, 0, False)
+UNREAD = Found(MISS, None, 0, 0, False)
 """In fail-soft mode, when PostgreSQL was not asked."""
 
 
-def _utf8(data: bytes | None, encoding: str) -> bytes | None:
-    return data if data is None or encoding == "utf-8" else data.decode(encoding).encode()
-
-
 def _found_at(result: PGresult, encoding: str, row: int, column: int) -> Found:
-    text, version, ttl_ms, may_push = (result.get_value(row, column + each) for each in range(4))
-    return Found(_utf8(text, encoding), int(version or 0), int(ttl_ms or 0), may_push == b"t")
+    data, version, ttl_ms, may_push = (result.get_value(row, column + each) for each in range(4))
+    if data is None:
+        return Found(MISS, None, int(version or 0), int(ttl_ms or 0), may_push == b"t")
+    text = data.decode(encoding)
+    return Found(json_value(text)[0], text.encode(), int(version or 0), int(ttl_ms or 0), may_push == b"t")
 
 
 def _found(result: PGresult, encoding: str) -> Found:
@@ -74,7 +74,8 @@ def _found_many(result: PGresult, encoding: str) -> dict[str, Found]:
 
 def _stored(result: PGresult, encoding: str) -> Stored:
     stored, version, ttl_ms, text = (result.get_value(0, column) for column in range(4))
-    return Stored(stored == b"t", int(version or 0), int(ttl_ms or 0), _utf8(text, encoding))
+    utf8 = text if text is None or encoding == "utf-8" else text.decode(encoding).encode()
+    return Stored(stored == b"t", int(version or 0), int(ttl_ms or 0), utf8)
 
 
 def _identity(result: PGresult, encoding: str) -> Identity:

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 
 import psycopg
 
-from ...errors import translated
+from ...errors import UnrepresentableError, translated
 from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft
 from ..wire import Row
@@ -44,6 +44,7 @@ class AsyncBase:
             timeout = TIMEOUT
         self._tenant = tenant
         self._view = False
+        self._contained = False
         self._soft = FailSoft() if fail_soft else None
         self._source = self._open(source, fail_soft, timeout)
 
@@ -80,7 +81,14 @@ class AsyncBase:
         for name in view.__dict__.keys() - self._shared:
             del view.__dict__[name]  # the typed caches, which belong to this one
         view._tenant = tenant
+        view._contained = self._contained
         view._view = True
+        return view
+
+    def _in_savepoints(self: Self) -> Self:
+        """The same cache, whose errors do not abort a transaction of the caller's."""
+        view = self.for_tenant(self._tenant)
+        view._contained = True
         return view
 
     @property
@@ -96,17 +104,19 @@ class AsyncBase:
         soft = self._soft
         if soft is None or call.otherwise is RAISE:
             try:
-                return await self._source.run(call, params, self._tenant)
+                return await self._source.run(call, params, self._tenant, self._contained)
             except psycopg.Error as error:
                 raise translated(error) from error
         if soft.resting():
             return call.otherwise
         try:
-            result = await self._source.run(call, params, self._tenant)
-        except psycopg.Error as error:
-            failure = translated(error)
+            result = await self._source.run(call, params, self._tenant, self._contained)
+        except (psycopg.Error, UnrepresentableError) as error:
+            failure = error if isinstance(error, UnrepresentableError) else translated(error)
             if soft.absorbs(call.name, failure):
                 return call.otherwise
+            if failure is error:
+                raise
             raise failure from error
         if soft.incidents:
             soft.succeeded(call.name)

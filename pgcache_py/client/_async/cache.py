@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry
+from ..failsoft import keeping
 from ..function_key import FunctionKey
 from ..waiting import settle_async
 from ..wire import MISS, TTL, Row
@@ -152,7 +153,8 @@ class AsyncCache(AsyncTypedCaches):
     async def recompute(self, type: str, key: str, compute: Callable[[], Awaitable[T]], ttl: TTL = None) -> T:
         """What compute returns, which is cached in place of what is there."""
         value = await settle_async(compute())
-        await self.set(type, key, value, ttl)
+        with keeping(type):
+            await self._in_savepoints().set(type, key, value, ttl)
         return value
 
     @overload

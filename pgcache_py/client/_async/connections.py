@@ -40,7 +40,8 @@ WHERE pg_catalog.pg_backend_pid() = $2::integer"""
 class AsyncSource(Protocol):
     """What an AsyncCache runs its calls on."""
 
-    async def run(self, call: Call[T], params: Params, tenant: str | None) -> T: ...
+    async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
+        """contained: an error must not abort the caller's transaction."""
 
     async def report(self, query: str) -> list[Row]: ...
 
@@ -68,7 +69,7 @@ class AsyncOwnConnection:
         self._direct = False
         self._prepared: dict[str, bytes] = {}
 
-    async def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
+    async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         statement, params = call.statement(params, tenant)
         deadline = None if self._timeout is None else monotonic() + self._timeout + GRACE
         await acquire_async(self._lock, deadline)
@@ -144,7 +145,7 @@ class AsyncOwnConnection:
         self, connection: AnyConnection, call: Call[T], statement: str, params: Params, deadline: float | None
     ) -> PGresult:
         pgconn = connection.pgconn
-        values, formats = encoded(params)
+        values, formats = encoded(params, takes_bytes=call.takes_bytes)
         try:
             if self._direct:
                 name = self._prepared.get(statement) or await self._prepare(pgconn, statement, deadline)
@@ -189,7 +190,7 @@ class AsyncOwnConnection:
 class AsyncBorrowedConnection:
     """The caller's connection: calls are part of the caller's transaction, and its settings and time limits hold.
 
-    contained: an error must not abort that transaction, so each call in one gets a savepoint, in the same round trip.
+    contained: no error must abort that transaction, so each call in one gets a savepoint, in the same round trip.
     """
 
     def __init__(self, connection: AnyConnection, contained: bool) -> None:
@@ -197,10 +198,10 @@ class AsyncBorrowedConnection:
         self._contained = contained
         self._lock = AsyncLock()
 
-    async def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
+    async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = self._connection
         status = connection.pgconn.transaction_status
-        if not self._contained or (connection.autocommit and status == TransactionStatus.IDLE):
+        if not (self._contained or contained) or (connection.autocommit and status == TransactionStatus.IDLE):
             return await execute(connection, call, params, tenant)
         if status == TransactionStatus.INERROR:
             raise errors.InFailedSqlTransaction("the transaction is aborted already")
@@ -247,7 +248,7 @@ class AsyncPooledConnections:
         self._pool = pool
         self._timeout = timeout
 
-    async def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
+    async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = await self._take(call)
         try:
             return await execute_alone(connection, call, params, tenant)
@@ -301,7 +302,7 @@ async def execute_alone(connection: AnyConnection, call: Call[T], params: Params
 
 async def send(connection: AnyConnection, call: Call[T], params: Params, tenant: str | None) -> AnyCursor:
     statement, params = call.statement(params, tenant)
-    _, formats = encoded(params)  # which also checks them; the text may have to be in another encoding
+    _, formats = encoded(params, takes_bytes=call.takes_bytes, encoding=connection.info.encoding)  # and checks them
     cursor = AsyncRawCursor(connection)
     # Whatever the caller has registered.
     cursor.adapters.register_dumper(str, StrDumperUnknown)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from ...errors import InvalidValueError
 from .. import typed_calls, wire
+from ..failsoft import keeping
 from ..typed_calls import Audio, Skip
 from ..waiting import settle_async
 from ..wire import TTL, Array, Row
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Self = TypeVar("Self", bound="AsyncTypedCache")
+
+
 class AsyncTypedCache:
     """One of the built-in types. Errors are those of the generic calls; see Cache."""
 
     def __init__(self, cache: AsyncBase) -> None:
         self._cache = cache
         self._run = cache._run
+
+    def _in_savepoints(self: Self) -> Self:
+        return self.__class__(self._cache._in_savepoints())
 
 
 class AsyncLLMCache(AsyncTypedCache):
@@ -75,15 +83,16 @@ class AsyncLLMCache(AsyncTypedCache):
         computed = await settle_async(compute())
         fields = {"response": computed} if isinstance(computed, str) else dict(computed)
         answer = {"provider": provider, **fields, "model": model}
-        await self.set(
-            prompt,
-            model,
-            answer["response"],
-            tokens_used=answer.get("tokens_used"),
-            context=context,
-            provider=answer["provider"],
-            ttl=ttl,
-        )
+        with keeping("llm"):
+            await self._in_savepoints().set(
+                prompt,
+                model,
+                answer["response"],
+                tokens_used=answer.get("tokens_used"),
+                context=context,
+                provider=answer["provider"],
+                ttl=ttl,
+            )
         return {name: value for name, value in answer.items() if value is not None}
 
 
@@ -141,7 +150,8 @@ class AsyncEmbeddingCache(AsyncTypedCache):
         if (vector := await self.get(text, model)) is not None:
             return vector
         computed = await settle_async(compute())
-        await self.set(text, model, computed, ttl=ttl)
+        with keeping("embedding"):
+            await self._in_savepoints().set(text, model, computed, ttl=ttl)
         return wire.vector_list(wire.vector(computed))
 
     async def get_or_compute_many(
@@ -159,8 +169,18 @@ class AsyncEmbeddingCache(AsyncTypedCache):
             computed = await settle_async(compute(missing))
             new = [wire.vector_list(wire.vector(vector)) for vector in computed]
             vectors.update(zip(missing, new, strict=True))
-            await self.set_many(missing, model, new, ttl=ttl)
+            await self._keep_many(missing, model, new, ttl)
         return [vectors[text] or [] for text in texts]
+
+    async def _keep_many(self, texts: Sequence[str], model: str, vectors: Sequence[Array], ttl: TTL) -> None:
+        cache = self._in_savepoints()
+        try:
+            with keeping("embedding", but=(InvalidValueError,)):
+                await cache.set_many(texts, model, vectors, ttl=ttl)
+        except InvalidValueError:  # all or none: the others by themselves
+            for text, vector in zip(texts, vectors, strict=True):
+                with keeping("embedding"):
+                    await cache.set(text, model, vector, ttl=ttl)
 
 
 class AsyncVectorSearchCache(AsyncTypedCache):
@@ -284,7 +304,8 @@ class AsyncAIWorkerCache(AsyncTypedCache):
         if (found := await self.get(prompt, model, schema_version)) is not None:
             return str(found["generated_sql"])
         generated = await settle_async(compute())
-        await self.set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
+        with keeping("ai_worker"):
+            await self._in_savepoints().set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
         return generated
 
     async def invalidate_schema(self, schema_version: str) -> int:

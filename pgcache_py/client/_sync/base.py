@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import psycopg
 
-from ...errors import translated
+from ...errors import UnrepresentableError, translated
 from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft
 from ..wire import Row
@@ -45,6 +45,7 @@ class Base:
             timeout = TIMEOUT
         self._tenant = tenant
         self._view = False
+        self._contained = False
         self._soft = FailSoft() if fail_soft else None
         self._source = self._open(source, fail_soft, timeout)
 
@@ -81,7 +82,14 @@ class Base:
         for name in view.__dict__.keys() - self._shared:
             del view.__dict__[name]  # the typed caches, which belong to this one
         view._tenant = tenant
+        view._contained = self._contained
         view._view = True
+        return view
+
+    def _in_savepoints(self: Self) -> Self:
+        """The same cache, whose errors do not abort a transaction of the caller's."""
+        view = self.for_tenant(self._tenant)
+        view._contained = True
         return view
 
     @property
@@ -97,17 +105,19 @@ class Base:
         soft = self._soft
         if soft is None or call.otherwise is RAISE:
             try:
-                return self._source.run(call, params, self._tenant)
+                return self._source.run(call, params, self._tenant, self._contained)
             except psycopg.Error as error:
                 raise translated(error) from error
         if soft.resting():
             return call.otherwise
         try:
-            result = self._source.run(call, params, self._tenant)
-        except psycopg.Error as error:
-            failure = translated(error)
+            result = self._source.run(call, params, self._tenant, self._contained)
+        except (psycopg.Error, UnrepresentableError) as error:
+            failure = error if isinstance(error, UnrepresentableError) else translated(error)
             if soft.absorbs(call.name, failure):
                 return call.otherwise
+            if failure is error:
+                raise
             raise failure from error
         if soft.incidents:
             soft.succeeded(call.name)

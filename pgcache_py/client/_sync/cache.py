@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry
+from ..failsoft import keeping
 from ..function_key import FunctionKey
 from ..waiting import settle
 from ..wire import MISS, TTL, Row
@@ -153,7 +154,8 @@ class Cache(TypedCaches):
     def recompute(self, type: str, key: str, compute: Callable[[], T], ttl: TTL = None) -> T:
         """What compute returns, which is cached in place of what is there."""
         value = settle(compute())
-        self.set(type, key, value, ttl)
+        with keeping(type):
+            self._in_savepoints().set(type, key, value, ttl)
         return value
 
     @overload

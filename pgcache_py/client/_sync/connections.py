@@ -41,7 +41,8 @@ WHERE pg_catalog.pg_backend_pid() = $2::integer"""
 class Source(Protocol):
     """What a Cache runs its calls on."""
 
-    def run(self, call: Call[T], params: Params, tenant: str | None) -> T: ...
+    def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
+        """contained: an error must not abort the caller's transaction."""
 
     def report(self, query: str) -> list[Row]: ...
 
@@ -69,7 +70,7 @@ class OwnConnection:
         self._direct = False
         self._prepared: dict[str, bytes] = {}
 
-    def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
+    def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         statement, params = call.statement(params, tenant)
         deadline = None if self._timeout is None else monotonic() + self._timeout + GRACE
         acquire(self._lock, deadline)
@@ -145,7 +146,7 @@ class OwnConnection:
         self, connection: AnyConnection, call: Call[T], statement: str, params: Params, deadline: float | None
     ) -> PGresult:
         pgconn = connection.pgconn
-        values, formats = encoded(params)
+        values, formats = encoded(params, takes_bytes=call.takes_bytes)
         try:
             if self._direct:
                 name = self._prepared.get(statement) or self._prepare(pgconn, statement, deadline)
@@ -190,7 +191,7 @@ class OwnConnection:
 class BorrowedConnection:
     """The caller's connection: calls are part of the caller's transaction, and its settings and time limits hold.
 
-    contained: an error must not abort that transaction, so each call in one gets a savepoint, in the same round trip.
+    contained: no error must abort that transaction, so each call in one gets a savepoint, in the same round trip.
     """
 
     def __init__(self, connection: AnyConnection, contained: bool) -> None:
@@ -198,10 +199,10 @@ class BorrowedConnection:
         self._contained = contained
         self._lock = Lock()
 
-    def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
+    def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = self._connection
         status = connection.pgconn.transaction_status
-        if not self._contained or (connection.autocommit and status == TransactionStatus.IDLE):
+        if not (self._contained or contained) or (connection.autocommit and status == TransactionStatus.IDLE):
             return execute(connection, call, params, tenant)
         if status == TransactionStatus.INERROR:
             raise errors.InFailedSqlTransaction("the transaction is aborted already")
@@ -248,7 +249,7 @@ class PooledConnections:
         self._pool = pool
         self._timeout = timeout
 
-    def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
+    def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = self._take(call)
         try:
             return execute_alone(connection, call, params, tenant)
@@ -302,7 +303,7 @@ def execute_alone(connection: AnyConnection, call: Call[T], params: Params, tena
 
 def send(connection: AnyConnection, call: Call[T], params: Params, tenant: str | None) -> AnyCursor:
     statement, params = call.statement(params, tenant)
-    _, formats = encoded(params)  # which also checks them; the text may have to be in another encoding
+    _, formats = encoded(params, takes_bytes=call.takes_bytes, encoding=connection.info.encoding)  # and checks them
     cursor = RawCursor(connection)
     # Whatever the caller has registered.
     cursor.adapters.register_dumper(str, StrDumperUnknown)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from ...errors import InvalidValueError
 from .. import typed_calls, wire
+from ..failsoft import keeping
 from ..typed_calls import Audio, Skip
 from ..waiting import settle
 from ..wire import TTL, Array, Row
@@ -18,12 +20,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Self = TypeVar("Self", bound="TypedCache")
+
+
 class TypedCache:
     """One of the built-in types. Errors are those of the generic calls; see Cache."""
 
     def __init__(self, cache: Base) -> None:
         self._cache = cache
         self._run = cache._run
+
+    def _in_savepoints(self: Self) -> Self:
+        return self.__class__(self._cache._in_savepoints())
 
 
 class LLMCache(TypedCache):
@@ -76,15 +84,16 @@ class LLMCache(TypedCache):
         computed = settle(compute())
         fields = {"response": computed} if isinstance(computed, str) else dict(computed)
         answer = {"provider": provider, **fields, "model": model}
-        self.set(
-            prompt,
-            model,
-            answer["response"],
-            tokens_used=answer.get("tokens_used"),
-            context=context,
-            provider=answer["provider"],
-            ttl=ttl,
-        )
+        with keeping("llm"):
+            self._in_savepoints().set(
+                prompt,
+                model,
+                answer["response"],
+                tokens_used=answer.get("tokens_used"),
+                context=context,
+                provider=answer["provider"],
+                ttl=ttl,
+            )
         return {name: value for name, value in answer.items() if value is not None}
 
 
@@ -138,7 +147,8 @@ class EmbeddingCache(TypedCache):
         if (vector := self.get(text, model)) is not None:
             return vector
         computed = settle(compute())
-        self.set(text, model, computed, ttl=ttl)
+        with keeping("embedding"):
+            self._in_savepoints().set(text, model, computed, ttl=ttl)
         return wire.vector_list(wire.vector(computed))
 
     def get_or_compute_many(
@@ -156,8 +166,18 @@ class EmbeddingCache(TypedCache):
             computed = settle(compute(missing))
             new = [wire.vector_list(wire.vector(vector)) for vector in computed]
             vectors.update(zip(missing, new, strict=True))
-            self.set_many(missing, model, new, ttl=ttl)
+            self._keep_many(missing, model, new, ttl)
         return [vectors[text] or [] for text in texts]
+
+    def _keep_many(self, texts: Sequence[str], model: str, vectors: Sequence[Array], ttl: TTL) -> None:
+        cache = self._in_savepoints()
+        try:
+            with keeping("embedding", but=(InvalidValueError,)):
+                cache.set_many(texts, model, vectors, ttl=ttl)
+        except InvalidValueError:  # all or none: the others by themselves
+            for text, vector in zip(texts, vectors, strict=True):
+                with keeping("embedding"):
+                    cache.set(text, model, vector, ttl=ttl)
 
 
 class VectorSearchCache(TypedCache):
@@ -277,7 +297,8 @@ class AIWorkerCache(TypedCache):
         if (found := self.get(prompt, model, schema_version)) is not None:
             return str(found["generated_sql"])
         generated = settle(compute())
-        self.set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
+        with keeping("ai_worker"):
+            self._in_savepoints().set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
         return generated
 
     def invalidate_schema(self, schema_version: str) -> int:

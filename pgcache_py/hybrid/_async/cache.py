@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -341,7 +340,7 @@ class AsyncHybridCache(AsyncCache):
             self._tier.give_back([lease])
             raise
         await self._push(type, {key: lease}, {key: found})
-        return MISS if found.text is None else json.loads(found.text)
+        return found.value
 
     async def _read_many(self, type: str, names: dict[str, bytes]) -> dict[str, Any]:
         tier = self._tier
@@ -379,17 +378,17 @@ class AsyncHybridCache(AsyncCache):
             self._tier.give_back(leases.values())
             raise
         await self._push(type, leases, found)
-        return {key: json.loads(each.text) for key, each in found.items() if each.text is not None}
+        return {key: each.value for key, each in found.items() if each.value is not MISS}
 
     async def _push(self, type: str, leases: Mapping[str, Lease | None], answers: Mapping[str, Found]) -> None:
         """Put PostgreSQL's answers into Redis."""
         tier, pushes = self._tier, []
         for key, lease in leases.items():
-            text, version, ttl_ms, may_push = answers.get(key, UNREAD)
-            if lease and may_push and text is not None:
-                pushes.append(Push(lease, version, ttl_ms, text))
-            elif lease and may_push and self._negative:
-                pushes.append(Push(lease, version, min(ttl_ms, NEGATIVE_MS), b""))
+            found = answers.get(key, UNREAD)
+            if lease and found.may_push and found.text is not None:
+                pushes.append(Push(lease, found.version, found.ttl_ms, found.text))
+            elif lease and found.may_push and self._negative:
+                pushes.append(Push(lease, found.version, min(found.ttl_ms, NEGATIVE_MS), b""))
             else:
                 tier.give_back([lease])
         tier.counts["backfills"] += sum(await tier.push(pushes))

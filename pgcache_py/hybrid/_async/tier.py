@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 from collections import Counter, defaultdict, deque
@@ -21,6 +20,7 @@ from redis.exceptions import ConnectionError, NoScriptError, ResponseError
 
 from ...client.failsoft import logger
 from ...client.waiting import AsyncSlots, forget_in_children
+from ...client.wire import json_value
 from ...relay.scripts import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
 from ..breaker import Breaker
 from ..calls import Identity
@@ -80,7 +80,6 @@ class _Script:
 
 
 _LEASE, _PUSH = _Script(LEASE), _Script(PUSH)
-_decode_json = json.JSONDecoder().raw_decode
 
 
 def command(*parts: bytes) -> bytes:
@@ -531,8 +530,8 @@ def content(epoch: bytes, entry: bytes | None) -> Any:
         text = entry[entry.index(b":", len(epoch) + 1) + 1 :].decode()
         if not text:
             return ABSENT
-        value, end = _decode_json(text)
-    except (ValueError, RecursionError):
+        value, end = json_value(text)
+    except ValueError:
         return Spoilt()
     return value if end == len(text) else Spoilt()
 
