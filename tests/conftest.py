@@ -45,9 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     chosen = config.getoption("server")
     for name in chosen:
-        server = next((server for server in servers if server.name == name), None)
-        if server is None:
-            raise pytest.UsageError(f"no server {name}: there are {', '.join(server.name for server in servers)}")
+        if name not in (names := [server.name for server in servers]):
+            raise pytest.UsageError(f"no server {name}: there are {', '.join(names)}")
+        server = servers[names.index(name)]
         if server.why_not:
             raise pytest.UsageError(f"{name} cannot run: {server.why_not}")
     for server in servers:
@@ -110,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            server = item.callspec.params.get("server")
+            server: Any = item.callspec.params.get("server")
             item.user_properties.append(("server", server.name if server else None))
 
 
@@ -118,7 +118,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     ran: Counter[str] = Counter()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
-            ran[dict(report.user_properties).get("server")] += 1
+            ran[str(dict(report.user_properties).get("server"))] += 1
     terminalreporter.section("servers")
     for server in config.stash[SERVERS]:
         outcome = f"not run: {server.why_not}" if server.why_not else f"ran {ran[server.name]} tests"

@@ -53,7 +53,7 @@ def test_decorator(world: Any, cache: Any) -> None:
         calls.append(a)
         return [a, b, list(rest), c, options]
 
-    f = cached = cache.cached("store", ttl=60)(world.function(f))
+    cached = cache.cached("store", ttl=60)(world.function(f))
     assert cached(1) == cached(1, 2) == cached(b=2, a=1) == cached(1, c=None) == [1, 2, [], None, {}]
     assert cached(1, x=1, y={"b": 1, "a": 2}) == cached(1, y={"a": 2, "b": 1}, x=1)
     assert len(calls) == 2
@@ -73,8 +73,8 @@ def test_decorator(world: Any, cache: Any) -> None:
     ]:
         assert cached(*args, **kwargs) == cached(*args, **kwargs)
     assert len(calls) == 14
-    assert f.invalidate(1, 2) is True
-    assert f.invalidate(1) is False
+    assert cached.invalidate(1, 2) is True
+    assert cached.invalidate(1) is False
     cached(b=2, a=1)
     assert len(calls) == 15
     cached.refresh(1)
@@ -94,7 +94,7 @@ def test_the_key_is_documented() -> None:
         assert f.key(1) == cache_key(name, '{"a":1,"b":"x"}')
         assert f.__name__ == "f"
         assert f.__doc__ == "What it does."
-        assert f.__wrapped__(3) == 3  # type: ignore[attr-defined]
+        assert f.__wrapped__(3) == 3
 
 
 def test_a_key_of_ones_own(world: Any, cache: Any) -> None:
@@ -159,6 +159,7 @@ def test_methods() -> None:
 def test_methods_are_computed_once(world: Any, cache: Any) -> None:
     class User:
         calls = 0
+        name: Any
 
         def __cache_key__(self) -> int:
             return 1
@@ -169,14 +170,14 @@ def test_methods_are_computed_once(world: Any, cache: Any) -> None:
 
     User.name = (
         cache.cached()(world.function(name)) if world.name == "sync" else cache.target.cached()(world.function(name))
-    )  # type: ignore[attr-defined]
+    )
     user = User()
     run = (lambda value: value) if world.name == "sync" else world.loop.run_until_complete
-    assert run(user.name("x")) == run(user.name(form="x")) == "x"  # type: ignore[attr-defined]
+    assert run(user.name("x")) == run(user.name(form="x")) == "x"
     assert user.calls == 1
-    assert run(user.name.refresh("x")) == "x"  # type: ignore[attr-defined]
+    assert run(user.name.refresh("x")) == "x"
     assert user.calls == 2
-    assert run(user.name.invalidate("x")) is True  # type: ignore[attr-defined]
+    assert run(user.name.invalidate("x")) is True
 
 
 @pytest.mark.parametrize("argument", [{1, 2}, object(), b"x", float("nan"), {1: 2}, [object()], lambda: 1])
@@ -377,7 +378,7 @@ def test_a_coroutine_function_needs_the_async_cache(dsn: str) -> None:
             return 1
 
         with pytest.raises(TypeError, match="AsyncCache"):
-            f()
+            f()  # type: ignore[unused-coroutine]
 
 
 def test_a_plain_function_in_the_async_cache(dsn: str) -> None:

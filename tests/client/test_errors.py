@@ -127,6 +127,7 @@ def fail(db: psycopg.Connection, sqlstate: str) -> psycopg.Error:
 def test_a_class_for_each_sqlstate(db: psycopg.Connection) -> None:
     for sqlstate, cls in CLASSES.items():
         error = translated(fail(db, sqlstate))
+        assert isinstance(error, PgcacheError)
         assert (type(error), error.message, error.sqlstate) == (cls, "what", sqlstate)
         if cls is not NotInstalledError:
             assert error.hint == "what next"

@@ -110,7 +110,7 @@ def test_sessions_that_are_ended_are_opened_again(tier: Tier, dsn: str) -> None:
         log.wait_for(AT_WORK)
         for times in (2, 3):
             tier.ask(f"SELECT pg_terminate_backend(pid) FROM ({RELAYS}) r")
-            wait_until(lambda times=times: log.count(AT_WORK) == times)  # type: ignore[misc]
+            wait_until(lambda times=times: log.count(AT_WORK) == times)
     assert sum("void" in line for line in log) == 1
 
 

@@ -39,5 +39,5 @@ class SlowCycle(Cycle):
 if __name__ == "__main__":
     conninfo, url, prefix, seed = sys.argv[1:]
     SlowCycle.chance = random.Random(seed)
-    relay.Cycle = SlowCycle  # type: ignore[misc]
+    vars(relay)["Cycle"] = SlowCycle
     relay.Relay(conninfo, url, prefix=prefix).run()

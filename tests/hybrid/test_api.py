@@ -66,7 +66,7 @@ def test_redis_keeps_an_entry_no_longer_than_its_type_says_nor_than_it_lives(
 
 
 def test_the_seeds_ttls(world: Any, db: psycopg.Connection) -> None:
-    ttls = dict(db.execute("SELECT type, ttl FROM pgcache.cache_hot_stats").fetchall())
+    ttls: dict[str, timedelta] = dict(db.execute("SELECT type, ttl FROM pgcache.cache_hot_stats").fetchall())
     assert ttls["face"] == timedelta(hours=1)
     assert ttls["vector_search"] == timedelta(minutes=5)
     assert ttls["phash"] == timedelta(hours=2)

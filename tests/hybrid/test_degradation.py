@@ -420,7 +420,8 @@ def test_redis_is_killed_during_a_load(dsn: str, private_tier: Tier, db: psycopg
 
     def client(number: int) -> int:
         """Has keys of its own, of which it always sees its last change; and reads those of the others."""
-        chance, written = random.Random(number), {}
+        chance = random.Random(number)
+        written: dict[str, str | None] = {}
         cache = HybridCache(dsn, tier.url, prefix=tier.prefix)
         calls = 0
         with cache:
@@ -440,7 +441,7 @@ def test_redis_is_killed_during_a_load(dsn: str, private_tier: Tier, db: psycopg
                     case _:
                         key = f"{chance.randrange(6)}/{chance.randrange(5)}"
                         history.read("client", key, cache.get("store", key), start, time.monotonic())
-        stored = dict(db.execute("SELECT cache_key, data FROM pgcache.cache_store").fetchall())
+        stored: dict[str, Any] = dict(db.execute("SELECT cache_key, data FROM pgcache.cache_store").fetchall())
         assert {key: stored.get(key) for key in written} == written, "a write was lost"
         return calls
 

@@ -60,7 +60,8 @@ def delayed(cache: HybridCache, chance: random.Random) -> HybridCache:
 
         return slowed
 
-    return with_steps(cache, slow)
+    delayed: HybridCache = with_steps(cache, slow)
+    return delayed
 
 
 def delayed_async(cache: AsyncHybridCache, chance: random.Random) -> AsyncHybridCache:
@@ -75,7 +76,8 @@ def delayed_async(cache: AsyncHybridCache, chance: random.Random) -> AsyncHybrid
 
         return slowed
 
-    return with_steps(cache, slow)
+    delayed: AsyncHybridCache = with_steps(cache, slow)
+    return delayed
 
 
 def with_steps(cache: Any, slow: Callable[[Callable[..., Any], float], Callable[..., Any]]) -> Any:
@@ -397,12 +399,13 @@ def test_no_read_returns_what_it_may_not(chaotic_tier: Tier, seed: int) -> None:
 
         chaos.start(lambda _: asyncio.run(async_clients()))
         chaos.run(10)
-    for cache in (*caches, plain):
-        cache.close()
+    for each in (*caches, plain):
+        each.close()
     counts: Counter[str] = Counter()
-    for cache in (*caches, *async_caches):
-        cache._tier.fold()
-        counts.update(cache._tier.counts)
+    hybrids: list[HybridCache | AsyncHybridCache] = [*caches, *async_caches]
+    for hybrid in hybrids:
+        hybrid._tier.fold()
+        counts.update(hybrid._tier.counts)
     violations = chaos.verdict()
     assert not violations, f"seed {seed}: {len(violations)} of {len(chaos.history.reads)}: {violations[:5]}"
     assert counts["served_unvouched"] == 0

@@ -63,7 +63,8 @@ def counts(cache: Any) -> Any:
 
 def identity_asked(cache: Any) -> list[None]:
     """Gets an element each time when PostgreSQL is asked."""
-    tier, asked = getattr(cache, "target", cache)._tier, []
+    tier = getattr(cache, "target", cache)._tier
+    asked: list[None] = []
     identify = tier._identify
     tier._identify = lambda: [asked.append(None), identify()][1]
     return asked

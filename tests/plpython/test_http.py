@@ -158,7 +158,7 @@ def test_a_token(dsn: str, endpoint: Standin, serve: Serve) -> None:
     client = serve(dsn, token="let-me-in")
     calls = [("POST", "/generate"), ("GET", "/cache/stats"), ("POST", "/cache/cleanup"), ("GET", "/metrics")]
     for given in (None, "Bearer wrong", "Basic let-me-in", "Bearer", "let-me-in", "Bearer let-me-in2", "Bearer ключ"):
-        headers = {"Authorization": given.encode()} if given else {}
+        headers = {b"Authorization": given.encode()} if given else {}
         for method, path in calls:
             assert client.request(method, path, json=USERS, headers=headers).status_code == 401
     assert client.get("/healthz").status_code == 200

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import docker
 import psycopg
@@ -69,11 +71,11 @@ class Container(Server):
 
     def start(self) -> None:
         # Neither a name server nor a route need be reachable from Docker's own network.
-        build = {"network_mode": "host", "buildargs": {"APT_SOURCES": host_apt_sources()}}
+        build: dict[str, Any] = {"network_mode": "host", "buildargs": {"APT_SOURCES": host_apt_sources()}}
         image = DockerImage(PROJECT, tag="pgcache-test", clean_up=False, **build).build()
         settings = [part for name, value in (SETTINGS | FOR_TESTS).items() for part in ("-c", f"{name}={value}")]
-        memory = {"env": {"PGDATA": "/dev/shm/data"}, "shm_size": "8g"} if IN_MEMORY else {}
-        self.container = DockerContainer(str(image), command=settings, ports=[5432], **memory)
+        memory: dict[str, Any] = {"env": {"PGDATA": "/dev/shm/data"}, "shm_size": "8g"} if IN_MEMORY else {}
+        self.container = DockerContainer(str(image), command=shlex.join(settings), ports=[5432], **memory)
         self.container.with_env("POSTGRES_PASSWORD", self._password).start()
         host, port = self.container.get_container_host_ip(), self.container.get_exposed_port(5432)
         self.conninfo = f"host={host} port={port} user=postgres password={self._password}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session
 
-READS = {
+READS: dict[str, Any] = {
     "cache_get('store', 'k')": 1,
     "cache_get('mine', 'k')": 1,
     "cache_get('volatile', 'k')": 1,

@@ -294,6 +294,9 @@ class AsyncCache(AsyncTypedCaches):
 class AsyncCachedFunction(Generic[P, T]):
     """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
+    __name__: str
+    __wrapped__: Callable[P, Awaitable[T]]
+
     def __init__(
         self,
         cache: AsyncCache,

@@ -295,6 +295,9 @@ class Cache(TypedCaches):
 class CachedFunction(Generic[P, T]):
     """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
+    __name__: str
+    __wrapped__: Callable[P, T]
+
     def __init__(
         self,
         cache: Cache,
