@@ -18,7 +18,7 @@ demo: .venv/ready-demo ## start an embedded PostgreSQL, install pgcache and show
 
 demo-hybrid: .venv/ready-dev ## the same with Redis in front, on a full local server and a Redis of its own
 	@$(BIN)/python -m tests.servers provision
-	@$(BIN)/python -m tests.demo_hybrid
+	@$(BIN)/python -m tools.demo_hybrid
 
 test: .venv/ready-dev ## run the tests on every server that this machine can run
 	@$(BIN)/python -m tests.servers provision

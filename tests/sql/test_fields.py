@@ -16,16 +16,18 @@ ANSWER = '{"source_lang": "de", "text": "Guten Tag", "tokens_used": 7, "model": 
 # kind: what comes back as it went in; what is refused.
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "string": (["", "a", "ä€😀", "'; --", '"', "\\", "@type {}", "x" * 5000], [1, True, [], {}]),
-    "count": ([0, 7, 999999999], [-1, 1.5, 1000000000, "7", True, [7]]),
-    "integer": ([0, -7, 10**17, -(10**17)], [1.5, 10**18, "7", False, {}]),
-    "number": ([0, -1.5, 6.02214076e23, 10**40, 0.1], ["1", True, []]),
-    "boolean": ([True, False], ["true", 0, 1, []]),
+    "count": ([0, 7, 999999999], [-1, 1.5, 1000000000, "7", "x", True, [7]]),
+    "integer": ([0, -7, 10**17, -(10**17)], [1.5, 10**18, "7", "x", False, {}]),
+    "number": ([0, -1.5, 6.02214076e23, 10**40, 0.1], ["1", "x", True, []]),
+    "boolean": ([True, False], ["true", "x", 0, 1, []]),
     "array": ([[], [1, None, {"a": None}], [[]]], [{}, "[]", 1]),
     "object": ([{}, {"a": None, "b": {"c": []}}], [[], "{}", 1]),
     "any": ([1, "1", [None], {"a": None}, False], []),
     "base64": (["", "AA==", "AAAA"], ["AAA", "AA==\n", "!!!!", 1, []]),
-    "vector": ([[1, 2.5, -3], [0.5]], [[], "[1,2]", [1, "2"], [None], [1e300], 1]),
+    "vector": ([[1, 2.5, -3], [0.5]], [[], "[1,2]", [1, "2"], [None], [1e300], [[1]], 1]),
 }
+NO_VECTORS: list[Any] = [[], [1e300], [[1]]]
+"""Arrays without texts, which pgvector refuses."""
 
 
 def create(session: Session, fields: str, options: str = "") -> None:

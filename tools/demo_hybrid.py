@@ -191,7 +191,12 @@ def servers() -> Iterator[tuple[str, Redis]]:
         os.chown(directory, server_user().pw_uid, -1)
         redis = Redis(directory)
         redis.start()
-        stack.callback(lambda: redis.running() and redis.stop())
+
+        @stack.callback
+        def stop_redis() -> None:
+            if redis.running():  # the demo kills it
+                redis.stop()
+
         dsn = local.dsn()
         report = install(dsn)
         show.line(
