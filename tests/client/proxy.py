@@ -24,6 +24,7 @@ class Proxy:
         self.dsn = make_conninfo(target, host="127.0.0.1", port=self._listener.getsockname()[1])
         self.round_trips = 0
         self.connections = 0
+        self._relays: list[threading.Thread] = []
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._flowing = threading.Event()
         self._flowing.set()
@@ -59,6 +60,10 @@ class Proxy:
     def admit(self) -> None:
         self._refusing = False
 
+    def idle(self) -> bool:
+        """Whether no connection is open any more."""
+        return not any(relay.is_alive() for relay in self._relays)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -74,8 +79,9 @@ class Proxy:
             server.connect(self._target[1])
             self._pairs.append((client, server))
             talk = _Talk(self)
-            threading.Thread(target=self._relay, args=(client, server, talk, True), daemon=True).start()
-            threading.Thread(target=self._relay, args=(server, client, talk, False), daemon=True).start()
+            for ends in ((client, server, talk, True), (server, client, talk, False)):
+                self._relays.append(threading.Thread(target=self._relay, args=ends, daemon=True))
+                self._relays[-1].start()
 
     def _relay(self, source: socket.socket, sink: socket.socket, talk: _Talk, from_client: bool) -> None:
         try:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import pytest
 
 from pgcache_py import AsyncCache, Cache, UnavailableError
 from tests.client.proxy import Proxy
+from tests.tools.waiting import wait_until
 
 
 def own(cache: Any) -> Any:
@@ -52,7 +52,7 @@ def test_a_lost_connection_is_opened_again(world: Any, proxy: Proxy, db: psycopg
     ]
     for number, call in enumerate(calls):
         terminate(db) if lose == "terminated" else proxy.cut()
-        time.sleep(0.02)  # for the news to arrive
+        wait_until(proxy.idle)
         call()
         assert proxy.connections == number + 2
     assert cache.get("store", "k") == 2
@@ -90,7 +90,7 @@ def test_a_pool_with_dead_connections(world: Any, proxy: Proxy, db: psycopg.Conn
     cache.set("store", "n", 0)
     for call in (lambda: cache.get("store", "n"), lambda: cache.incr("store", "n"), lambda: cache.get("store", "n")):
         terminate(db)
-        time.sleep(0.02)
+        wait_until(proxy.idle)
         call()
     assert cache.get("store", "n") == 1
 

@@ -21,6 +21,7 @@ from pgcache_py.hybrid import breaker
 from tests.client.proxy import Proxy
 from tests.hybrid.conftest import Tier, until, url_of
 from tests.hybrid.history import ABSENT, History
+from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -174,7 +175,7 @@ def test_connections_that_were_cut_are_no_outage(
     for _ in range(3):
         every_call(cache)
         redis_proxy.cut()
-        time.sleep(0.02)
+        wait_until(redis_proxy.idle)
     assert levels(log) == []
     until(lambda: warm(cache, private_world.tier))
 
@@ -378,7 +379,6 @@ def test_reads_go_on_without_postgresql(
                 call()
     assert cache.get("store", "a") == 1
     db_proxy.admit()
-    time.sleep(0.6 if fail_soft else 0)
     until(lambda: cache.set("store", "a", 3) is True)
     assert cache.get("store", "a") == 3
 
@@ -415,18 +415,18 @@ def test_both_down(private_world: Any, db_proxy: Proxy, fail_soft: bool, why: st
 def test_redis_is_killed_during_a_load(dsn: str, private_tier: Tier, db: psycopg.Connection) -> None:
     """No exception, no lost write, no wrong read, and hits of Redis once it is back."""
     tier, history, over = private_tier, History(), threading.Event()
+    calls: list[int] = []
     tier.settle()
     bound = 5.0  # the default
 
-    def client(number: int) -> int:
+    def client(number: int) -> None:
         """Has keys of its own, of which it always sees its last change; and reads those of the others."""
         chance = random.Random(number)
         written: dict[str, str | None] = {}
         cache = HybridCache(dsn, tier.url, prefix=tier.prefix)
-        calls = 0
         with cache:
             while not over.is_set():
-                calls += 1
+                calls.append(number)
                 key, start = f"{number}/{chance.randrange(5)}", time.monotonic()
                 match chance.randrange(6):
                     case 0:
@@ -443,19 +443,22 @@ def test_redis_is_killed_during_a_load(dsn: str, private_tier: Tier, db: psycopg
                         history.read("client", key, cache.get("store", key), start, time.monotonic())
         stored: dict[str, Any] = dict(db.execute("SELECT cache_key, data FROM pgcache.cache_store").fetchall())
         assert {key: stored.get(key) for key in written} == written, "a write was lost"
-        return calls
+
+    def let_them(call: int) -> None:
+        before = len(calls)
+        until(lambda: len(calls) >= before + call or any(each.done() for each in clients))
 
     with ThreadPoolExecutor(7) as threads:
         clients = [threads.submit(client, number) for number in range(6)]
         for _ in range(2):
-            time.sleep(0.8)
+            let_them(call=300)
             tier.redis.kill()
-            time.sleep(0.8)
+            let_them(call=300)
             tier.redis.start()
-        time.sleep(0.5)
+        let_them(call=300)
         over.set()
-        calls = sum(each.result() for each in clients)
-    assert calls > 300
+        for each in clients:
+            each.result()
     assert history.violations(bound) == []
     until(tier.alive)
     with HybridCache(dsn, tier.url, prefix=tier.prefix) as cache:
