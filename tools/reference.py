@@ -40,8 +40,8 @@ SESSION_SETTINGS = {
     "pgcache.tenant": "The tenant whose entries the calls see; without it the shared one, `''`.",
     "pgcache.clock": "The time by which entries expire, for tests. Only where the setting `test_clock` is on.",
 }
-# Notes of a transaction to itself.
-OWN_SETTINGS = {"pgcache.due", "pgcache.hot_voided"}
+# A note of a transaction to itself.
+OWN_SETTINGS = {"pgcache.hot_voided"}
 
 SQLSTATE = re.compile(r"\b(PC\d{3}|\d[0-9A-Z]{4}|\d\d|XX)\b")
 OUR_SQLSTATE = re.compile(r"\bPC\d{3}\b")

@@ -35,8 +35,8 @@ begin
         return pgcache_internal.explain_refusal('audio', key,
             pg_catalog.jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
     end if;
-    if clock = 1 or pg_catalog.octet_length(audio_data) > 2048 then
-        perform pgcache_internal.note_writes('audio', (clock = 1)::integer, pg_catalog.octet_length(audio_data));
+    if clock = 1 or pg_catalog.octet_length(audio_data) > pgcache_internal.large_value() then
+        perform pgcache_internal.note_writes('audio', clock = 1, pg_catalog.octet_length(audio_data));
     end if;
     return true;
 end

@@ -41,8 +41,8 @@ begin
         end if;
         return pgcache_internal.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
-    if clock = 1 or pg_catalog.pg_column_size(vector) > 2048 then
-        perform pgcache_internal.note_writes('embedding', (clock = 1)::integer, pg_catalog.pg_column_size(vector));
+    if clock = 1 or pg_catalog.pg_column_size(vector) > pgcache_internal.large_value() then
+        perform pgcache_internal.note_writes('embedding', clock = 1, pg_catalog.pg_column_size(vector));
     end if;
     return true;
 end

@@ -93,7 +93,7 @@ begin
     if misses is distinct from 0 then
         perform pgcache_internal.check_type(type), pgcache_internal.check_keys(asked);
         if pg_catalog.current_setting('transaction_read_only') = 'off' then
-            perform pgcache_internal.advance(type, 'misses', misses);
+            perform pgcache_internal.count_events(type, 'misses', misses);
         end if;
     end if;
     if 0 < any(weights) then
@@ -168,7 +168,7 @@ begin
             message = 'cache_set_many_json takes a JSON object of keys and values',
             hint = 'For example: SELECT cache_set_many_json(''store'', ''{"a": 1, "b": [2, 3]}'')';
     end if;
-    perform check_key(k) from jsonb_object_keys(entries) k where k = '' or octet_length(k) > 1024;
+    perform check_key(k) from jsonb_object_keys(entries) k where not is_key(k);
     perform check_writable();
     if registered.fields is not null then
         select e.value into misfit from jsonb_each(entries) e where not value_fits(type, e.value) limit 1;
@@ -180,7 +180,7 @@ begin
         return 0;
     end if;
     if registered.writer is null and registered.eviction <> 'none' then
-        return put_many(type, entries, moment, expires, registered.sweep_every);
+        return put_many(type, entries, moment, expires, sweep_every(registered.max_entries, registered.max_bytes));
     end if;
     select count(*) filter (where put(type, e.key, e.value, ttl, true)) into stored
     from (select * from jsonb_each(entries) order by key collate "C") e;
@@ -205,10 +205,10 @@ declare
     bytes bigint;
 begin
     if @branches    end if;
-    if stored >= sweep_every then  -- it pays for itself
-        perform note_writes(type, 0, bytes, stored);
+    if stored >= sweep_every then  -- so many that they are due by themselves
+        perform note_writes(type, false, bytes, stored);
     else
-        perform note_writes(type, advance(type, 'writes', stored, sweep_every)::integer, bytes);
+        perform note_writes(type, tick(type, 'writes', stored), bytes);
     end if;
     return stored;
 end

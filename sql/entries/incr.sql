@@ -42,7 +42,7 @@ begin
             hint = 'cache_incr counts in 64-bit whole numbers; see the value with cache_get, replace it with cache_set.';
     end;
     if nextval(sequence_of(type, 'writes')) = 1 then
-        perform note_writes(type, 1, 0);
+        perform note_writes(type, true, 0);
     end if;
     return total;
 end

@@ -1,7 +1,7 @@
--- Writing one entry, the other hot path. As in cache_get one static statement does it all: it checks
--- the call, upserts, and ticks the type's clock, a cyclic sequence that shows 1 once in sweep_every
--- writes: then the write looks after the type. Whatever is wrong with a call makes the statement store nothing;
--- explain_refusal finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
+-- Writing one entry, the other hot path. As in cache_get one static statement does it all: it checks the call, upserts,
+-- and ticks the type's clock of writes, a cyclic sequence. When the clock strikes, or the value is large, the write is
+-- noted, so that the commit makes room. Whatever is wrong with a call makes the statement store nothing; explain_refusal
+-- finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
 
 create or replace function pgcache.cache_set(type text, key text, value jsonb, ttl interval default null) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
@@ -24,15 +24,15 @@ as $body$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := pgcache_internal.cache_now();
-    clock bigint;  -- the type's clock after this write; NULL: nothing was stored
+    clock bigint;  -- what the type's clock of writes shows after this one; NULL: nothing was stored
 begin
     if @branches    end if;
-    if clock > 1 and pg_catalog.pg_column_size(value) <= 2048 then
+    if clock > 1 and pg_catalog.pg_column_size(value) <= pgcache_internal.large_value() then
         return true;
     elsif clock is null then
         return pgcache_internal.explain_refusal(type, key, value, ttl);
     end if;
-    perform pgcache_internal.note_writes(type, (clock = 1)::integer, pg_catalog.pg_column_size(value));
+    perform pgcache_internal.note_writes(type, clock = 1, pg_catalog.pg_column_size(value));
     return true;
 end
 $body$;
@@ -72,8 +72,7 @@ create or replace function pgcache_internal.may_write(type text, key text, ttl i
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select pgcache_internal.type_hit_weight(type) is not null
-        and key <> '' and pg_catalog.octet_length(key) <= 1024
-        and (ttl is null or ttl > interval '0' and ttl < interval '10000 years')
+        and pgcache_internal.is_key(key) and pgcache_internal.is_ttl(ttl)
         and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.admit(type, key))
 $$;
 
@@ -106,11 +105,17 @@ $$;
 comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval) is
 'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003, PC004.';
 
+create or replace function pgcache_internal.is_ttl(ttl interval) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select ttl is null or ttl > interval '0' and ttl < interval '10000 years' $$;
+
+comment on function pgcache_internal.is_ttl(interval) is 'Whether it may be the TTL of a call, NULL for the type''s default.';
+
 create or replace function pgcache_internal.expiry(moment timestamptz, ttl interval, default_ttl interval) returns timestamptz
 language plpgsql immutable parallel safe  -- not pinned: hot path
 as $$
 begin
-    if ttl is null or ttl > interval '0' and ttl < interval '10000 years' then
+    if pgcache_internal.is_ttl(ttl) then
         return moment + coalesce(ttl, default_ttl);
     end if;
     raise exception using errcode = 'PC003',

@@ -130,7 +130,7 @@ begin
     elsif current_setting('transaction_read_only') = 'on' then
         return 0;
     end if;
-    perform advance(type, 'hits', total);
+    perform count_events(type, 'hits', total);
     if registered.hit_tracking <> 'off' then
         execute format($sql$
             insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)

@@ -15,16 +15,6 @@ create table pgcache_internal.types (
     dimensions integer check (dimensions > 0),
     writer text,
     hot_ttl interval not null default '1 hour' check (hot_ttl > interval '0'),
-    -- Once in sweep_every writes one of them looks after the type; once in measure_every of those times, that is after
-    -- writes of 1/50 of max_entries, or of 16 volume_units of bytes, it measures the type against its limits.
-    sweep_every integer not null generated always as (
-        greatest(1, least(256, coalesce(max_entries, 25600) / 100, coalesce(max_bytes, 20971520) / 81920))
-    ) stored,
-    measure_every bigint not null generated always as (
-        greatest(1, coalesce(max_entries, 4611686018427387904) / 50
-        / greatest(1, least(256, coalesce(max_entries, 25600) / 100, coalesce(max_bytes, 20971520) / 81920)))
-    ) stored,
-    volume_unit float8 generated always as (max_bytes / 640.0) stored,
     created_at timestamptz not null default now()
 );
 comment on table pgcache_internal.types is
@@ -94,11 +84,16 @@ create unlogged table pgcache_internal.hit_log (
 comment on table pgcache_internal.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 
+-- By the transaction, so that it finds its own rows however many those of others are, and what vacuum has not removed yet.
 create unlogged table pgcache_internal.room_due (
-    backend_pid integer not null default pg_backend_pid()
+    xid xid8 not null default pg_current_xact_id(),
+    type text not null,
+    writes bigint not null,
+    measure_due boolean not null
 );
+create index room_due_xid on pgcache_internal.room_due (xid);
 comment on table pgcache_internal.room_due is
-'A row while a transaction is to make room for what it has written. A trigger, deferred to the commit, does so and deletes the row.';
+'What room a transaction is to make for what it has written. A trigger, deferred to the commit, does so and deletes the rows.';
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost
 -- exactly when the sequences restart.

@@ -37,21 +37,27 @@ $$;
 comment on function pgcache_internal.check_json_type(text) is
 'The type itself, or an error: PC001 for an unknown type, PC004 for one whose values have columns of their own.';
 
+create or replace function pgcache_internal.is_key(key text) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select key <> '' and pg_catalog.octet_length(key) <= 1024 $$;
+
+comment on function pgcache_internal.is_key(text) is 'Whether it may be a cache key: a text of 1 to 1024 bytes; NULL for NULL.';
+
 create or replace function pgcache_internal.check_key(key text) returns text
 language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if key is null or key = '' then
+    if is_key(key) then
+        return key;
+    elsif key is null or key = '' then
         raise exception using errcode = 'PC002',
             message = format('a cache key cannot be %s', case when key is null then 'NULL' else 'empty' end),
             hint = 'Pass a text of 1 to 1024 bytes; cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
-    elsif octet_length(key) > 1024 then
-        raise exception using errcode = 'PC002',
-            message = format('a cache key of %s bytes is too long: the limit is 1024', octet_length(key)),
-            hint = 'Hash it: cache_key(long_text, ...) returns 64 hex digits for texts of any length.';
     end if;
-    return key;
+    raise exception using errcode = 'PC002',
+        message = format('a cache key of %s bytes is too long: the limit is 1024', octet_length(key)),
+        hint = 'Hash it: cache_key(long_text, ...) returns 64 hex digits for texts of any length.';
 end
 $$;
 
@@ -67,7 +73,7 @@ begin
             message = 'the array of keys is NULL',
             hint = 'Pass a text array; an empty one is allowed.';
     end if;
-    perform check_key(k) from unnest(keys) k where k is null or k = '' or octet_length(k) > 1024;
+    perform check_key(k) from unnest(keys) k where is_key(k) is not true;
     return keys;
 end
 $$;

@@ -1,20 +1,28 @@
--- What is counted for each type, and where the sweep stands, is kept in UNLOGGED sequences: nextval and setval on one
--- need no transaction id, write no WAL, are never undone and never wait. They restart after a crash; upkeep adds the
--- events into durable totals.
+-- What is counted for each type, when what is due, and where the sweep stands is kept in UNLOGGED sequences: nextval
+-- and setval on one need no transaction id, write no WAL, are never undone and never wait. They restart after a crash;
+-- upkeep adds the events into durable totals.
 
 create or replace function pgcache_internal.counter_names() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
-as $$ select array['hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'entries', 'bytes', 'blocks'] $$;
+as $$
+    select array[
+        'hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'admitted', 'entries', 'bytes',
+        'blocks'
+    ]
+$$;
 
 comment on function pgcache_internal.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks of the limits, see note_writes. hand: how many chunks the sweep has visited. entries, bytes, blocks: as last measured; in types that evict nothing, entries counts sets in before they are committed.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks, see tick. hand: how'
+' many chunks the sweep has visited. admitted: in types that evict nothing, the entries let in, which are counted'
+' before they are committed. entries, bytes, blocks: what the type held when it was last measured.';
 
 create or replace function pgcache_internal.sequence_of(type text, counter text) returns regclass
 language sql stable parallel safe  -- not pinned: inlined
 as $$ select pg_catalog.format('pgcache_internal.%I', counter || '_' || type)::regclass $$;
 
-comment on function pgcache_internal.sequence_of(text, text) is 'The sequence that holds a type''s counter (see counter_names).';
+comment on function pgcache_internal.sequence_of(text, text) is
+'The sequence that holds a type''s counter (see counter_names).';
 
 create or replace function pgcache_internal.counter(type text, counter text) returns bigint
 language sql volatile parallel safe  -- not pinned: inlined
@@ -26,9 +34,10 @@ create or replace function pgcache_internal.set_counter(type text, counter text,
 language sql volatile  -- not pinned: inlined
 as $$ select pg_catalog.setval(pgcache_internal.sequence_of(type, counter), greatest(0, value)) $$;
 
-comment on function pgcache_internal.set_counter(text, text, bigint) is 'Sets a type''s counter: entries, bytes, blocks.';
+comment on function pgcache_internal.set_counter(text, text, bigint) is
+'Sets a type''s counter: admitted, entries, bytes or blocks.';
 
-create or replace function pgcache_internal.advance(type text, counter text, times bigint, due bigint default 1) returns bigint
+create or replace function pgcache_internal.count_events(type text, counter text, times bigint) returns bigint
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -36,12 +45,66 @@ as $$
 declare
     sequence constant regclass := sequence_of(type, counter);
 begin
-    return (select count(*) from generate_series(1, times) where nextval(sequence) % due = 1 % due);
+    return (select count(nextval(sequence)) from generate_series(1, times));
 end
 $$;
 
-comment on function pgcache_internal.advance(text, text, bigint, bigint) is
-'Advances a counter of a type so many times; returns how often it showed 1, or 1 more than a multiple of due.';
+comment on function pgcache_internal.count_events(text, text, bigint) is
+'Adds so many events to a counter of a type; returns how many.';
+
+-- Clocks.
+
+create or replace function pgcache_internal.tick(type text, clock text, times bigint) returns boolean
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    sequence constant regclass := sequence_of(type, clock);
+begin
+    return (select count(*) filter (where nextval(sequence) = 1) > 0 from generate_series(1, times));
+end
+$$;
+
+comment on function pgcache_internal.tick(text, text, bigint) is
+'Moves a clock of a type on by so many ticks; returns whether it struck. A clock is a cyclic sequence, and strikes'
+' when it shows 1. writes: ticks at each write, strikes when one is to make room. sweeps: ticks when writes strikes,'
+' strikes when the type is to be measured. volume: ticks and strikes for the same by the bytes written.';
+
+create or replace function pgcache_internal.set_clocks(type text) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    registered constant types := check_type(type);
+    clock record;
+begin
+    for clock in
+        select sequence_of(type, c.name) as sequence,
+            -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
+            greatest(2, c.period) as top, 1 + (c.period = 1)::integer as step
+        from (values
+            ('writes', sweep_every(registered.max_entries, registered.max_bytes)),
+            ('sweeps', coalesce(measure_every(registered.max_entries, registered.max_bytes), 9223372036854775807)),
+            ('volume', volume_ticks())
+        ) c (name, period)
+    loop
+        if not exists (
+            select from pg_sequence s
+            where s.seqrelid = clock.sequence and s.seqcycle and s.seqmax = clock.top and s.seqincrement = clock.step
+        ) then
+            execute format('alter sequence %s minvalue 1 increment %s maxvalue %s cycle restart',
+                clock.sequence, clock.step, clock.top);
+        end if;
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.set_clocks(text) is
+'Sets the periods of a type''s clocks by its limits. What is so already is left alone: to alter a sequence would lock'
+' it.';
+
+-- Totals.
 
 create or replace function pgcache_internal.counter_total(type text, counter text) returns bigint
 language plpgsql volatile parallel safe
@@ -63,7 +126,8 @@ end
 $$;
 
 comment on function pgcache_internal.counter_total(text, text) is
-'A counter since the type was created: the durable total and what was counted since it was last settled; on a standby the former.';
+'A counter since the type was created: the durable total and what was counted since it was last settled; on a standby'
+' the former.';
 
 create or replace function pgcache_internal.settle_counters() returns void
 language plpgsql volatile security definer
@@ -84,7 +148,8 @@ begin
         update counter_totals t set total = t.total + settled.value - settled.seen
         where t.type = settled.type and t.counter = settled.counter and settled.value <> settled.seen;
         insert into counters_seen as s (type, counter, value) values (settled.type, settled.counter, settled.value)
-        on conflict on constraint counters_seen_pkey do update set value = excluded.value where s.value <> excluded.value;
+        on conflict on constraint counters_seen_pkey do update
+        set value = excluded.value where s.value <> excluded.value;
     end loop;
 end
 $$;

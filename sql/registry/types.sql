@@ -53,32 +53,6 @@ $$;
 comment on function pgcache_internal.prepare_type(text) is
 'Gives a type its counters, totals and storage settings, as far as it lacks them; every install runs it for all types.';
 
-create or replace function pgcache_internal.set_clocks(type text) returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-declare
-    registered constant types := check_type(type);
-    clock record;
-begin
-    for clock in
-        select sequence_of(type, c.name) as sequence,
-            -- A sequence of one value is not allowed; in steps of 2 from 1 to 2 it shows 1 all the time.
-            greatest(2, c.period) as top, 1 + (c.period = 1)::integer as step
-        from (values ('writes', registered.sweep_every), ('sweeps', registered.measure_every)) c (name, period)
-    loop
-        if not exists (
-            select from pg_sequence s where s.seqrelid = clock.sequence and s.seqcycle and s.seqmax = clock.top and s.seqincrement = clock.step
-        ) then
-            execute format('alter sequence %s minvalue 1 increment %s maxvalue %s cycle restart', clock.sequence, clock.step, clock.top);
-        end if;
-    end loop;
-end
-$$;
-
-comment on function pgcache_internal.set_clocks(text) is
-'Sets the clocks writes and sweeps of a type by its limits: cyclic sequences that show 1 when something is due.';
-
 create or replace function pgcache_internal.hit_weight_at(hit_tracking text, hit_count bigint) returns smallint
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp

@@ -21,14 +21,16 @@ end
 $$;
 
 comment on function pgcache.cache_clear_expired(text) is
-'Removes all expired entries of a type, or of all (default); returns how many. Entries that are locked are skipped. Errors: PC001, 25006.';
+'Removes all expired entries of a type, or of all (default); returns how many. Entries that are locked are skipped.'
+' Errors: PC001, 25006.';
 
 create or replace function pgcache.ai_worker_cleanup_cache() returns integer
 language sql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_clear_expired('ai_worker')::integer $$;
 
-comment on function pgcache.ai_worker_cleanup_cache() is 'Removes the expired entries of the AI worker''s cache; returns how many. Errors: 25006.';
+comment on function pgcache.ai_worker_cleanup_cache() is
+'Removes the expired entries of the AI worker''s cache; returns how many. Errors: 25006.';
 
 create or replace function pgcache_internal.over_limits(type text, out entries bigint, out bytes bigint)
 language sql volatile
@@ -40,7 +42,8 @@ as $$
     from types t where t.type = over_limits.type and t.eviction <> 'none'
 $$;
 
-comment on function pgcache_internal.over_limits(text) is 'How far a type that evicts is over its limits, as last measured.';
+comment on function pgcache_internal.over_limits(text) is
+'How far a type that evicts is over its limits, as last measured.';
 
 create or replace function pgcache.cache_cleanup(type text default null) returns bigint
 language plpgsql volatile security definer
@@ -70,7 +73,9 @@ end
 $$;
 
 comment on function pgcache.cache_cleanup(text) is
-'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date; returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors: PC001, 25006.';
+'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date;'
+' returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones.'
+' Errors: PC001, 25006.';
 
 create or replace function pgcache.cache_trim(type text, keep bigint) returns bigint
 language plpgsql volatile parallel unsafe
@@ -86,7 +91,7 @@ begin
             message = format('cannot keep %s entries', coalesce(keep::text, 'NULL')),
             hint = 'Pass how many entries to keep, 0 or more.';
     end if;
-    perform fold_hits(1000000);
+    perform fold_log();
     execute format($sql$
         with gone as (
             delete from %1$s t where t.ctid = any(array(
@@ -96,13 +101,14 @@ begin
             )) returning 1
         ) select count(*) from gone
         $sql$, registered.relation) into removed using keep;
-    perform advance(type, 'evicted', removed), measure(type);
+    perform count_events(type, 'evicted', removed), measure(type);
     return removed;
 end
 $$;
 
 comment on function pgcache.cache_trim(text, bigint) is
-'Keeps the entries of a type that were read or written last, as many as said, and removes the others; returns how many. Exact, and sorts the whole table: limits (cache_configure) hold at less cost. Errors: PC001, PC010, 25006.';
+'Keeps the entries of a type that were read or written last, as many as said, and removes the others; returns how'
+' many. Exact, and sorts the whole table: limits (cache_configure) hold at less cost. Errors: PC001, PC010, 25006.';
 
 create or replace function pgcache_internal.goes_on(run upkeep_runs) returns boolean
 language sql stable parallel safe
@@ -111,7 +117,8 @@ as $$
     select pg_is_in_recovery() or exists (  -- a standby does not see the primary's sessions
         select from pg_stat_activity a
         -- Still in that call, as far as we may see it.
-        where a.pid = run.backend_pid and (a.query_start is null or a.state = 'active' and a.query_start <= run.started_at)
+        where a.pid = run.backend_pid
+            and (a.query_start is null or a.state = 'active' and a.query_start <= run.started_at)
     )
 $$;
 
@@ -129,6 +136,7 @@ declare
     parts integer;
     registered pgcache_internal.types;
     first_block bigint;
+    blocks constant bigint := pgcache_internal.upkeep_blocks();
     over record;
 begin
     perform pgcache_internal.check_writable();
@@ -138,24 +146,24 @@ begin
     insert into pgcache_internal.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
     returning run_id into run;
     commit;
-    -- In parts: the next one reuses the room of the row versions that this one leaves behind, so that the table does not
-    -- grow. Were all entries updated in one transaction, it would double.
     lines := (select pg_catalog.count(*) from pgcache_internal.hit_log);
-    parts := least(40, 1 + lines / 50);
+    parts := pgcache_internal.fold_parts(lines);
     for part in 0..parts - 1 loop
-        for attempt in 0..lines / 10000 loop
-            batch := pgcache_internal.fold_hits(10000, part, parts);
+        for attempt in 0..lines / pgcache_internal.folded_lines() loop
+            batch := pgcache_internal.fold_hits(pgcache_internal.folded_lines(), part, parts);
             commit;
-            exit when batch < 10000;
+            exit when batch < pgcache_internal.folded_lines();
         end loop;
     end loop;
     for registered in select * from pgcache_internal.types t order by t.type loop
         first_block := 0;
         -- Each commit lets go of the types: one may be dropped then.
-        while pgcache_internal.is_here(registered) and first_block < pgcache_internal.heap_blocks(registered.relation) loop
-            removed_total := removed_total
-                + (pgcache_internal.sweep(registered.type, first_block, 1024, 0, 0)).expired;
-            first_block := first_block + 1024;
+        while pgcache_internal.is_here(registered)
+            and first_block < pgcache_internal.heap_blocks(registered.relation)
+        loop
+            batch := (pgcache_internal.sweep(registered.type, first_block, blocks, 0, 0)).expired;
+            removed_total := removed_total + batch;
+            first_block := first_block + blocks;
             commit;
         end loop;
         while pgcache_internal.is_here(registered) loop
@@ -181,7 +189,9 @@ end
 $$;
 
 comment on procedure pgcache.cache_upkeep() is -- noqa: LT01
-'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of a transaction block.';
+'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries'
+' and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of'
+' a transaction block.';
 
 create or replace function pgcache_internal.prune_history() returns void
 language plpgsql volatile security definer
@@ -189,6 +199,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
+    -- Those of others are seen only where they have been left: who makes room deletes them before they are committed.
+    delete from room_due d where d.xid is distinct from pg_current_xact_id_if_assigned();
     delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
     if cron_has('job_run_details', 'DELETE') then
         execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
@@ -199,4 +211,5 @@ end
 $$;
 
 comment on function pgcache_internal.prune_history() is
-'Deletes statistics older than the setting keep_history, and runs of our jobs, ours and pg_cron''s records of them, older than keep_runs.';
+'Deletes statistics older than the setting keep_history; runs of our jobs, ours and pg_cron''s records of them, older'
+' than keep_runs; and what is left in room_due of transactions that became READ ONLY.';

@@ -1,7 +1,7 @@
 -- The hit log is folded into the entries: hit_count, last_accessed_at, and how rarely further hits are logged.
 
 create or replace function pgcache_internal.fold_hits(
-    max_lines integer default 10000, part integer default 0, parts integer default 1
+    max_lines integer default null, part integer default 0, parts integer default 1
 ) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -15,7 +15,7 @@ begin
     -- A join: ctid = any(array) would be compared with each line, once a plan is cached that was made for a short log.
     with picked as materialized (
         select h.ctid as row_id from hit_log h where (hashtext(h.cache_key) & 1048575) % parts = part
-        limit max_lines for update skip locked
+        limit coalesce(max_lines, folded_lines()) for update skip locked
     ), taken as (
         delete from hit_log l using picked where l.ctid = picked.row_id returning l
     )
@@ -39,10 +39,15 @@ end
 $$;
 
 comment on function pgcache_internal.fold_hits(integer, integer, integer) is
-'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines lines of the hit log (default 10000), those of part 0, 1, ... of so many parts of the keys (default: of all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits kept.';
+'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines'
+' lines of the hit log (default: folded_lines()), those of part 0, 1, ... of so many parts of the keys (default: of'
+' all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their'
+' hits kept.';
 
 select pgcache_internal.define($frame$
-create or replace function pgcache_internal.fold_lines(type text, hit_tracking text, lines pgcache_internal.hit_log[]) returns void
+create or replace function pgcache_internal.fold_lines(
+    type text, hit_tracking text, lines pgcache_internal.hit_log[]
+) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off
@@ -53,7 +58,8 @@ begin
 end
 $body$;
 comment on function pgcache_internal.fold_lines(text, text, pgcache_internal.hit_log[]) is
-'Adds the hits in lines of the hit log to the entries of a type. Those of entries that another session has locked go back into the log, for the next time.';
+'Adds the hits in lines of the hit log to the entries of a type. Those of entries that another session has locked go'
+' back into the log, for the next time.';
 $frame$, $branch$type = '@type' then
         with hits as materialized (
             select h.*, e.row_id
@@ -87,7 +93,7 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    for batch in 0..(select count(*) / 10000 from hit_log) loop
+    for batch in 0..(select count(*) / folded_lines() from hit_log) loop
         perform fold_hits();
     end loop;
 end

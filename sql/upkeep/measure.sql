@@ -1,7 +1,9 @@
 -- How much a type holds.
 
 select pgcache_internal.define($frame$
-create or replace function pgcache_internal.count_entries(type text, max_blocks bigint, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.count_entries(
+    type text, max_blocks bigint, out entries bigint, out bytes bigint
+)
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off
@@ -11,16 +13,17 @@ declare
     moment constant timestamptz := cache_now();
     blocks bigint;
     run bigint;  -- so many blocks are read at a stretch
-    stride bigint;
+    stride bigint;  -- and from the beginning of one stretch to that of the next it is so many
 begin
     if @branches    end if;
 end
 $body$;
 comment on function pgcache_internal.count_entries(text, bigint) is
-'Entries and bytes of a type: a count up to max_blocks blocks, beyond that an estimate from so many. Of types that evict nothing, what has expired does not count.';
+'Entries and bytes of a type: a count up to max_blocks blocks, beyond that an estimate from so many. Of types that'
+' evict nothing, what has expired does not count.';
 $frame$, $branch$type = '@type' then
         blocks := heap_blocks('@table');
-        run := case when blocks > max_blocks then 8 else greatest(blocks, 1) end;
+        run := case when blocks > max_blocks then chunk_blocks() else greatest(blocks, 1) end;
         stride := greatest(run, blocks * run / max_blocks);
         select coalesce(sum(s.entries) * stride / run, 0), coalesce(sum(s.bytes) * stride / run, 0)
         into entries, bytes
@@ -39,17 +42,15 @@ as $$
 #variable_conflict use_variable
 declare
     registered constant types := check_type(type);
-    held record := count_entries(type, 4096);
+    held constant record := count_entries(type, counted_blocks());
 begin
     entries := held.entries;
     bytes := held.bytes;
-    perform set_counter(type, 'bytes', bytes), set_counter(type, 'blocks', heap_blocks(registered.relation));
-    -- Where sets count in their entries themselves, in admit, those are more that nobody else sees yet.
-    if registered.eviction <> 'none' or entries > counter(type, 'entries') then
-        perform set_counter(type, 'entries', entries);
-    end if;
+    perform set_counter(type, 'entries', entries), set_counter(type, 'bytes', bytes),
+        set_counter(type, 'blocks', heap_blocks(registered.relation));
 end
 $$;
 
 comment on function pgcache_internal.measure(text) is
-'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to 4096 blocks, beyond that an estimate from 4096 blocks.';
+'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to counted_blocks(), beyond'
+' that an estimate from so many.';

@@ -11,7 +11,8 @@ begin
     if cache_exists(type, key) then
         return true;
     end if;
-    perform lock_eviction(type, 100, shared => true);  -- whoever recounts waits for what is not committed yet
+    -- Whoever recounts waits for what is not committed yet.
+    perform lock_eviction(type, admission_wait(), shared => true);
     return count_admission(registered)
         or not is_full(registered) and count_admission(registered)
         or refuse_as_full(registered);
@@ -26,13 +27,16 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    return coalesce(nextval(sequence_of(registered.type, 'entries')) <= registered.max_entries, true)
+    return coalesce(nextval(sequence_of(registered.type, 'admitted')) <= registered.max_entries, true)
+        -- After a crash, or while the type evicted, fewer were counted than are there.
+        and coalesce(counter(registered.type, 'entries') < registered.max_entries, true)
         and coalesce(counter(registered.type, 'bytes') < registered.max_bytes, true);
 end
 $$;
 
 comment on function pgcache_internal.count_admission(types) is
-'Counts an entry before it is committed, for good: true if there is room for it by that count.';
+'Counts an entry before it is committed, for good: true if there is room for it by that count, and by the last'
+' measurement.';
 
 create or replace function pgcache_internal.is_full(registered types) returns boolean
 language plpgsql volatile
@@ -40,24 +44,26 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     -- To count a large table costs much. If a glance at it shows what the last count did, most calls leave it at that.
-    spared constant boolean := random() * heap_blocks(registered.relation) > 64;
+    spared constant boolean := random() * heap_blocks(registered.relation) > glanced_blocks();
     held record;
 begin
     if spared then
-        held := count_entries(registered.type, 64);
-        if held.entries > registered.max_entries * 0.95 or held.bytes > registered.max_bytes * 0.95 then
+        held := count_entries(registered.type, glanced_blocks());
+        if held.entries > registered.max_entries * full_share() or held.bytes > registered.max_bytes * full_share() then
             return true;
         end if;
     end if;
     held := recount_admitted(registered.type);
-    -- NULL: others are writing it, and what they have counted in may be there to stay.
+    -- NULL: others are writing it, and what they have counted may be there to stay.
     return held.entries is null
-        or coalesce(held.entries >= registered.max_entries, false) or coalesce(held.bytes >= registered.max_bytes, false);
+        or coalesce(held.entries >= registered.max_entries, false)
+        or coalesce(held.bytes >= registered.max_bytes, false);
 end
 $$;
 
 comment on function pgcache_internal.is_full(types) is
-'Whether a type that was full by its counters still is. Of large tables most calls see 64 blocks only, and take more than 95 % for full.';
+'Whether a type that was full by its counters still is. Of large tables most calls see a few blocks only, and take'
+' what is nearly full for full.';
 
 create or replace function pgcache_internal.recount_admitted(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
@@ -67,20 +73,23 @@ as $$
 declare
     held record;
 begin
-    if (lock_eviction(type, 100)).got and not keeps_its_snapshot() then
+    if (lock_eviction(type, admission_wait())).got and not keeps_its_snapshot() then
         held := measure(type);
-        perform set_counter(type, 'entries', held.entries);
+        perform set_counter(type, 'admitted', held.entries);
         entries := held.entries;
         bytes := held.bytes;
     end if;
+    -- To roll back to the begin gives the lock back, which would else last until the commit. Sequences and variables
+    -- keep their values.
     raise sqlstate 'UNDO0';
 exception when sqlstate 'UNDO0' then
-    null;  -- this gives the turn back, which would else last until the commit
+    null;
 end
 $$;
 
 comment on function pgcache_internal.recount_admitted(text) is
-'Sets the counters of a type that evicts nothing to what its table holds, once nobody else is writing it; NULL if that takes longer than 0.1 s.';
+'Measures a type that evicts nothing, once nobody else is writing it, and sets its counter admitted to that; NULL if'
+' it would have to wait longer than admission_wait().';
 
 create or replace function pgcache_internal.check_bytes(registered types, bytes bigint) returns void
 language plpgsql volatile
@@ -96,21 +105,24 @@ begin
         if too_large then
             raise exception using errcode = 'PC009',
                 message = format('the value is larger than all that the cache type %s may hold, %s', registered.type,
-                pg_size_pretty(registered.max_bytes)),
+                    pg_size_pretty(registered.max_bytes)),
                 hint = format('Raise the limit: SELECT cache_configure(%L, max_bytes => ...).', registered.type);
         end if;
     end if;
     if registered.eviction = 'none' and counter(registered.type, 'bytes') + bytes > registered.max_bytes then
         perform measure(registered.type);
         if counter(registered.type, 'bytes') > registered.max_bytes then
-            perform set_counter(registered.type, 'bytes', counter(registered.type, 'bytes') - bytes), refuse_as_full(registered);
+            -- What it has measured holds this value, too, which goes with the error.
+            perform set_counter(registered.type, 'bytes', counter(registered.type, 'bytes') - bytes),
+                refuse_as_full(registered);
         end if;
     end if;
 end
 $$;
 
 comment on function pgcache_internal.check_bytes(types, bigint) is
-'Whether a value of so many bytes that was just written may stay. Errors: PC009 larger than max_bytes; more than there is room for in a type that evicts nothing.';
+'Whether a value of so many bytes that was just written may stay. Errors: PC009 larger than max_bytes; more than there'
+' is room for in a type that evicts nothing.';
 
 create or replace function pgcache_internal.refuse_as_full(registered types) returns boolean
 language plpgsql volatile
@@ -120,9 +132,10 @@ begin
     raise exception using errcode = 'PC009',
         message = format('the cache type %s is full: it may hold %s', registered.type,
             concat_ws(', ', registered.max_entries || ' entries', pg_size_pretty(registered.max_bytes))),
-        hint = format('It evicts nothing (eviction none). Raise a limit or let it evict: SELECT cache_configure(%L, eviction => ''lru'').',
-            registered.type);
+        hint = format('It evicts nothing (eviction none). Raise a limit or let it evict:'
+            ' SELECT cache_configure(%L, eviction => ''lru'').', registered.type);
 end
 $$;
 
-comment on function pgcache_internal.refuse_as_full(types) is 'Says that a type that evicts nothing is full. Errors: PC009.';
+comment on function pgcache_internal.refuse_as_full(types) is
+'Says that a type that evicts nothing is full. Errors: PC009.';

@@ -1,52 +1,53 @@
--- Writes pay for the upkeep, when they commit. What a transaction deletes or folds stays locked until it ends; if it went on
--- to write, it could hold others up for long, and two of them could deadlock. And no sooner would there be room: until the
+-- Writes make room, when they commit. What a transaction deletes or folds stays locked until it ends; if it went on to
+-- write, it could hold others up for long, and two of them could deadlock. And no sooner would there be room: until the
 -- commit nobody else sees an entry more or less, and no space is freed.
 
-create or replace function pgcache_internal.note_writes(type text, strikes integer, bytes bigint, batch bigint default 0) returns void
+create or replace function pgcache_internal.note_writes(
+    type text, struck boolean, bytes bigint, batch bigint default 0
+) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     registered constant types := check_type(type);
-    -- Values up to 2 kB come here only with a strike, which then stands for all of them, or in a batch.
-    volume constant float8 := case when bytes > 2048 or batch > 0 then bytes else 0 end + strikes * registered.sweep_every * 2048.0;
-    volume_ticks constant bigint := least(coalesce(floor(volume / registered.volume_unit + random()), 0), 100000);
-    writes constant bigint := strikes * registered.sweep_every + batch;
+    period constant bigint := sweep_every(registered.max_entries, registered.max_bytes);
+    -- The clock strikes for all writes since it last did. The large ones among them have been noted with their sizes,
+    -- the others count as large_value() each.
+    writes constant bigint := batch + case when struck then period else 0 end;
+    volume constant float8 := case when bytes > large_value() or batch > 0 then bytes else 0 end
+        + case when struck then period * large_value() else 0 end;
+    ticks constant bigint := least(volume_ticks(), floor(volume / volume_tick(registered.max_bytes) + random()));
     measure_due boolean := false;
-    -- What of this transaction is due: by type for how many writes, and whether to measure. A rollback to a savepoint undoes
-    -- it with them.
-    due constant jsonb := coalesce(nullif(current_setting('pgcache.due', true), ''), '{}')::jsonb;
 begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
         perform check_bytes(registered, bytes);
     end if;
     if writes > 0 then
-        measure_due := advance(type, 'sweeps', writes / registered.sweep_every, registered.measure_every) > 0;
+        measure_due := tick(type, 'sweeps', writes / period);
     end if;
-    if volume_ticks > 0 then
-        measure_due := advance(type, 'volume', volume_ticks, 16) > 0 or measure_due;
+    if registered.max_bytes is not null and ticks > 0 then
+        measure_due := tick(type, 'volume', ticks) or measure_due;
     end if;
     if measure_due and registered.eviction = 'none' then
         perform measure(type);
     end if;
     if writes > 0 or measure_due then
         begin
-            perform set_config('pgcache.due', jsonb_set(due, array[type], jsonb_build_object(
-                'writes', coalesce((due -> type ->> 'writes')::bigint, 0) + writes,
-                'measure', coalesce((due -> type ->> 'measure')::boolean, false) or measure_due))::text, true);
-            if due = '{}' then
-                insert into room_due default values;
-            end if;
+            -- Not the insert in here: it would take a transaction id for each of these blocks.
+            lock table room_due in row exclusive mode;
         exception when lock_not_available then
-            null;  -- a later write makes the room
+            return;  -- a later write makes the room
         end;
+        insert into room_due (type, writes, measure_due) values (type, writes, measure_due);
     end if;
 end
 $$;
 
-comment on function pgcache_internal.note_writes(text, integer, bigint, bigint) is
-'What a write does when its type''s clock strikes, or when its value has more than 2 kB, or a batch that has not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors: PC009.';
+comment on function pgcache_internal.note_writes(text, boolean, bigint, bigint) is
+'Notes a write for which the clock writes of its type has struck, or whose value is large (its bytes), or a batch of'
+' so many that have not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors:'
+' PC009.';
 
 create or replace function pgcache_internal.make_room_at_commit() returns trigger
 language plpgsql volatile security definer
@@ -54,20 +55,22 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '10ms'
 as $$
 declare
-    due constant jsonb := coalesce(nullif(current_setting('pgcache.due', true), ''), '{}')::jsonb;
-    registered types;
+    due record;
 begin
     if current_setting('transaction_read_only') = 'on' then
-        return null;  -- it has become so after its writes
+        return null;  -- it has become so after its writes; prune_history removes the rows
+    elsif not exists (select from room_due d where d.ctid = new.ctid) then
+        return null;  -- the trigger for another row of the transaction has taken this one, too
     end if;
-    perform set_config('pgcache.due', '', true);
-    delete from room_due d where d.ctid = new.ctid;
-    -- In one order, so that no two transactions wait for each other's turn.
-    for registered in select t.* from types t where due ? t.type order by t.type loop
+    -- In one order, so that no two transactions wait for each other.
+    for due in
+        select t as registered, sum(d.writes)::bigint as writes, bool_or(d.measure_due) as measure_due
+        from take_room_due() d inner join types t on t.type = d.type
+        group by t.type order by t.type
+    loop
         for attempt in 1..3 loop
             begin
-                perform make_room(
-                    registered, (due -> registered.type ->> 'writes')::bigint, (due -> registered.type ->> 'measure')::boolean);
+                perform make_room(due.registered, due.writes, due.measure_due);
                 exit;
             exception when serialization_failure or deadlock_detected or lock_not_available then
                 null;  -- the hand has moved on; in the end a later write makes the room
@@ -79,13 +82,28 @@ end
 $$;
 
 comment on function pgcache_internal.make_room_at_commit() is
-'Makes the room that the writes of the transaction call for, without failing them. The trigger that calls it is deferred to the commit.';
+'Makes the room that the writes of the transaction call for, without failing them. The trigger that calls it is'
+' deferred to the commit; for the first of the transaction''s rows it takes all.';
+
+create or replace function pgcache_internal.take_room_due() returns setof pgcache_internal.room_due
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- a plan made when the table was empty would else read all that it has now
+as $$
+begin
+    return query delete from room_due d where d.xid = pg_current_xact_id() returning d.*;
+end
+$$;
+
+comment on function pgcache_internal.take_room_due() is
+'Removes what is due in this transaction, and returns it.';
 
 -- Not dropped and made anew, which would lock writers out until the installation ends.
 do $$
 begin
     if not exists (
-        select from pg_catalog.pg_trigger t where t.tgrelid = 'pgcache_internal.room_due'::regclass and t.tgname = 'make_room_at_commit'
+        select from pg_catalog.pg_trigger t
+        where t.tgrelid = 'pgcache_internal.room_due'::regclass and t.tgname = 'make_room_at_commit'
     ) then
         create constraint trigger make_room_at_commit after insert on pgcache_internal.room_due
         deferrable initially deferred for each row execute function pgcache_internal.make_room_at_commit();
@@ -99,14 +117,16 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     type constant text := registered.type;
-    -- It fails at what others have changed since it began: so it folds no hits, takes no turns, which would only make it later,
-    -- and keeps to few entries.
+    period constant bigint := sweep_every(registered.max_entries, registered.max_bytes);
+    measured constant bigint := period * measure_every(registered.max_entries, registered.max_bytes);
+    -- It fails at what others have changed since it began: so it folds no hits, waits for nobody, which would only make
+    -- it later, and keeps to few entries.
     stale constant boolean := keeps_its_snapshot();
-    visit constant bigint := case when stale then writes else greatest(writes, 512) end;  -- the more, the better the choice
+    visit constant bigint := case when stale then writes else greatest(writes, visited_at_least()) end;
     -- Where the size is an estimate, its error stays below the limit.
-    aim constant float8 := case when heap_blocks(registered.relation) > 4096 then 0.97 else 1 end;
-    reserve bigint := registered.sweep_every - 1;  -- room for the writes until the next turn
-    turn record;
+    aim constant float8 := case when heap_blocks(registered.relation) > counted_blocks() then safe_share() else 1 end;
+    reserve bigint := period - 1;  -- room for the writes until the clock strikes again
+    eviction record;
     max_entries bigint;
     max_bytes bigint := registered.max_bytes * aim;
     entries bigint;
@@ -121,17 +141,17 @@ begin
         perform evict(registered, 0, 0, writes);
         return;
     elsif stale then
-        reserve := greatest(reserve, registered.max_entries / 12);  -- it does not see what has been written since it began
+        reserve := greatest(reserve, reserve_unseen(registered.max_entries));
     else
-        turn := lock_eviction(type, least(500 + writes, 2000));
-        measure_due := measure_due and turn.got;  -- else it would count what others are evicting
-        if turn.waited then  -- others are at it, too, and more writes go on meanwhile
-            reserve := reserve * 4;
-            max_bytes := max_bytes * 0.97;
+        eviction := lock_eviction(type, eviction_wait(writes));
+        measure_due := measure_due and eviction.got;  -- else it would count what others are evicting
+        if eviction.waited then  -- others write as well, and go on meanwhile
+            reserve := reserve * reserve_beside_others();
+            max_bytes := max_bytes * safe_share();
         end if;
         perform fold_hits();
     end if;
-    if writes > registered.sweep_every then  -- so many that they should not evict before all that has expired is gone
+    if writes > period then  -- so many that they should not evict before all that has expired is gone
         perform evict(registered, 0, 0, writes);
     end if;
     if measure_due then
@@ -146,9 +166,9 @@ begin
             set_counter(type, 'bytes', bytes - bytes * removed / greatest(1, entries));
     else
         -- Full, each write evicts one entry, so that the next measurement finds nothing to make up for.
-        rate := least(2, greatest(0,
-            (entries - max_entries) / (registered.measure_every * registered.sweep_every)::float8 + 1,
-            (bytes - max_bytes) / (registered.volume_unit * 16) + 1));
+        rate := least(max_rate(), greatest(0,
+            (entries - max_entries) / measured::float8 + 1,
+            (bytes - max_bytes) / (volume_tick(registered.max_bytes) * volume_ticks()) + 1));
         perform evict(registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then visit else writes end);
     end if;
 end
@@ -176,7 +196,8 @@ declare
     key constant integer := hashtext('pgcache_internal.make_room');
     type_key constant integer := hashtext(type);
 begin
-    got := case when shared then pg_try_advisory_xact_lock_shared(key, type_key) else pg_try_advisory_xact_lock(key, type_key) end;
+    got := case when shared then pg_try_advisory_xact_lock_shared(key, type_key)
+        else pg_try_advisory_xact_lock(key, type_key) end;
     waited := not got;
     if waited then
         begin
@@ -195,4 +216,5 @@ end
 $$;
 
 comment on function pgcache_internal.lock_eviction(text, bigint, boolean) is
-'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared. got: false if it would have had to wait longer than so many milliseconds.';
+'Keeps other transactions from making room in a type until this one ends; shared: all but those that call it shared.'
+' got: false if it would have had to wait longer than so many milliseconds. waited: whether others had it.';

@@ -9,7 +9,8 @@ as $$
         ('ai_worker_cleanup_cache', scheduled_jobs.schedule, 'SELECT pgcache.ai_worker_cleanup_cache()')
 $$;
 
-comment on function pgcache_internal.scheduled_jobs(text) is 'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
+comment on function pgcache_internal.scheduled_jobs(text) is
+'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
 
 create or replace function pgcache_internal.check_cron(hint text) returns void
 language plpgsql stable
@@ -22,18 +23,24 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_cron(text) is 'Errors: PC012, with this hint, if this database has no pg_cron.';
+comment on function pgcache_internal.check_cron(text) is
+'Errors: PC012, with this hint, if this database has no pg_cron.';
 
 create or replace function pgcache_internal.check_upkeep_cron() returns void
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select check_cron(format(
-        'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s), or call cache_upkeep from any other scheduler.',
-        coalesce((select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see')))
+        'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s),'
+        ' or call cache_upkeep from any other scheduler.',
+        coalesce(
+            (select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see'
+        )
+    ))
 $$;
 
-comment on function pgcache_internal.check_upkeep_cron() is 'Errors: PC012 if this database has no pg_cron to schedule the upkeep with.';
+comment on function pgcache_internal.check_upkeep_cron() is
+'Errors: PC012 if this database has no pg_cron to schedule the upkeep with.';
 
 create or replace function pgcache_internal.unschedule(job_names text[]) returns integer
 language plpgsql volatile
@@ -42,13 +49,15 @@ as $$
 declare
     jobs integer;
 begin
-    execute 'select count(cron.unschedule(c.jobid)) from cron.job c where c.database = current_database() and c.jobname = any($1)'
+    execute 'select count(cron.unschedule(c.jobid)) from cron.job c'
+        ' where c.database = current_database() and c.jobname = any($1)'
     into jobs using job_names;
     return jobs;
 end
 $$;
 
-comment on function pgcache_internal.unschedule(text[]) is 'Removes jobs of pg_cron in this database by their names; returns how many.';
+comment on function pgcache_internal.unschedule(text[]) is
+'Removes jobs of pg_cron in this database by their names; returns how many.';
 
 -- By the catalog: to name a table in a schema that one may not use is an error.
 create or replace function pgcache_internal.cron_has(table_name text, privilege text) returns boolean
@@ -62,7 +71,8 @@ as $$
     )
 $$;
 
-comment on function pgcache_internal.cron_has(text, text) is 'Whether pg_cron''s table is in this database and the caller has the privilege on it.';
+comment on function pgcache_internal.cron_has(text, text) is
+'Whether pg_cron''s table is in this database and the caller has the privilege on it.';
 
 create or replace function pgcache.cache_schedule(schedule text default '0 * * * *') returns setof bigint
 language plpgsql volatile
@@ -73,7 +83,9 @@ begin
     if schedule is null then
         raise exception using errcode = 'invalid_parameter_value';
     end if;
-    return query execute 'select cron.schedule(j.job_name, j.schedule, j.command) from pgcache_internal.scheduled_jobs($1) j' using schedule;
+    return query execute 'select cron.schedule(j.job_name, j.schedule, j.command)'
+        ' from pgcache_internal.scheduled_jobs($1) j'
+    using schedule;
 exception when invalid_parameter_value or syntax_error then
     raise exception using errcode = 'PC010',
         message = format('%L is not a cron schedule', schedule),
@@ -82,7 +94,8 @@ end
 $$;
 
 comment on function pgcache.cache_schedule(text) is
-'Schedules the upkeep jobs with pg_cron (default hourly), in place of earlier ones; returns their job ids. Errors: PC010, PC012.';
+'Schedules the upkeep jobs with pg_cron (default hourly), in place of earlier ones; returns their job ids. Errors:'
+' PC010, PC012.';
 
 create or replace function pgcache.cache_unschedule() returns integer
 language plpgsql volatile
@@ -94,4 +107,5 @@ begin
 end
 $$;
 
-comment on function pgcache.cache_unschedule() is 'Removes the jobs that cache_schedule made; returns how many. Errors: PC012.';
+comment on function pgcache.cache_unschedule() is
+'Removes the jobs that cache_schedule made; returns how many. Errors: PC012.';

@@ -1,6 +1,6 @@
 -- Limits and expiry without an index: a hand walks the heap of each type in windows of blocks, deletes what has expired
--- and, as far as the type is over its limit, the worst entries of each window: of four it visits one goes. It skips rows
--- that others have locked.
+-- and, as far as the type is over its limit, the worst entries of each window: one of visited_for_one() at most. It
+-- skips rows that others have locked.
 
 create or replace function pgcache_internal.heap_blocks(relation regclass) returns bigint
 language sql volatile parallel safe  -- not pinned: inlined
@@ -8,8 +8,8 @@ as $$ select pg_catalog.pg_relation_size(relation) / pg_catalog.current_setting(
 
 comment on function pgcache_internal.heap_blocks(regclass) is 'How many blocks the heap of a table has.';
 
--- For each type a static statement, and the eviction score by its policy: to plan them each time would take as long as to
--- run them.
+-- For each type a static statement, and the eviction score by its policy: to plan them each time would take as long as
+-- to run them.
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.sweep(
     type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint,
@@ -24,15 +24,17 @@ declare
     moment constant timestamptz := cache_now();
     first constant tid := format('(%s,0)', first_block)::tid;
     behind constant tid := format('(%s,0)', first_block + blocks)::tid;
-    at_least constant integer := (blocks >= 512)::integer;  -- a window with one entry has no worst
+    -- Of so few entries that none has to be bad, none goes; but of those in a window of full size one does.
+    at_least constant integer := (blocks >= window_chunks() * chunk_blocks())::integer;
     row_ids tid[];
 begin
     if @branches    end if;
-    perform advance(type, 'expired', expired), advance(type, 'evicted', evicted);
+    perform count_events(type, 'expired', expired), count_events(type, 'evicted', evicted);
 end
 $body$;
 comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint) is
-'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes are met, at most a quarter of the others, worst first. Rows that are locked are skipped.';
+'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and'
+' need_bytes are met, at most one of visited_for_one() of the others, worst first. Rows that are locked are skipped.';
 $frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
@@ -47,46 +49,55 @@ $frame$, $branch$type = '@type' then
             select array_agg(r.row_id) into row_ids
             from ranked r
             where r.score = '-infinity' or (r.place <= need_entries or r.bytes_before < need_bytes) and r.place <= (
-                select c.expired + greatest(at_least, (c.live + 2) / 4)
+                select c.expired + greatest(at_least, (c.live + visited_for_one() / 2) / visited_for_one())
                 from (
-                    select count(*) filter (where v.score = '-infinity') as expired, count(*) filter (where v.score > '-infinity') as live
+                    select
+                        count(*) filter (where v.score = '-infinity') as expired,
+                        count(*) filter (where v.score > '-infinity') as live
                     from visited v
                 ) c
             );
         else
-            row_ids := array(select t.ctid from @table t where t.ctid >= first and t.ctid < behind and t.expires_at <= moment);
+            row_ids := array(
+                select t.ctid from @table t where t.ctid >= first and t.ctid < behind and t.expires_at <= moment
+            );
         end if;
         with gone as (
             delete from @table t where t.ctid = any(array(
                 select e.ctid from @table e where e.ctid = any(row_ids) for update skip locked))
             returning t.expires_at <= moment as expired, @size as bytes
         )
-        select count(*) filter (where g.expired), count(*) filter (where g.expired is not true), coalesce(sum(g.bytes), 0)
+        select
+            count(*) filter (where g.expired), count(*) filter (where g.expired is not true), coalesce(sum(g.bytes), 0)
         into expired, evicted, freed
         from gone g;
 $branch$);
 
--- Reuse, discounted by the square of the time without it; for cost times what a reuse saves per byte (GreedyDual-Size-Frequency
--- with the idle time for its clock). More hits than four lines of the log stand for say little about the next one, and would
--- keep what was popular once.
+-- Reuse, discounted by the square of the time without it; for cost times what a reuse saves per byte
+-- (GreedyDual-Size-Frequency with the idle time for its clock).
 create or replace function pgcache_internal.eviction_policies() returns table (policy text, score text)
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $policies$
     select p.policy, replace(p.score, '@reuse',
-        $$least(1 + t.hit_count, 4 * abs(t.hit_weight)) / (1e-6::float8 + greatest(0, date_part('epoch', moment - t.last_accessed_at)) ^ 2)$$)
+        'least(1 + t.hit_count, reuse_lines() * abs(t.hit_weight))'
+        ' / (1e-6::float8 + greatest(0, date_part(''epoch'', moment - t.last_accessed_at)) ^ 2)')
     from (values
         ('lru', '@reuse'),
-        ('cost', '@reuse / (@size)@tokens{ * coalesce(t.tokens_used, 1) * greatest(model_price(@model), 1e-6)::float8}'),
+        ('cost',
+            '@reuse / (@size)@tokens{ * coalesce(t.tokens_used, 1) * greatest(model_price(@model), 1e-6)::float8}'),
         ('fifo', $$date_part('epoch', t.created_at)$$),
         ('none', 'null')
     ) p (policy, score)
 $policies$;
 
 comment on function pgcache_internal.eviction_policies() is
-'The policies, and as SQL what an entry t is worth keeping by each at a moment; the lowest goes first. lru: reuse, less the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
+'The policies, and as SQL what an entry t is worth keeping by each at a moment; the lowest goes first. lru: reuse,'
+' less the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
 
-create or replace function pgcache_internal.evict(registered types, need_entries bigint, need_bytes bigint, visit_entries bigint) returns bigint
+create or replace function pgcache_internal.evict(
+    registered types, need_entries bigint, need_bytes bigint, visit_entries bigint
+) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -94,26 +105,31 @@ as $$
 declare
     type constant text := registered.type;
     hand_counter constant regclass := sequence_of(type, 'hand');
-    blocks constant bigint := heap_blocks(registered.relation);
-    chunks constant bigint := (blocks + 7) / 8;
-    entries_per_chunk constant float8 := greatest(1, counter(type, 'entries') * 8.0 / greatest(1, counter(type, 'blocks')));
+    chunks constant bigint := (heap_blocks(registered.relation) + chunk_blocks() - 1) / chunk_blocks();
+    entries_per_block constant float8 := counter(type, 'entries') / greatest(1.0, counter(type, 'blocks'));
+    entries_per_chunk constant float8 := greatest(1, entries_per_block * chunk_blocks());
     bytes_per_entry constant float8 := greatest(1, counter(type, 'bytes') / greatest(1.0, counter(type, 'entries')));
     to_visit bigint := least(chunks, ceil(visit_entries / entries_per_chunk));
     removed bigint := 0;
-    wanted bigint;
-    hand bigint;
-    whole boolean;  -- the heap; else a window to its end at most
+    needed float8;  -- so many entries have to go
+    wanted bigint;  -- chunks of the next window
+    first bigint;  -- of them
     swept record;
 begin
-    for attempt in 1..least(16 + greatest(need_entries, visit_entries, need_bytes / bytes_per_entry) / 1000, 1000)::integer loop
+    for attempt in 1..max_windows(greatest(need_entries, visit_entries, need_bytes / bytes_per_entry)::bigint) loop
         exit when chunks = 0;
-        -- Ever more in the end: a small type may sit in a few blocks of a long table that vacuum has not shortened.
-        wanted := greatest(to_visit, ceil(greatest(need_entries, need_bytes / bytes_per_entry) * 4 / entries_per_chunk), 1);
-        wanted := least(64, wanted * 2 ^ greatest(0, attempt - 5));
-        whole := wanted >= chunks;
-        wanted := case when whole then chunks else least(wanted, chunks - (counter(type, 'hand') + 1) % chunks) end;
-        hand := (select min(nextval(hand_counter)) from generate_series(1, wanted));
-        swept := sweep(type, case when whole then 0 else hand % chunks * 8 end, wanted * 8, need_entries, need_bytes);
+        needed := greatest(need_entries, need_bytes / bytes_per_entry);
+        wanted := greatest(1, to_visit, ceil(needed * visited_for_one() / entries_per_chunk));
+        wanted := least(window_chunks(), wanted * 2 ^ greatest(0, attempt - patience()));
+        if wanted >= chunks then
+            wanted := chunks;
+            first := 0;
+            perform nextval(hand_counter) from generate_series(1, wanted);
+        else  -- to the end of the heap at most
+            wanted := least(wanted, chunks - (counter(type, 'hand') + 1) % chunks);
+            first := (select min(nextval(hand_counter)) from generate_series(1, wanted)) % chunks;
+        end if;
+        swept := sweep(type, first * chunk_blocks(), wanted * chunk_blocks(), need_entries, need_bytes);
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;
         need_bytes := need_bytes - swept.freed;
@@ -125,4 +141,5 @@ end
 $$;
 
 comment on function pgcache_internal.evict(types, bigint, bigint, bigint) is
-'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, 16 windows of 512 blocks at most and one more for each 1000 entries; returns how many entries it removed.';
+'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, max_windows()'
+' at most; returns how many entries it removed.';

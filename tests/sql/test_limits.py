@@ -384,19 +384,45 @@ def test_limits_hold_where_constraints_are_immediate(ask: Session) -> None:
 
 def test_nothing_stays_due(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 100), cache_create_type('other', max_entries => 100)")
-    read_only = "SET TRANSACTION READ ONLY"
-    ends = "COMMIT", "ROLLBACK", "ROLLBACK TO a; COMMIT", "RESET pgcache.due; COMMIT", f"{read_only}; COMMIT"
-    for end in ends:
+    due = "SELECT count(*) FROM pgcache_internal.room_due"
+    for end in ("COMMIT", "ROLLBACK", "ROLLBACK TO a; COMMIT", "RELEASE a; SET TRANSACTION READ ONLY; COMMIT"):
         with ask.transaction():
             ask("SAVEPOINT a")
             for type in ("mine", "other"):
                 ask("SELECT count(cache_set(%s, 'k' || i, '1')) FROM generate_series(1, 100) i", type)
+            assert ask(due) > 0
             for statement in end.split("; "):
                 ask(statement)
         ask("SELECT cache_set('mine', 'k', '1')")
-    # But where the transaction may not write any more.
-    assert ask("SELECT count(*) FROM pgcache_internal.room_due") <= 1
-    assert ask("SELECT coalesce(current_setting('pgcache.due', true), '')") == ""
+        # But where the transaction may not write any more. Then it is left to the upkeep.
+        assert (ask(due) > 0) == ("READ ONLY" in end)
+    ask("CALL cache_upkeep()")
+    assert ask(due) == 0
+
+
+@pytest.mark.parametrize("reset", ["RESET ALL", "DISCARD PLANS", "DISCARD SEQUENCES", "DISCARD TEMP"])
+def test_what_is_due_is_not_lost_with_a_sessions_settings(ask: Session, reset: str) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    together(ask, 1, 100)
+    with ask.transaction():
+        together(ask, 101, 150)
+        ask(reset)
+        ask("COMMIT")
+    assert ask("SELECT count(*) FROM pgcache.cache_type_mine") <= 100 * TOLERANCE
+
+
+def test_what_is_due_is_of_its_transaction(ask: Session, new_session: NewSession) -> None:
+    """One that commits makes room for what it has written, and leaves the rest to those who wrote it."""
+    ask("SELECT cache_create_type('mine', max_entries => 100), cache_create_type('other', max_entries => 100)")
+    for type in ("mine", "other"):
+        ask("SELECT count(cache_set(%s, 'k' || i, '1')) FROM generate_series(1, 100) i", type)
+    other = new_session()
+    with other.transaction():
+        other("SELECT count(cache_set('other', 'l' || i, '1')) FROM generate_series(1, 50) i")
+        together(ask, 101, 150)
+        assert entries(ask) <= 100 * TOLERANCE
+        other("COMMIT")
+    assert entries(ask, "other") <= 100 * TOLERANCE
 
 
 def test_turns_are_taken_in_one_order(ask: Session, new_session: NewSession) -> None:
@@ -649,6 +675,17 @@ def test_none_refuses_what_is_too_much(ask: Session) -> None:
     ask("SELECT cache_configure('mine', eviction => 'lru')")
     ask("SELECT count(cache_set('mine', 'x' || i, '1')) FROM generate_series(1, 300) i")
     assert entries(ask) <= 105
+
+
+def test_none_knows_what_was_there_before_it_counted(ask: Session) -> None:
+    """While the type evicted, or before the crash that emptied the counters."""
+    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    together(ask, 1, 95)
+    ask("SELECT cache_configure('mine', eviction => 'none')")
+    assert ask("SELECT pgcache_internal.counter('mine', 'admitted')") == 0
+    with refused("PC009"):
+        singly(ask, "101 .. 200")
+    assert 100 <= entries(ask) <= 102
 
 
 def test_none_keeps_within_bytes(ask: Session) -> None:

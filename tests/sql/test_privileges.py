@@ -177,7 +177,7 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
     session("SET search_path = public, pg_temp, pgcache, pg_catalog")
     if access == "write":
         for call in (
-            "pgcache_internal.note_writes('store', 1, 5000)",
+            "pgcache_internal.note_writes('store', true, 5000)",
             "pgcache_internal.measure('store')",
             "pgcache_internal.fold_hits()",
             "cache_clear_expired()",

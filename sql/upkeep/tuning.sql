@@ -1,0 +1,192 @@
+-- What the upkeep is tuned by: each constant of it is a function here, and so is what follows from a type's limits. The
+-- planner folds the calls, so they cost nothing. To change one, edit it and install: then the clocks take their new
+-- periods, too. tests/sql/test_limits.py says whether limits still hold, `make bench ARGS=eviction` what hit ratio is
+-- reached.
+
+-- When something is due: the periods of a type's clocks (see tick).
+
+create or replace function pgcache_internal.large_value() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 2048 $$;
+
+comment on function pgcache_internal.large_value() is
+'Bytes beyond which each write of a value is noted with its size. Values up to it count as so many bytes each: they'
+' are noted when the clock writes strikes, and then all at once.';
+
+create or replace function pgcache_internal.sweep_every(max_entries bigint, max_bytes bigint) returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$
+    select greatest(1, least(256, max_entries / 100, max_bytes / (40 * pgcache_internal.large_value())))::integer
+$$;
+
+comment on function pgcache_internal.sweep_every(bigint, bigint) is
+'In how many writes of a type one makes room, the period of the clock writes: 1/100 of max_entries, or as many small'
+' values as fill 1/40 of max_bytes; 256 at most.';
+
+create or replace function pgcache_internal.measure_every(max_entries bigint, max_bytes bigint) returns bigint
+language sql immutable parallel safe  -- not pinned: inlined
+as $$
+    select case when max_entries is not null
+        then greatest(1, max_entries / 50 / pgcache_internal.sweep_every(max_entries, max_bytes)) end
+$$;
+
+comment on function pgcache_internal.measure_every(bigint, bigint) is
+'At which of those times a type is measured, the period of the clock sweeps: after writes of 1/50 of max_entries; NULL'
+' without that limit.';
+
+create or replace function pgcache_internal.volume_ticks() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 16 $$;
+
+comment on function pgcache_internal.volume_ticks() is
+'The period of the clock volume, which has a type measured by the bytes that are written.';
+
+create or replace function pgcache_internal.volume_tick(max_bytes bigint) returns float8
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select max_bytes / (40.0::float8 * pgcache_internal.volume_ticks()) $$;
+
+comment on function pgcache_internal.volume_tick(bigint) is
+'Bytes written for one tick of the clock volume: a type is measured after writes of 1/40 of max_bytes.';
+
+-- Sweeping: the hand of a type moves on by windows of the heap.
+
+create or replace function pgcache_internal.chunk_blocks() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 8 $$;
+
+comment on function pgcache_internal.chunk_blocks() is
+'Blocks of a chunk of the heap. The hand counts chunks, and an estimate reads a chunk at a stretch.';
+
+create or replace function pgcache_internal.window_chunks() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 64 $$;
+
+comment on function pgcache_internal.window_chunks() is
+'Chunks of the largest window: to sort more entries at once would cost too much.';
+
+create or replace function pgcache_internal.max_windows(to_remove bigint) returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select least(1000, 16 + to_remove / 1000)::integer $$;
+
+comment on function pgcache_internal.max_windows(bigint) is
+'How many windows one call of evict visits at most, for so many entries to remove or to visit.';
+
+create or replace function pgcache_internal.patience() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 5 $$;
+
+comment on function pgcache_internal.patience() is
+'Windows after which each is twice as large as the one before: few entries may sit in some blocks of a long table that'
+' vacuum has not shortened.';
+
+create or replace function pgcache_internal.visited_for_one() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 4 $$;
+
+comment on function pgcache_internal.visited_for_one() is
+'Of how many entries in a window one is evicted at most: the worst. More is a better choice, and more to read.';
+
+create or replace function pgcache_internal.visited_at_least() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 512 $$;
+
+comment on function pgcache_internal.visited_at_least() is
+'How many entries are visited at least to choose from, each time that room is made.';
+
+create or replace function pgcache_internal.reuse_lines() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 4 $$;
+
+comment on function pgcache_internal.reuse_lines() is
+'For lru and cost: hits count up to what so many lines of the hit log stand for. More say little about the next one,'
+' and would keep what was popular once.';
+
+-- Making room: how much, beside others.
+
+create or replace function pgcache_internal.counted_blocks() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 4096 $$;
+
+comment on function pgcache_internal.counted_blocks() is
+'Blocks of a table whose entries are counted; of a longer one so many are read, and the rest is estimated.';
+
+create or replace function pgcache_internal.safe_share() returns float8
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 0.97::float8 $$;
+
+comment on function pgcache_internal.safe_share() is
+'The share of a limit that is aimed at where the size is an estimate, or others write at the same time.';
+
+create or replace function pgcache_internal.reserve_beside_others() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 4 $$;
+
+comment on function pgcache_internal.reserve_beside_others() is
+'Room for how many times sweep_every is left by a transaction that had to wait for others before it could make room.';
+
+create or replace function pgcache_internal.reserve_unseen(max_entries bigint) returns bigint
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select max_entries / 12 $$;
+
+comment on function pgcache_internal.reserve_unseen(bigint) is
+'Room that is left by a transaction in REPEATABLE READ, which does not see what others have written since it began.';
+
+create or replace function pgcache_internal.max_rate() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 2 $$;
+
+comment on function pgcache_internal.max_rate() is
+'How many entries are evicted for each one written, at most, from one measurement to the next.';
+
+create or replace function pgcache_internal.eviction_wait(writes bigint) returns bigint
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select least(2000, 500 + writes) $$;
+
+comment on function pgcache_internal.eviction_wait(bigint) is
+'Milliseconds that a transaction with so many writes waits at most until others have made room.';
+
+-- Refusing, in types that evict nothing.
+
+create or replace function pgcache_internal.admission_wait() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 100 $$;
+
+comment on function pgcache_internal.admission_wait() is
+'Milliseconds that a write waits at most for the count of a type that seems full.';
+
+create or replace function pgcache_internal.glanced_blocks() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 64 $$;
+
+comment on function pgcache_internal.glanced_blocks() is
+'Blocks of a table that a write reads to see whether a type that seemed full still does, instead of counting all.';
+
+create or replace function pgcache_internal.full_share() returns float8
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 0.95::float8 $$;
+
+comment on function pgcache_internal.full_share() is
+'The share of a limit above which a type is full by that glance.';
+
+-- The hit log, and the scheduled upkeep: how much in one transaction.
+
+create or replace function pgcache_internal.folded_lines() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 10000 $$;
+
+comment on function pgcache_internal.folded_lines() is 'Lines of the hit log that are folded at once, at most.';
+
+create or replace function pgcache_internal.fold_parts(lines bigint) returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select least(40, 1 + lines / 50)::integer $$;
+
+comment on function pgcache_internal.fold_parts(bigint) is
+'In how many parts of the keys a log of so many lines is folded, a transaction each. The next one reuses the space of'
+' the row versions that this one leaves behind; were all entries updated in one transaction, the table would double.';
+
+create or replace function pgcache_internal.upkeep_blocks() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 1024 $$;
+
+comment on function pgcache_internal.upkeep_blocks() is
+'Blocks that the scheduled upkeep sweeps in one transaction.';
