@@ -10,15 +10,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from time import monotonic
-from typing import Protocol, TypeVar, cast
+from time import monotonic, sleep
+from typing import Generic, Protocol, TypeVar, cast
 
-from psycopg.errors import QueryCanceled
+from psycopg.errors import OperationalError, QueryCanceled
 
 T = TypeVar("T")
 Lock = threading.Lock
 AsyncLock = asyncio.Lock
-Slots = threading.Semaphore
 AsyncSlots = asyncio.Semaphore
 
 
@@ -94,23 +93,164 @@ class AsyncSocket:
         await self.wait(deadline, write=True)
 
 
-def acquire(lock: threading.Lock, deadline: float | None) -> None:
-    """Take the lock. Raises QueryCanceled at the deadline."""
-    if lock.acquire(blocking=False):
-        return
-    if not lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic())):
-        raise QueryCanceled("the connection was not free in time")
+class Queue:
+    """Who waits for a connection. A signal handler may raise at any moment, so a turn belongs to a thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.turn: Turn | None = None
 
 
-async def acquire_async(lock: asyncio.Lock, deadline: float | None) -> None:
-    """The same in an event loop."""
-    if deadline is None or not lock.locked():
-        await lock.acquire()
-        return
-    try:
-        await asyncio.wait_for(lock.acquire(), max(0.0, deadline - monotonic()))
-    except asyncio.TimeoutError:
-        raise QueryCanceled("the connection was not free in time") from None
+class Turn:
+    """One call's turn in a queue. give_back undoes take, however far that had come."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def take(self, deadline: float | None) -> None:
+        """Raises QueryCanceled at the deadline."""
+        queue = self._queue
+        if not queue.lock.acquire(blocking=False) and not queue.lock.acquire(
+            timeout=-1 if deadline is None else max(0.0, deadline - monotonic())
+        ):
+            raise QueryCanceled("the connection was not free in time")
+        if queue.turn is not None:
+            raise OperationalError("a signal handler cannot call the cache in the middle of another call")
+        queue.turn = self
+
+    def give_back(self) -> None:
+        queue = self._queue
+        try:
+            if queue.turn is self:
+                queue.turn = None
+        finally:
+            try:  # noqa: SIM105 (a call to suppress() would leave room for a signal)
+                queue.lock.release()
+            except RuntimeError:
+                pass  # it was never taken
+
+
+class AsyncQueue(asyncio.Lock):
+    """The same for the tasks of an event loop."""
+
+
+class AsyncTurn:
+    """One call's turn in a queue."""
+
+    def __init__(self, queue: AsyncQueue) -> None:
+        self._queue = queue
+        self._taken = False
+
+    async def take(self, deadline: float | None) -> None:
+        """Raises QueryCanceled at the deadline."""
+        if deadline is None or not self._queue.locked():
+            await self._queue.acquire()
+        else:
+            # Not wait_for(), which loses the lock if it is cancelled at the moment of success.
+            acquiring = asyncio.ensure_future(self._queue.acquire())
+            try:
+                await asyncio.wait([acquiring], timeout=max(0.0, deadline - monotonic()))
+            finally:
+                self._taken = acquiring.done() and not acquiring.cancelled()
+                acquiring.cancel()
+            if not self._taken:
+                raise QueryCanceled("the connection was not free in time")
+        self._taken = True
+
+    def give_back(self) -> None:
+        if self._taken:
+            self._queue.release()
+
+
+class Slots:
+    """How many threads may do something at once: as a context manager, which a signal handler may leave at any moment.
+
+    So it is threads that are counted, and not how often they came and went.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._lock = threading.Lock()
+        self._threads: set[int] = set()
+
+    def __enter__(self) -> None:
+        thread = threading.get_ident()
+        while not self._admits(thread):
+            sleep(0.001)
+
+    def _admits(self, thread: int) -> bool:
+        with self._lock:
+            if len(self._threads) >= self._number:
+                self._threads &= {each.ident or 0 for each in threading.enumerate()}
+            if len(self._threads) < self._number:
+                self._threads.add(thread)
+            return thread in self._threads
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.discard(threading.get_ident())
+
+
+class Own(Generic[T]):
+    """What all threads share. make: makes it."""
+
+    def __init__(self, make: Callable[[], T], end: Callable[[T], object]) -> None:
+        self._make = make
+        self.forget()
+
+    def __call__(self) -> T:
+        return self._one
+
+    def end_others(self) -> None:
+        """There are none."""
+
+    def forget(self) -> None:
+        self._one = self._make()
+
+
+class AsyncOwn(Generic[T]):
+    """What each event loop has for itself: connections and locks cannot go from one to another.
+
+    make: makes one. end: ends that of another loop, which has been closed, or will run it.
+    """
+
+    def __init__(self, make: Callable[[], T], end: Callable[[T], object]) -> None:
+        self._make = make
+        self._end = end
+        self.forget()
+
+    def __call__(self) -> T:
+        """That of the running loop; where none runs, that of the last one."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._latest
+        try:
+            return self._each[loop]
+        except KeyError:
+            return self._new(loop)
+
+    def end_others(self) -> None:
+        here = self()
+        with self._lock:
+            others = {loop: one for loop, one in self._each.items() if one is not here}
+            for loop, one in others.items():
+                del self._each[loop]
+                try:
+                    loop.call_soon_threadsafe(self._end, one)
+                except RuntimeError:  # the loop has been closed
+                    self._end(one)
+
+    def _new(self, loop: asyncio.AbstractEventLoop) -> T:
+        with self._lock:
+            for closed in [each for each in self._each if each.is_closed()]:
+                self._end(self._each.pop(closed))
+            self._latest = self._each[loop] = self._make()
+            return self._latest
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._each: dict[asyncio.AbstractEventLoop, T] = {}
+        self._latest = self._make()
 
 
 def settle(value: T) -> T:

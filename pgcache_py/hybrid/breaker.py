@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from math import inf
 from time import monotonic
 
 from ..client.failsoft import logger
@@ -57,11 +56,6 @@ class Breaker:
                 self._rest = FIRST_REST
         if relieved:
             logger.info("%s", self._relief)
-
-    def open_for_good(self) -> None:
-        """Whoever stands behind is not to be asked again."""
-        with self._lock:
-            self.closed, self._resting_until = False, inf
 
     @property
     def state(self) -> str:

@@ -24,7 +24,7 @@ class Proxy:
         self.dsn = make_conninfo(target, host="127.0.0.1", port=self._listener.getsockname()[1])
         self.round_trips = 0
         self.connections = 0
-        self._relays: list[threading.Thread] = []
+        self.relays: list[threading.Thread] = []
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._flowing = threading.Event()
         self._flowing.set()
@@ -60,9 +60,11 @@ class Proxy:
     def admit(self) -> None:
         self._refusing = False
 
-    def idle(self) -> bool:
-        """Whether no connection is open any more."""
-        return not any(relay.is_alive() for relay in self._relays)
+    def wait_for_the_end(self, *, of: list[threading.Thread] | None = None) -> None:
+        """Wait until no connection is open any more, or none of those."""
+        for relay in self.relays if of is None else of:
+            relay.join(10)
+            assert not relay.is_alive()
 
     def _accept(self) -> None:
         while True:
@@ -80,8 +82,8 @@ class Proxy:
             self._pairs.append((client, server))
             talk = _Talk(self)
             for ends in ((client, server, talk, True), (server, client, talk, False)):
-                self._relays.append(threading.Thread(target=self._relay, args=ends, daemon=True))
-                self._relays[-1].start()
+                self.relays.append(threading.Thread(target=self._relay, args=ends, daemon=True))
+                self.relays[-1].start()
 
     def _relay(self, source: socket.socket, sink: socket.socket, talk: _Talk, from_client: bool) -> None:
         try:

@@ -16,12 +16,11 @@ import pytest
 
 from pgcache_py import AsyncCache, Cache, UnavailableError
 from tests.client.proxy import Proxy
-from tests.tools.waiting import wait_until
 
 
 def own(cache: Any) -> Any:
     """The cache's own connection."""
-    return getattr(cache, "target", cache)._source._connection
+    return getattr(cache, "target", cache)._source._line()._connection
 
 
 def terminate(db: psycopg.Connection) -> None:
@@ -52,7 +51,7 @@ def test_a_lost_connection_is_opened_again(world: Any, proxy: Proxy, db: psycopg
     ]
     for number, call in enumerate(calls):
         terminate(db) if lose == "terminated" else proxy.cut()
-        wait_until(proxy.idle)
+        proxy.wait_for_the_end()
         call()
         assert proxy.connections == number + 2
     assert cache.get("store", "k") == 2
@@ -89,8 +88,9 @@ def test_a_pool_with_dead_connections(world: Any, proxy: Proxy, db: psycopg.Conn
     cache = world.cache(pool)
     cache.set("store", "n", 0)
     for call in (lambda: cache.get("store", "n"), lambda: cache.incr("store", "n"), lambda: cache.get("store", "n")):
+        relays = list(proxy.relays)
         terminate(db)
-        wait_until(proxy.idle)
+        proxy.wait_for_the_end(of=relays)  # the pool opens new ones
         call()
     assert cache.get("store", "n") == 1
 
@@ -198,7 +198,7 @@ def test_a_pooler_is_recognized(world: Any, dsn: str, monkeypatch: pytest.Monkey
         )
     cache = world.cache(dsn, timeout=7)
     assert cache.set("store", "k", 1) is True
-    assert getattr(cache, "target", cache)._source._direct is False
+    assert getattr(cache, "target", cache)._source._line()._direct is False
     timeout = world.loop.run_until_complete(shown(own(cache))) if world.name == "async" else shown_now(own(cache))
     assert timeout == "0"
 

@@ -21,7 +21,6 @@ from pgcache_py.hybrid import breaker
 from tests.client.proxy import Proxy
 from tests.hybrid.conftest import Tier, until, url_of
 from tests.hybrid.history import ABSENT, History
-from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.once
 
@@ -175,7 +174,7 @@ def test_connections_that_were_cut_are_no_outage(
     for _ in range(3):
         every_call(cache)
         redis_proxy.cut()
-        wait_until(redis_proxy.idle)
+        redis_proxy.wait_for_the_end()
     assert levels(log) == []
     until(lambda: warm(cache, private_world.tier))
 

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumperUnknown
 
 from ..calls import Call, T
-from ..waiting import AsyncLock, AsyncSocket, acquire_async, forget_in_children, has_input
+from ..waiting import AsyncLock, AsyncOwn, AsyncQueue, AsyncSocket, AsyncTurn, forget_in_children, has_input
 from ..wire import BinaryDumper, Params, Row, encoded
 
 if TYPE_CHECKING:
@@ -49,31 +49,50 @@ class AsyncSource(Protocol):
 
 
 class AsyncOwnConnection:
-    """One connection over a conninfo string, opened by the first call and again when it was lost.
+    """A connection over a conninfo string, opened by the first call, and again after it was lost or closed.
+
+    timeout: seconds for a call, in which it also waits for its turn; None for no limit.
+    """
+
+    def __init__(self, conninfo: str, timeout: float | None) -> None:
+        self._line = AsyncOwn(lambda: AsyncLine(conninfo, timeout), AsyncLine.hang_up)
+        forget_in_children(self)
+
+    def forget(self) -> None:
+        """Leave the connection as it is to others, and start afresh."""
+        self._line.forget()
+
+    async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
+        return await self._line().run(call, params, tenant)
+
+    async def report(self, query: str) -> list[Row]:
+        return await self._line().report(query)
+
+    async def close(self) -> None:
+        self._line.end_others()
+        await self._line().close()
+
+
+class AsyncLine:
+    """One connection, which the calls take turns in using.
 
     Talks to libpq rather than through psycopg's cursors, with statements prepared once: a third faster for a get.
-    timeout: seconds for a call, in which it also waits for its turn; None for no limit.
     """
 
     def __init__(self, conninfo: str, timeout: float | None) -> None:
         self._conninfo = conninfo
         self._timeout = timeout
-        self._closed = False
-        self.forget()
-        forget_in_children(self)
-
-    def forget(self) -> None:
-        """Leave the connection as it is to others, and start afresh."""
-        self._lock = AsyncLock()
+        self._queue = AsyncQueue()
         self._connection: AnyConnection | None = None
         self._direct = False
         self._prepared: dict[str, bytes] = {}
 
-    async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
+    async def run(self, call: Call[T], params: Params, tenant: str | None) -> T:
         statement, params = call.statement(params, tenant)
-        deadline = None if self._timeout is None else monotonic() + self._timeout + GRACE
-        await acquire_async(self._lock, deadline)
+        deadline = self._deadline()
+        turn = AsyncTurn(self._queue)
         try:
+            await turn.take(deadline)
             connection = self._connection
             # If the connection is at its end, a call that must not be repeated has to know before, not after.
             if connection and (call.repeatable or not has_input(connection.fileno())):
@@ -85,30 +104,37 @@ class AsyncOwnConnection:
             connection = await self._reconnect()
             return call.read(await self._execute(connection, call, statement, params, deadline), "utf-8")
         finally:
-            self._lock.release()
+            turn.give_back()
 
     async def report(self, query: str) -> list[Row]:
-        await acquire_async(self._lock, None if self._timeout is None else monotonic() + self._timeout + GRACE)
+        turn = AsyncTurn(self._queue)
         try:
+            await turn.take(self._deadline())
             connection = self._connection
             if connection is None or has_input(connection.fileno()):
                 connection = await self._reconnect()
             return await rows(connection, query)
         finally:
-            self._lock.release()
+            turn.give_back()
 
     async def close(self) -> None:
-        await acquire_async(self._lock, None)
+        turn = AsyncTurn(self._queue)
         try:
-            self._closed = True
+            await turn.take(None)
             await self._disconnect()
         finally:
-            self._lock.release()
+            turn.give_back()
+
+    def hang_up(self) -> None:
+        """Close at once, whoever may be using it."""
+        if self._connection is not None:
+            self._connection.pgconn.finish()
+
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else monotonic() + self._timeout + GRACE
 
     async def _reconnect(self) -> AnyConnection:
         await self._disconnect()
-        if self._closed:
-            raise psycopg.ProgrammingError("the cache is closed")
         connection = await AsyncConnection.connect(
             self._conninfo,
             autocommit=True,
@@ -271,7 +297,7 @@ class AsyncPooledConnections:
     async def _take(self, call: Call[T]) -> AnyConnection:
         while True:
             connection: AnyConnection = await self._pool.getconn(self._timeout)
-            # See AsyncOwnConnection.run.
+            # See AsyncLine.run.
             if call.repeatable or not (connection.closed or has_input(connection.fileno())):
                 return connection
             await connection.close()

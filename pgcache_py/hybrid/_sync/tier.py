@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 import redis as redis_py
-from redis.exceptions import ConnectionError, NoScriptError, ResponseError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError
 
 from ...client.failsoft import logger
-from ...client.waiting import Slots, forget_in_children
+from ...client.waiting import Own, Slots, forget_in_children
 from ...client.wire import json_value
 from ...relay.scripts import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
 from ..breaker import Breaker
@@ -32,6 +32,8 @@ Parse: TypeAlias = Callable[[list[Any]], T]
 
 # How many connections there are at most; who finds none free waits.
 CONNECTIONS = 64
+# What Redis does, and what becomes of an answer that is none. Nothing else: signal handlers, too, may raise.
+FAILURES = (RedisError, OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 # Of how many entries hits may wait to be reported to PostgreSQL, and how often they are, in seconds.
 UNREPORTED = 50_000
 REPORT_EVERY = 1.0
@@ -145,8 +147,7 @@ class HotTier:
 
     def forget(self) -> None:
         """Leave the connections as they are to others, and start afresh."""
-        self._free: deque[Any] = deque()
-        self._slots = Slots(CONNECTIONS)
+        self._lines = Own(Lines, Lines.drop)
         # Tokens never repeat: a lease taken again under an old one would not know what happened in between.
         self._tokens = map(f"{secrets.token_hex(8)}.{{}}".format, count())
         self._returned: deque[bytes] = deque()
@@ -157,8 +158,8 @@ class HotTier:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        self.breaker.open_for_good()
-        self._disconnect()
+        self._lines.end_others()
+        self._lines().disconnect()
 
     # Reading.
 
@@ -458,7 +459,7 @@ class HotTier:
             return otherwise
         try:
             meaning = parse(self._exchange(build, replies))
-        except Exception as error:  # who knows what redis-py makes of nonsense
+        except FAILURES as error:
             breaker.failed(error)
             return otherwise
         if not breaker.closed:
@@ -467,10 +468,11 @@ class HotTier:
 
     def _exchange(self, build: Callable[[], bytes], replies: int) -> list[Any]:
         """Send commands in one go and read the replies, of which one may be an error."""
-        with self._slots:
+        lines = self._lines()
+        with lines.slots:
             while True:
                 try:
-                    connection, fresh = self._free.pop(), False
+                    connection, fresh = lines.free.pop(), False
                 except IndexError:
                     connection, fresh = self._connect(), True
                 try:
@@ -480,14 +482,26 @@ class HotTier:
                     # An idle connection may have ended long ago, and the others with it.
                     if fresh:
                         raise
-                    self._disconnect()
+                    lines.disconnect()
                 else:
-                    self._free.append(connection)
+                    lines.free.append(connection)
                     return found
 
-    def _disconnect(self) -> None:
-        for connection in taken(self._free, len(self._free)):
+
+class Lines:
+    """Connections to Redis: those that nobody uses, and a slot for each that there may be."""
+
+    def __init__(self) -> None:
+        self.free: deque[Any] = deque()
+        self.slots = Slots(CONNECTIONS)
+
+    def disconnect(self) -> None:
+        for connection in taken(self.free, len(self.free)):
             connection.disconnect()
+
+    def drop(self) -> None:
+        """Their event loop is closed, and they with it."""
+        self.free.clear()
 
 
 def taken(queue: deque[T], most: int) -> list[T]:
