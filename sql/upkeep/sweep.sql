@@ -120,7 +120,7 @@ begin
         exit when chunks = 0;
         needed := greatest(need_entries, need_bytes / bytes_per_entry);
         wanted := greatest(1, to_visit, ceil(needed * visited_for_one() / entries_per_chunk));
-        wanted := least(window_chunks(), wanted * 2 ^ greatest(0, attempt - patience()));
+        wanted := least(window_chunks(), wanted * 2 ^ greatest(0, attempt - equal_windows()));
         if wanted >= chunks then
             wanted := chunks;
             first := 0;

@@ -71,13 +71,13 @@ as $$ select least(1000, 16 + to_remove / 1000)::integer $$;
 comment on function pgcache_internal.max_windows(bigint) is
 'How many windows one call of evict visits at most, for so many entries to remove or to visit.';
 
-create or replace function pgcache_internal.patience() returns integer
+create or replace function pgcache_internal.equal_windows() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
 as $$ select 5 $$;
 
-comment on function pgcache_internal.patience() is
-'Windows after which each is twice as large as the one before: few entries may sit in some blocks of a long table that'
-' vacuum has not shortened.';
+comment on function pgcache_internal.equal_windows() is
+'So many windows are as large as it seems to need; each further one is twice as large as the one before. Few entries'
+' may sit in some blocks of a long table that vacuum has not shortened.';
 
 create or replace function pgcache_internal.visited_for_one() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
