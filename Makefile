@@ -36,6 +36,7 @@ lint: .venv/ready-dev ## check the style, the types, and what is made of somethi
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/lint_sql.py
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
 bench: .venv/ready-dev ## run the benchmarks

@@ -34,7 +34,8 @@ begin
     for given in
         select s.name, s.value, s.good, s.hint
         from (values
-            ('ai_base_url', rtrim(base_url, '/'), base_url ~ '^https?://[^/@?#\s]+(/[^@?#\s]*)?$', 'http:// or https://, a host and a path such as /v1; no password'),
+            ('ai_base_url', rtrim(base_url, '/'), base_url ~ '^https?://[^/@?#\s]+(/[^@?#\s]*)?$',
+                'http:// or https://, a host and a path such as /v1; no password'),
             ('ai_model', model, model <> '', 'the name of a model'),
             ('ai_embedding_model', embedding_model, embedding_model <> '', 'the name of a model'),
             ('ai_schema_version', schema_version, schema_version <> '', 'auto, or a name such as v1'),
@@ -43,10 +44,13 @@ begin
             ('ai_retries', retries::text, retries between 0 and 20, '0 to 20'),
             ('ai_lease', lease::text, lease between 0.1 and 3600, 'seconds, 0.1 to 3600'),
             ('ai_row_limit', row_limit::text, row_limit >= 0, 'a number of rows; 0: no limit'),
-            ('ai_schema_bytes', schema_bytes::text, schema_bytes between 0 and 10000000, 'a number of bytes up to 10000000'),
+            ('ai_schema_bytes', schema_bytes::text, schema_bytes between 0 and 10000000,
+                'a number of bytes up to 10000000'),
             ('ai_batch', batch::text, batch between 1 and 2048, '1 to 2048'),
-            ('ai_temperature', temperature, temperature ~ '^(\d(\.\d+)?)?$', 'a number from 0 to 2, or empty for the model''s default'),
-            ('ai_max_tokens', max_tokens, max_tokens ~ '^\d{0,7}$', 'a number of tokens, or empty for the model''s default'),
+            ('ai_temperature', temperature, temperature ~ '^(\d(\.\d+)?)?$',
+                'a number from 0 to 2, or empty for the model''s default'),
+            ('ai_max_tokens', max_tokens, max_tokens ~ '^\d{0,7}$',
+                'a number of tokens, or empty for the model''s default'),
             ('ai_instructions', instructions, true, ''),
             ('ai_api_key_file', api_key_file, api_key_file ~ '^(/.*)?$', 'the absolute path of a file on the server')
         ) s (name, value, good, hint)
@@ -75,7 +79,9 @@ $$;
 comment on function pgcache.ai_configure(
     text, text, text, text, text, text, float8, float8, integer, float8, integer, integer, integer, text, text, text
 ) is
-'Sets what is given of the AI functions'' settings (ai_settings() shows them with what they mean); NULL leaves one as it is. api_key: '''' removes it; better not in a statement that may be logged: python -m pgcache_py ai-key reads it from standard input. For the owner of schema pgcache. Errors: 42501, PC010.';
+'Sets what is given of the AI functions'' settings (ai_settings() shows them with what they mean); NULL leaves one '
+'as it is. api_key: '''' removes it; better not in a statement that may be logged: python -m pgcache_py ai-key reads '
+'it from standard input. For the owner of schema pgcache. Errors: 42501, PC010.';
 
 create or replace function pgcache.ai_settings() returns table (name text, value text, description text)
 language sql stable
@@ -92,16 +98,19 @@ language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_setting('ai_' || name) $$;
 
-comment on function pgcache_internal.ai_setting(text) is 'A setting of the AI functions by its short name. Errors: PC010.';
+comment on function pgcache_internal.ai_setting(text) is
+'A setting of the AI functions by its short name. Errors: PC010.';
 
 create or replace function pgcache_internal.ai_may_spend() returns boolean
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select has_function_privilege('pgcache_internal.ai_fetch(text, jsonb)', 'execute') $$;
 
-comment on function pgcache_internal.ai_may_spend() is 'Whether the current role may call what reaches the network and costs money; ai_grant allows it.';
+comment on function pgcache_internal.ai_may_spend() is
+'Whether the current role may call what reaches the network and costs money; ai_grant allows it.';
 
--- The gate is the right to execute ai_fetch, the only function that reaches the network; the others run as their caller.
+-- The gate is the right to execute ai_fetch, the only function that reaches the network; the others run as their
+-- caller.
 create or replace function pgcache.ai_grant(role name) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -113,7 +122,8 @@ begin
             message = format('there is no role %L', role),
             hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
     end if;
-    if not has_schema_privilege(role, 'pgcache', 'usage') or not has_table_privilege(role, 'pgcache.ai_worker_cache', 'insert') then
+    if not has_schema_privilege(role, 'pgcache', 'usage')
+        or not has_table_privilege(role, 'pgcache.ai_worker_cache', 'insert') then
         perform cache_grant(role, 'write');
     end if;
     execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);
@@ -121,7 +131,8 @@ end
 $$;
 
 comment on function pgcache.ai_grant(name) is
-'Lets a role spend money: call ai_worker_generate, llm_complete and embed for what is not cached. Gives it write access to the cache if it has none. For the owner of schema pgcache. Errors: PC010, 42501.';
+'Lets a role spend money: call ai_worker_generate, llm_complete and embed for what is not cached. Gives it write '
+'access to the cache if it has none. For the owner of schema pgcache. Errors: PC010, 42501.';
 
 create or replace function pgcache.ai_revoke(role name) returns void
 language plpgsql volatile parallel unsafe
@@ -134,4 +145,5 @@ end
 $$;
 
 comment on function pgcache.ai_revoke(name) is
-'Takes from a role what ai_grant gave it; cached answers stay open to it, cache_revoke takes those too. For the owner of schema pgcache.';
+'Takes from a role what ai_grant gave it; cached answers stay open to it, cache_revoke takes those too. For the '
+'owner of schema pgcache.';

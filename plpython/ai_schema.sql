@@ -7,12 +7,14 @@ create or replace function pgcache.ai_describe_schema(
 language sql stable parallel safe
 as $$
     with relation as (
-        select c.oid, c.relname, n.nspname, pg_catalog.pg_table_is_visible(c.oid) as near, pg_catalog.obj_description(c.oid, 'pg_class') as note,
+        select c.oid, c.relname, n.nspname, pg_catalog.pg_table_is_visible(c.oid) as near,
+            pg_catalog.obj_description(c.oid, 'pg_class') as note,
             c.relkind in ('v', 'm') as is_view, pg_catalog.has_table_privilege(c.oid, 'select') as whole
         from pg_catalog.pg_class c
         inner join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition
-            and n.nspname not like 'pg\_%' and n.nspname not in ('information_schema', 'pgcache', 'pgcache_internal', 'cron')
+            and n.nspname not like 'pg\_%' and n.nspname not in ('information_schema', 'pgcache', 'pgcache_internal',
+                'cron')
             and pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_any_column_privilege(c.oid, 'select')
             and not exists (
                 select from pg_catalog.pg_depend d
@@ -36,7 +38,8 @@ as $$
     ), written as (
         select r.near, r.nspname, r.relname,
             case when r.is_view then 'view ' else 'table ' end
-            || case when r.near then '' else pg_catalog.quote_ident(r.nspname) || '.' end || pg_catalog.quote_ident(r.relname)
+            || case when r.near then '' else pg_catalog.quote_ident(r.nspname) || '.' end
+                || pg_catalog.quote_ident(r.relname)
             || ' (' || pg_catalog.string_agg(f.line, ', ' order by f.kind, f.place) || ')'
             || coalesce(' -- ' || pg_catalog.left(pg_catalog.regexp_replace(r.note, '\s+', ' ', 'g'), 200), '') as line
         from relation r
@@ -51,11 +54,14 @@ as $$
     )
     select coalesce(pg_catalog.string_agg(m.line, e'\n' order by m.place) filter (where m.fits), '')
         || case when pg_catalog.bool_and(m.fits) then ''
-            else pg_catalog.format(e'\n(%s more tables are not shown)', pg_catalog.count(*) filter (where not m.fits)) end,
+            else pg_catalog.format(e'\n(%s more tables are not shown)', pg_catalog.count(*)
+                filter (where not m.fits)) end,
         'auto-' || pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
             coalesce(pg_catalog.string_agg(m.line, e'\n' order by m.place), ''), 'UTF8')), 'hex'), 15)
     from measured m
 $$;
 
 comment on function pgcache.ai_describe_schema(integer) is
-'The tables, columns, keys and comments that the current role may read, for a model: description, max_bytes at most (default: setting schema_bytes), tables in the search_path first; fingerprint: of all of it, the schema_version that auto stands for.';
+'The tables, columns, keys and comments that the current role may read, for a model: description, max_bytes at most '
+'(default: setting schema_bytes), tables in the search_path first; fingerprint: of all of it, the schema_version '
+'that auto stands for.';

@@ -4,15 +4,16 @@
 -- Why a lock and no row: a row is invisible to others until it commits, and a function cannot commit. The lock is seen
 -- at once, and PostgreSQL releases it exactly when the answer becomes visible, at the end of the transaction; at once,
 -- too, when the session fails, is killed or its client vanishes, so that nothing has to expire. A session-level lock
--- would stay behind in a pooler's connection. The lease is how long others wait: a transaction that stays open after its
--- question holds the lock, and past the lease the others ask for themselves, and do not store the answer (late).
+-- would stay behind in a pooler's connection. The lease is how long others wait: a transaction that stays open after
+-- its question holds the lock, and past the lease the others ask for themselves, and do not store the answer (late).
 
 create or replace function pgcache_internal.ai_question(type text, key text) returns bigint
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select hashtextextended(cache_key('pgcache.ai', current_tenant(), type, key), 0) $$;
 
-comment on function pgcache_internal.ai_question(text, text) is 'The number of the advisory lock for a question: a cache type and key of the current tenant.';
+comment on function pgcache_internal.ai_question(text, text) is
+'The number of the advisory lock for a question: a cache type and key of the current tenant.';
 
 create or replace function pgcache_internal.ai_locks_held() returns integer
 language sql volatile parallel unsafe
@@ -29,7 +30,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.ai_claim(bigint, integer) is
-'mine: this transaction is the one to ask; busy: another one is at it; alone: this transaction holds 256 locks already, as many as it should take of the server''s lock table, and asks without one.';
+'mine: this transaction is the one to ask; busy: another one is at it; alone: this transaction holds 256 locks '
+'already, as many as it should take of the server''s lock table, and asks without one.';
 
 create or replace function pgcache_internal.ai_await(question bigint, until timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
@@ -54,7 +56,8 @@ end
 $$;
 
 comment on function pgcache_internal.ai_await(bigint, timestamptz) is
-'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
+'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too '
+'long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
 
 create or replace function pgcache_internal.ai_store(type text, key text, value jsonb, ttl interval) returns boolean
 language plpgsql volatile parallel unsafe

@@ -1,6 +1,8 @@
 -- Seed 003's AI worker as functions: a prompt becomes SQL, which PostgreSQL has checked and nobody has executed.
 
-create or replace function pgcache_internal.ai_validate(completion text, mode text, search_path text, row_limit integer) returns jsonb
+create or replace function pgcache_internal.ai_validate(
+    completion text, mode text, search_path text, row_limit integer
+) returns jsonb
 language plpython3u volatile parallel unsafe
 set search_path to pg_catalog, pg_temp
 set lock_timeout to '5s'
@@ -11,7 +13,9 @@ return json.dumps(validate(plpy, completion, mode, search_path, row_limit))
 $python$;
 
 comment on function pgcache_internal.ai_validate(text, text, text, integer) is
-'Takes the SQL out of a completion and lets PostgreSQL parse and plan it, with the caller''s rights and the search_path given, without executing it: {"sql", "validated"} and, if it is not valid, "reason". Adds LIMIT row_limit to a query without one, unless that is 0. mode: sql_only, sql_write.';
+'Takes the SQL out of a completion and lets PostgreSQL parse and plan it, with the caller''s rights and the '
+'search_path given, without executing it: {"sql", "validated"} and, if it is not valid, "reason". Adds LIMIT '
+'row_limit to a query without one, unless that is 0. mode: sql_only, sql_write.';
 
 create or replace function pgcache_internal.ai_explain(statement text, search_path text, plan boolean) returns void
 language plpgsql volatile parallel unsafe
@@ -34,7 +38,8 @@ end
 $$;
 
 comment on function pgcache_internal.ai_explain(text, text, boolean) is
-'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than one statement; PostgreSQL''s own for what is wrong with it.';
+'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than '
+'one statement; PostgreSQL''s own for what is wrong with it.';
 
 create or replace function pgcache_internal.ai_worker_hit(key text) returns jsonb
 language plpgsql volatile parallel unsafe
@@ -79,7 +84,11 @@ end
 $$;
 
 comment on function pgcache.ai_worker_generate(text, text, text, text) is
-'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and cached: {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not valid (and so not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller may read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also INSERT, UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
+'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and '
+'cached: {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not '
+'valid (and so not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables '
+'that the caller may read. model: default the setting. mode: sql_only (default), one statement that only reads; '
+'sql_write: also INSERT, UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
 
 create or replace function pgcache_internal.ai_worker_answer(
     prompt text, schema_version text, model text, mode text, description text, search_path text
@@ -158,14 +167,16 @@ end
 $$;
 
 comment on function pgcache_internal.ai_worker_answer(text, text, text, text, text, text) is
-'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed; search_path: for which the SQL is meant.';
+'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed; '
+'search_path: for which the SQL is meant.';
 
 create or replace function pgcache_internal.ai_worker_instructions(mode text, description text) returns text
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select format(
-        e'You translate a request into SQL for PostgreSQL %s. Answer with the SQL alone: one %s statement, no explanation. '
+        e'You translate a request into SQL for PostgreSQL %s. '
+        'Answer with the SQL alone: one %s statement, no explanation. '
         'Use only the tables and columns below, with their names as they are written there.\n%s\n%s',
         current_setting('server_version_num')::integer / 10000,
         case mode when 'sql_only' then 'SELECT' else 'SELECT, INSERT, UPDATE, DELETE or MERGE' end,
@@ -187,7 +198,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.ai_check_text(text, text) is 'Errors: PC025 for NULL and for nothing but white space.';
+comment on function pgcache_internal.ai_check_text(text, text) is
+'Errors: PC025 for NULL and for nothing but white space.';
 
 create or replace function pgcache_internal.ai_check_temp() returns void
 language plpgsql stable parallel safe
@@ -196,13 +208,15 @@ as $$
 begin
     if not has_database_privilege(current_database(), 'temporary') then
         raise exception using errcode = '42501',
-            message = format('the role %I may not create temporary objects, which checking generated SQL needs', current_user),
+            message = format('the role %I may not create temporary objects, which checking generated SQL needs',
+                current_user),
             hint = format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user);
     end if;
 end
 $$;
 
-comment on function pgcache_internal.ai_check_temp() is 'Errors: 42501 for roles without the privilege TEMPORARY on this database.';
+comment on function pgcache_internal.ai_check_temp() is
+'Errors: 42501 for roles without the privilege TEMPORARY on this database.';
 
 create or replace function pgcache.adopt_ai_worker_cache(source regclass) returns bigint
 language plpgsql volatile parallel unsafe
@@ -214,13 +228,18 @@ declare
     adopted bigint;
 begin
     select string_agg(c, ', ') into missing
-    from unnest('{cache_key,prompt_text,model,schema_version,generated_sql,validated,tokens_used,created_at,expires_at,last_accessed_at,hit_count}'::text[]) c
+    from unnest(array[
+        'cache_key', 'prompt_text', 'model', 'schema_version', 'generated_sql', 'validated', 'tokens_used',
+        'created_at', 'expires_at', 'last_accessed_at', 'hit_count'
+    ]) c
     where not exists (
         select from pg_attribute a where a.attrelid = source and a.attname = c and a.attnum > 0 and not a.attisdropped
     );
     if source is null or missing is not null or source = 'ai_worker_cache'::regclass then
         raise exception using errcode = 'PC004',
-            message = case when source is null then 'the table is NULL' when missing is null then 'this is pgcache''s own table'
+            message = case
+                when source is null then 'the table is NULL'
+                when missing is null then 'this is pgcache''s own table'
                 else format('the table %s is no cache of the C++ AI worker: it has no %s', source, missing) end,
             hint = 'Name the worker''s table: SELECT adopt_ai_worker_cache(''public.ai_worker_cache'')';
     end if;
@@ -231,7 +250,8 @@ begin
             tenant, cache_key, prompt_text, model, schema_version, generated_sql, validated, tokens_used,
             created_at, expires_at, last_accessed_at, hit_count, hit_weight
         )
-        select pgcache_internal.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version, s.generated_sql,
+        select pgcache_internal.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version,
+            s.generated_sql,
             s.validated, s.tokens_used, s.created_at, s.expires_at, s.last_accessed_at, s.hit_count,
             pgcache_internal.hit_weight_at(r.hit_tracking, s.hit_count)
         from %s s cross join pgcache_internal.types r
@@ -244,4 +264,6 @@ end
 $$;
 
 comment on function pgcache.adopt_ai_worker_cache(regclass) is
-'Copies what is valid and has not expired from a table of the C++ AI worker, for the current tenant; keys, expiry and hit counts stay as they are, entries that are here already too. Returns how many it copied. Errors: PC004 not such a table, 25006.';
+'Copies what is valid and has not expired from a table of the C++ AI worker, for the current tenant; keys, expiry '
+'and hit counts stay as they are, entries that are here already too. Returns how many it copied. Errors: PC004 not '
+'such a table, 25006.';

@@ -13,11 +13,14 @@ begin
     -- CREATE SCHEMA IF NOT EXISTS would ask for CREATE on the database even if the schema exists.
     if to_regnamespace('pgcache') is null then
         create schema pgcache;
-        comment on schema pgcache is 'A cache inside PostgreSQL. SELECT * FROM pgcache.cache_stats shows what it holds.';
+        comment on schema pgcache
+            is 'A cache inside PostgreSQL. SELECT * FROM pgcache.cache_stats shows what it holds.';
     end if;
     if to_regnamespace('pgcache_internal') is null then
         create schema pgcache_internal;
-        comment on schema pgcache_internal is 'What pgcache is made of. It is on nobody''s search_path and may change with every version: call what is in pgcache.';
+        comment on schema pgcache_internal
+            is 'What pgcache is made of. It is on nobody''s search_path and may change with every version: '
+            'call what is in pgcache.';
     end if;
 end
 $$;

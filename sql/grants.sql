@@ -46,7 +46,10 @@ begin
             and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
             and case
                 when access = 'admin' or p.proname = 'hot_identity' then true
-                when access = 'write' and p.proname = any('{note_writes,measure,recount_admitted,fold_hits,cache_clear_expired,cache_cleanup,hot_shrink}') then true
+                when access = 'write' and p.proname = any(array[
+                    'note_writes', 'measure', 'recount_admitted', 'fold_hits', 'cache_clear_expired', 'cache_cleanup',
+                    'hot_shrink'
+                ]) then true
                 else not p.prosecdef end
     loop
         execute format('grant execute on function %s to %I', routine, role);
@@ -58,7 +61,8 @@ end
 $$;
 
 comment on function pgcache.cache_grant(name, text) is
-'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or admin (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
+'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or '
+'admin (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
 
 create or replace function pgcache.cache_revoke(role name) returns void
 language plpgsql volatile
@@ -72,7 +76,8 @@ begin
 end
 $$;
 
-comment on function pgcache.cache_revoke(name) is 'Takes away all access to the cache from a role. For the owner of schema pgcache.';
+comment on function pgcache.cache_revoke(name) is
+'Takes away all access to the cache from a role. For the owner of schema pgcache.';
 
 create or replace function pgcache_internal.grant_like_store(type text) returns void
 language plpgsql volatile
@@ -102,9 +107,11 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.grant_like_store(text) is 'Gives the table and the counters of a type the privileges that those of the type store have.';
+comment on function pgcache_internal.grant_like_store(text) is
+'Gives the table and the counters of a type the privileges that those of the type store have.';
 
-revoke all on function pgcache.cache_grant(name, text), pgcache.cache_revoke(name), pgcache_internal.grant_like_store(text) from public;
+revoke all on function pgcache.cache_grant(name, text), pgcache.cache_revoke(name),
+    pgcache_internal.grant_like_store(text) from public;
 
 -- Roles that have access keep its kind after an upgrade, for functions and tables that are new.
 select pgcache.cache_grant(r.rolname, case

@@ -2,7 +2,8 @@
 
 select pgcache_internal.declare_type('audio', 'cache_audio_chunks', 'synthesized speech', ttl => '24 hours',
     fields => '{
-        "audio_data": "base64!", "format": "string!", "duration_ms": "count", "sample_rate": "count", "channels": "count", "voice": "string"
+        "audio_data": "base64!", "format": "string!", "duration_ms": "count", "sample_rate": "count",
+        "channels": "count", "voice": "string"
     }', writer => 'write_audio');
 
 create or replace function pgcache_internal.put_audio(
@@ -33,7 +34,8 @@ begin
     returning pg_catalog.nextval('pgcache_internal.writes_audio') into clock;
     if clock is null then
         return pgcache_internal.explain_refusal('audio', key,
-            pg_catalog.jsonb_build_object('audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
+            pg_catalog.jsonb_build_object(
+                'audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
     end if;
     if clock = 1 or pg_catalog.octet_length(audio_data) > pgcache_internal.large_value() then
         perform pgcache_internal.note_writes('audio', clock = 1, pg_catalog.octet_length(audio_data));
@@ -45,16 +47,20 @@ $$;
 comment on function pgcache_internal.put_audio(text, bytea, text, integer, integer, integer, text, interval, boolean) is
 'Upserts an audio entry. Errors: as cache_set.';
 
-create or replace function pgcache_internal.write_audio(key text, value jsonb, ttl interval, overwrite boolean) returns boolean
+create or replace function pgcache_internal.write_audio(
+    key text, value jsonb, ttl interval, overwrite boolean
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.put_audio(
-        key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format', (value ->> 'duration_ms')::integer,
+        key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format',
+        (value ->> 'duration_ms')::integer,
         (value ->> 'sample_rate')::integer, (value ->> 'channels')::integer, value ->> 'voice', ttl, overwrite
     )
 $$;
 
-comment on function pgcache_internal.write_audio(text, jsonb, interval, boolean) is 'put_audio of a JSON value that fits.';
+comment on function pgcache_internal.write_audio(text, jsonb, interval, boolean) is
+'put_audio of a JSON value that fits.';
 
 create or replace function pgcache.audio_key(text text, voice text, provider text, settings jsonb) returns text
 language sql immutable parallel safe
@@ -79,7 +85,8 @@ begin
     if pgcache_internal.is_readable('audio') then
         select
             t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels,
-            pgcache_internal.count_hit('pgcache_internal.hits_audio'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
+            pgcache_internal.count_hit('pgcache_internal.hits_audio'), t.hit_weight,
+                pgcache_internal.draw_hit(t.hit_weight)
         into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
         from pgcache.cache_audio_chunks t
         where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
@@ -104,9 +111,14 @@ create or replace function pgcache.cache_set_audio(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache_internal.is_writable() and pgcache_internal.put_audio(pgcache.audio_key(text, voice, provider, settings), audio_data, format, duration_ms,
+    select pgcache_internal.is_writable()
+        and pgcache_internal.put_audio(pgcache.audio_key(text, voice, provider, settings), audio_data, format,
+            duration_ms,
         sample_rate, channels, voice, ttl, true)
 $$;
 
-comment on function pgcache.cache_set_audio(text, text, bytea, text, integer, integer, integer, text, jsonb, interval) is
-'Caches the speech of a text in a voice. settings: whatever else it depends on (speed, language). ttl: default of the type, 24 hours. Errors: as cache_set.';
+comment on function pgcache.cache_set_audio(
+    text, text, bytea, text, integer, integer, integer, text, jsonb, interval
+) is
+'Caches the speech of a text in a voice. settings: whatever else it depends on (speed, language). ttl: default of '
+'the type, 24 hours. Errors: as cache_set.';

@@ -1,7 +1,8 @@
 -- crawl: images that a crawler has already stored, per tenant (table crawl_cache).
 
 select pgcache_internal.declare_type('crawl', 'crawl_cache', 'images that a crawler has stored, and where',
-    ttl => null, max_bytes => null, fields => '{"url": "string!", "image_hash": "string!", "raw_key": "string!", "thumbnail_key": "string"}',
+    ttl => null, max_bytes => null,
+    fields => '{"url": "string!", "image_hash": "string!", "raw_key": "string!", "thumbnail_key": "string"}',
     hot_ttl => '24 hours');
 
 create or replace function pgcache.crawl_key(url text, image bytea) returns text
@@ -10,7 +11,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(url, image_key(image)) $$;
 
 comment on function pgcache.crawl_key(text, bytea) is
-'The key of a crawled image: cache_key of its URL and of SHA-256 of its bytes, so that a changed image at an old URL is new.';
+'The key of a crawled image: cache_key of its URL and of SHA-256 of its bytes, so that a changed image at an old URL '
+'is new.';
 
 create or replace function pgcache.crawl_should_skip(
     url text, image bytea, tenant text, out should_skip boolean, out raw_key text
@@ -29,10 +31,12 @@ create or replace function pgcache.crawl_store(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache_internal.set_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image), pg_catalog.jsonb_build_object(
+    select pgcache_internal.set_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image),
+        pg_catalog.jsonb_build_object(
         'url', url, 'image_hash', pgcache.image_key(image), 'raw_key', raw_key, 'thumbnail_key', thumbnail_key
     ), ttl)
 $$;
 
 comment on function pgcache.crawl_store(text, bytea, text, text, text, interval) is
-'Records that an image from a URL is stored under raw_key (and its thumbnail under thumbnail_key, which may be NULL); by default for ever. Errors: as cache_set.';
+'Records that an image from a URL is stored under raw_key (and its thumbnail under thumbnail_key, which may be '
+'NULL); by default for ever. Errors: as cache_set.';

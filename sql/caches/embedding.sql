@@ -23,10 +23,12 @@ begin
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache_internal.current_tenant(), key, vector, model, moment, moment + coalesce(ttl, pgcache_internal.type_ttl('embedding')),
+        pgcache_internal.current_tenant(), key, vector, model, moment,
+            moment + coalesce(ttl, pgcache_internal.type_ttl('embedding')),
         moment, pgcache_internal.type_hit_weight('embedding')
     where pgcache_internal.may_write('embedding', key, ttl)
-        and vector is not null and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache_internal.type_dimensions('embedding'), true)
+        and vector is not null
+            and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache_internal.type_dimensions('embedding'), true)
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
         expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
@@ -51,11 +53,14 @@ $$;
 comment on function pgcache_internal.put_embedding(text, text, text, interval, boolean) is
 'Upserts a vector, given as pgvector writes it: [1,2,3]. Errors: PC004 not a vector, PC005 dimensions; as cache_set.';
 
-create or replace function pgcache_internal.write_embedding(key text, value jsonb, ttl interval, overwrite boolean) returns boolean
+create or replace function pgcache_internal.write_embedding(
+    key text, value jsonb, ttl interval, overwrite boolean
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite) $$;
 
-comment on function pgcache_internal.write_embedding(text, jsonb, interval, boolean) is 'put_embedding of a JSON value that fits.';
+comment on function pgcache_internal.write_embedding(text, jsonb, interval, boolean) is
+'put_embedding of a JSON value that fits.';
 
 create or replace function pgcache.embedding_key(text text, model text) returns text
 language sql immutable parallel safe
@@ -64,7 +69,9 @@ as $$ select cache_key(text, model) $$;
 
 comment on function pgcache.embedding_key(text, text) is 'The key of a text''s embedding: cache_key(text, model).';
 
-create or replace function pgcache.cache_get_embeddings(texts text[], model text) returns table (text text, embedding vector)
+create or replace function pgcache.cache_get_embeddings(
+    texts text[], model text
+) returns table (text text, embedding vector)
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_column
@@ -80,7 +87,8 @@ declare
 begin
     if pgcache_internal.is_readable('embedding') then
         for found in
-            select t.embedding, pgcache_internal.count_and_draw('pgcache_internal.hits_embedding', t.hit_weight, crowding) as logged
+            select t.embedding,
+                pgcache_internal.count_and_draw('pgcache_internal.hits_embedding', t.hit_weight, crowding) as logged
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
@@ -114,7 +122,8 @@ declare
     drawn boolean;
 begin
     if pgcache_internal.is_readable('embedding') then
-        select t.embedding, pgcache_internal.count_hit('pgcache_internal.hits_embedding'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
+        select t.embedding, pgcache_internal.count_hit('pgcache_internal.hits_embedding'), t.hit_weight,
+            pgcache_internal.draw_hit(t.hit_weight)
         into found_embedding, counted, weight, drawn
         from pgcache.cache_embeddings t
         where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
@@ -127,9 +136,12 @@ begin
 end
 $$;
 
-comment on function pgcache.cache_get_embedding(text, text) is 'The cached vector of a text by a model; NULL on a miss.';
+comment on function pgcache.cache_get_embedding(text, text) is
+'The cached vector of a text by a model; NULL on a miss.';
 
-create or replace function pgcache.cache_set_embedding(text text, model text, embedding vector, ttl interval default null)
+create or replace function pgcache.cache_set_embedding(
+    text text, model text, embedding vector, ttl interval default null
+)
 returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
@@ -164,4 +176,5 @@ end
 $$;
 
 comment on function pgcache.cache_set_embeddings(text[], text, text[], interval) is
-'Caches the vectors of many texts, each written as pgvector does: [1,2,3]; all or none. Returns how many were stored. Errors: as cache_set_embedding.';
+'Caches the vectors of many texts, each written as pgvector does: [1,2,3]; all or none. Returns how many were '
+'stored. Errors: as cache_set_embedding.';

@@ -1,6 +1,7 @@
 -- face: face embeddings of an image, per tenant (table face_embeddings_cache).
 
-select pgcache_internal.declare_type('face', 'face_embeddings_cache', 'the faces in an image, an array of {bbox, embedding, det_score}',
+select pgcache_internal.declare_type('face', 'face_embeddings_cache',
+    'the faces in an image, an array of {bbox, embedding, det_score}',
     ttl => null, max_bytes => null, fields => '{"embeddings": "array!"}');
 
 create or replace function pgcache.cache_get_face(image bytea, tenant text) returns jsonb
@@ -8,9 +9,12 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.get_for_tenant(tenant, 'face', pgcache.image_key(image)) -> 'embeddings' $$;
 
 comment on function pgcache.cache_get_face(bytea, text) is
-'The face embeddings of an image: a JSON array of {"bbox", "embedding", "det_score"}, empty if it has no face; NULL on a miss.';
+'The face embeddings of an image: a JSON array of {"bbox", "embedding", "det_score"}, empty if it has no face; NULL '
+'on a miss.';
 
-create or replace function pgcache.cache_set_face(image bytea, tenant text, embeddings jsonb, ttl interval default null) returns boolean
+create or replace function pgcache.cache_set_face(
+    image bytea, tenant text, embeddings jsonb, ttl interval default null
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.set_for_tenant(tenant, 'face', pgcache.image_key(image),

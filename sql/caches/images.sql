@@ -24,9 +24,12 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.get_for_tenant(text, text, text) is 'cache_get for a tenant that is named in the call; the setting pgcache.tenant is as before afterwards.';
+comment on function pgcache_internal.get_for_tenant(text, text, text) is
+'cache_get for a tenant that is named in the call; the setting pgcache.tenant is as before afterwards.';
 
-create or replace function pgcache_internal.set_for_tenant(tenant text, type text, key text, value jsonb, ttl interval) returns boolean
+create or replace function pgcache_internal.set_for_tenant(
+    tenant text, type text, key text, value jsonb, ttl interval
+) returns boolean
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
@@ -40,4 +43,5 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.set_for_tenant(text, text, text, jsonb, interval) is 'cache_set for a tenant that is named in the call; the setting pgcache.tenant is as before afterwards.';
+comment on function pgcache_internal.set_for_tenant(text, text, text, jsonb, interval) is
+'cache_set for a tenant that is named in the call; the setting pgcache.tenant is as before afterwards.';

@@ -9,7 +9,9 @@ as $$ select pgcache_internal.get_for_tenant(tenant, 'phash', pgcache.image_key(
 
 comment on function pgcache.cache_get_phash(bytea, text) is 'The perceptual hash of an image; NULL on a miss.';
 
-create or replace function pgcache.cache_set_phash(image bytea, tenant text, phash text, ttl interval default null) returns boolean
+create or replace function pgcache.cache_set_phash(
+    image bytea, tenant text, phash text, ttl interval default null
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.set_for_tenant(tenant, 'phash', pgcache.image_key(image),

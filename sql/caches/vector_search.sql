@@ -3,7 +3,9 @@
 select pgcache_internal.declare_type('vector_search', 'cache_vector_search', 'results of similarity searches',
     fields => '{"results": "any!", "user_id": "string"}', hot_ttl => '5 minutes');
 
-create or replace function pgcache.vector_search_key(query vector, filters jsonb, top_k integer, user_id text) returns text
+create or replace function pgcache.vector_search_key(
+    query vector, filters jsonb, top_k integer, user_id text
+) returns text
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -17,7 +19,9 @@ create or replace function pgcache.cache_get_vector_search(
     query vector, filters jsonb default '{}', top_k integer default 10, user_id text default ''
 ) returns jsonb
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache.cache_get('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id)) -> 'results' $$;
+as $$
+    select pgcache.cache_get('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id)) -> 'results'
+$$;
 
 comment on function pgcache.cache_get_vector_search(vector, jsonb, integer, text) is
 'The cached results of a search by the same vector, filters and top_k for the same user; NULL on a miss.';
@@ -33,14 +37,17 @@ as $$
 $$;
 
 comment on function pgcache.cache_set_vector_search(vector, jsonb, jsonb, integer, text, interval) is
-'Caches the results of a search. user_id: whose results these are ('''' = everybody''s). ttl: default of the type, 1 hour. Errors: as cache_set.';
+'Caches the results of a search. user_id: whose results these are ('''' = everybody''s). ttl: default of the type, 1 '
+'hour. Errors: as cache_set.';
 
 create or replace function pgcache.cache_invalidate_user(user_id text) returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('vector_search', 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]', array[check_given('user', user_id)])
+    select delete_where('vector_search', 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]',
+        array[check_given('user', user_id)])
 $$;
 
 comment on function pgcache.cache_invalidate_user(text) is
-'Removes a user''s cached search results in the current tenant; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
+'Removes a user''s cached search results in the current tenant; returns how many live ones there were. Errors: PC002 '
+'for NULL, 25006.';

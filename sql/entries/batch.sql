@@ -23,12 +23,14 @@ $body$;
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
 $frame$, $branch$type = '@type'@readable then
-        select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{, pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)}
+        select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{, pg_catalog.array_agg(f.model),
+            pg_catalog.array_agg(f.tokens_used)}
         into found_values, weights@tokens{, models, tokens}
         from (
             select
                 case when t.hit_weight is not null then @value end as value,
-                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, @model as model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight,
+                    crowding) as weight@tokens{, @model as model, t.tokens_used}
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
@@ -56,7 +58,8 @@ begin
     if @branches    end if;
     if missed > 0 then  -- unless a key was given twice
         missed := missed - (
-            select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C") from pg_catalog.unnest(keys) k where k is not null
+            select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C") from pg_catalog.unnest(keys) k where k
+                is not null
         );
     end if;
     if missed is distinct from 0 or logged is not null then
@@ -66,17 +69,21 @@ begin
 end
 $body$;
 comment on function pgcache.cache_get_many_json(text, text[]) is
-'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular order; a key given twice counts once. Else counts and errors as cache_get.';
+'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular '
+'order; a key given twice counts once. Else counts and errors as cache_get.';
 $frame$, $branch$type = '@type'@readable then
         select
             pg_catalog.json_object_agg(f.cache_key, f.value), pg_catalog.cardinality(keys) - pg_catalog.count(*),
-            pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0), pg_catalog.array_agg(f.weight) filter (where f.weight > 0)
-            @tokens{, pg_catalog.array_agg(f.model) filter (where f.weight > 0), pg_catalog.array_agg(f.tokens_used) filter (where f.weight > 0)}
+            pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0), pg_catalog.array_agg(f.weight)
+                filter (where f.weight > 0)
+            @tokens{, pg_catalog.array_agg(f.model) filter (where f.weight > 0), pg_catalog.array_agg(f.tokens_used)
+                filter (where f.weight > 0)}
         into entries, missed, logged, weights@tokens{, models, tokens}
         from (
             select
                 t.cache_key, @value as value,
-                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight@tokens{, @model as model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight,
+                    crowding) as weight@tokens{, @model as model, t.tokens_used}
             from @table t
             where t.tenant = scope and t.cache_key = any(keys) and (t.expires_at is null or t.expires_at > moment)
         ) f;
@@ -106,7 +113,8 @@ end
 $$;
 
 comment on function pgcache_internal.record_hits(text, text[], bigint, text[], integer[], text[], integer[]) is
-'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and logs the hits with a weight. Errors: PC001, PC002.';
+'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and '
+'logs the hits with a weight. Errors: PC001, PC002.';
 
 -- A call for each row costs 5 us, so to join many rows, join the entries.
 create or replace function pgcache.cache_live(type text) returns table (key text, value jsonb)
@@ -116,11 +124,14 @@ as $$
     from pgcache.cache_store t
     where t.type = case when pgcache_internal.type_has_fields(cache_live.type) is false then cache_live.type
             else pgcache_internal.check_json_type(cache_live.type) end
-        and t.tenant = pgcache_internal.current_tenant() and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now())
+        and t.tenant = pgcache_internal.current_tenant()
+            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now())
 $$;
 
 comment on function pgcache.cache_live(text) is
-'The live entries of a JSON type in the current tenant, to be joined: SELECT o.*, c.value FROM orders o LEFT JOIN cache_live(''store'') c USING (key). It becomes a part of the query, which uses the index or not as is best; it counts neither hits nor misses. Errors: PC001 unknown type, PC004 a type that is not JSON.';
+'The live entries of a JSON type in the current tenant, to be joined: SELECT o.*, c.value FROM orders o LEFT JOIN '
+'cache_live(''store'') c USING (key). It becomes a part of the query, which uses the index or not as is best; it '
+'counts neither hits nor misses. Errors: PC001 unknown type, PC004 a type that is not JSON.';
 
 create or replace function pgcache.cache_set_many(
     type text, keys text[], "values" jsonb[], ttl interval default null
@@ -149,9 +160,12 @@ end
 $$;
 
 comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
-'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how many were stored. Errors: as cache_set.';
+'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how '
+'many were stored. Errors: as cache_set.';
 
-create or replace function pgcache.cache_set_many_json(type text, entries jsonb, ttl interval default null) returns bigint
+create or replace function pgcache.cache_set_many_json(
+    type text, entries jsonb, ttl interval default null
+) returns bigint
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -189,7 +203,8 @@ end
 $$;
 
 comment on function pgcache.cache_set_many_json(text, jsonb, interval) is
-'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored. Errors: as cache_set.';
+'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored. '
+'Errors: as cache_set.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put_many(
@@ -214,7 +229,8 @@ begin
 end
 $body$;
 comment on function pgcache_internal.put_many(text, jsonb, timestamptz, timestamptz, integer) is
-'Upserts entries that cache_set_many_json has checked; returns how many. Not for types that a function of their own writes.';
+'Upserts entries that cache_set_many_json has checked; returns how many. Not for types that a function of their own '
+'writes.';
 $frame$, $branch$type = '@type' then
         with upserted as (
             insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
@@ -222,7 +238,8 @@ $frame$, $branch$type = '@type' then
             from jsonb_each(entries) e
             order by key collate "C"  -- so that batches that overlap do not deadlock
             on conflict on constraint @pkey do update
-            set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+            set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
+                last_accessed_at = excluded.last_accessed_at
             returning @bytes as bytes
         )
         select count(*), sum(u.bytes) into stored, bytes from upserted u;

@@ -27,23 +27,27 @@ declare
     removed bigint;
 begin
     perform check_writable();
-    execute format('with gone as (delete from %s t where %s returning t.expires_at) select count(*) from gone g where g.expires_at is null or g.expires_at > $2',
+    execute format('with gone as (delete from %s t where %s returning t.expires_at)'
+        ' select count(*) from gone g where g.expires_at is null or g.expires_at > $2',
         registered.relation, condition) into removed using arguments, cache_now();
     return removed;
 end
 $$;
 
-comment on function pgcache_internal.delete_where(text, text, text[]) is 'Removes the entries that meet a condition on t and $1; returns how many live ones there were.';
+comment on function pgcache_internal.delete_where(text, text, text[]) is
+'Removes the entries that meet a condition on t and $1; returns how many live ones there were.';
 
 create or replace function pgcache.cache_delete_pattern(type text, pattern text) returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where(type, format('t.tenant = current_tenant() and t.cache_key like %L', check_pattern(pattern)), null)
+    select delete_where(type, format('t.tenant = current_tenant() and t.cache_key like %L', check_pattern(pattern)),
+        null)
 $$;
 
 comment on function pgcache.cache_delete_pattern(text, text) is
-'Removes the current tenant''s entries whose key matches a LIKE pattern (\% and \_ are literal; a pattern with a fixed beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
+'Removes the current tenant''s entries whose key matches a LIKE pattern (\% and \_ are literal; a pattern with a '
+'fixed beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
 
 create or replace function pgcache.cache_clear(type text) returns bigint
 language sql volatile parallel unsafe
@@ -51,7 +55,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select delete_where(type, 'current_tenant() in ('''', t.tenant)', null) $$;
 
 comment on function pgcache.cache_clear(text) is
-'Removes all entries of a type: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were. Errors: PC001, 25006.';
+'Removes all entries of a type: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were. '
+'Errors: PC001, 25006.';
 
 create or replace function pgcache.cache_clear_all() returns bigint
 language sql volatile parallel unsafe
@@ -59,12 +64,14 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select coalesce(sum(cache_clear(t.type)), 0)::bigint from types_here() t $$;
 
 comment on function pgcache.cache_clear_all() is
-'Removes all entries of all types: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were. Errors: 25006.';
+'Removes all entries of all types: with pgcache.tenant set, that tenant''s only. Returns how many live ones there '
+'were. Errors: 25006.';
 
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint from types_here() t $$;
+as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint
+    from types_here() t $$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
 'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
@@ -88,4 +95,5 @@ end
 $$;
 
 comment on function pgcache.cleanup_old_cache_entries(integer) is
-'Removes the entries of all types that were stored more than days days ago; one row a type with the number of live ones removed. Errors: PC003, 25006.';
+'Removes the entries of all types that were stored more than days days ago; one row a type with the number of live '
+'ones removed. Errors: PC003, 25006.';

@@ -30,14 +30,16 @@ end
 $$;
 
 comment on function pgcache.cache_entry(text, text) is
-'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired = true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
+'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired '
+'= true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
 
 create or replace function pgcache.cache_exists(type text, key text) returns boolean
 language sql volatile parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from cache_entry(type, key) e where not e.expired) $$;
 
-comment on function pgcache.cache_exists(text, text) is 'Whether a get would hit; counts neither as a hit nor as a miss. Errors: PC001, PC002.';
+comment on function pgcache.cache_exists(text, text) is
+'Whether a get would hit; counts neither as a hit nor as a miss. Errors: PC001, PC002.';
 
 create or replace function pgcache.cache_ttl(type text, key text) returns interval
 language sql volatile parallel safe
@@ -45,7 +47,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select e.ttl from cache_entry(type, key) e where not e.expired $$;
 
 comment on function pgcache.cache_ttl(text, text) is
-'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001, PC002.';
+'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001, '
+'PC002.';
 
 create or replace function pgcache_internal.set_expiry(type text, key text, expires timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
@@ -57,14 +60,16 @@ declare
 begin
     perform check_key(key);
     perform check_writable();
-    execute format('update %s t set expires_at = $1 where t.tenant = $2 and t.cache_key = $3 and (t.expires_at is null or t.expires_at > $4)',
+    execute format('update %s t set expires_at = $1'
+        ' where t.tenant = $2 and t.cache_key = $3 and (t.expires_at is null or t.expires_at > $4)',
         registered.relation) using expires, current_tenant(), key, cache_now();
     get diagnostics changed = row_count;
     return changed > 0;
 end
 $$;
 
-comment on function pgcache_internal.set_expiry(text, text, timestamptz) is 'Changes when a live entry expires (NULL = never); true if there is one.';
+comment on function pgcache_internal.set_expiry(text, text, timestamptz) is
+'Changes when a live entry expires (NULL = never); true if there is one.';
 
 create or replace function pgcache.cache_touch(type text, key text, ttl interval default null) returns boolean
 language sql volatile parallel unsafe
@@ -72,16 +77,20 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, expiry(cache_now(), ttl, (check_type(type)).ttl)) $$;
 
 comment on function pgcache.cache_touch(text, text, interval) is
-'Lets a live entry expire ttl (default: the type''s) from now; true if there is one. Errors: PC001, PC002, PC003, 25006.';
+'Lets a live entry expire ttl (default: the type''s) from now; true if there is one. Errors: PC001, PC002, PC003, '
+'25006.';
 
 create or replace function pgcache.cache_persist(type text, key text) returns boolean
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, null) $$;
 
-comment on function pgcache.cache_persist(text, text) is 'Lets a live entry never expire; true if there is one. Errors: PC001, PC002, 25006.';
+comment on function pgcache.cache_persist(text, text) is
+'Lets a live entry never expire; true if there is one. Errors: PC001, PC002, 25006.';
 
-create or replace function pgcache.cache_keys(type text, pattern text default '%', max_keys integer default 1000) returns setof text
+create or replace function pgcache.cache_keys(
+    type text, pattern text default '%', max_keys integer default 1000
+) returns setof text
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -93,19 +102,25 @@ begin
         return;
     end if;
     return query execute format(
-        'select t.cache_key from %s t where t.tenant = $1 and t.cache_key like %L and (t.expires_at is null or t.expires_at > $2) order by t.cache_key limit $3',
+        'select t.cache_key from %s t'
+        ' where t.tenant = $1 and t.cache_key like %L and (t.expires_at is null or t.expires_at > $2)'
+        ' order by t.cache_key limit $3',
         registered.relation, pattern) using current_tenant(), cache_now(), max_keys;
 end
 $$;
 
 comment on function pgcache.cache_keys(text, text, integer) is
-'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default 1000, NULL = all). Errors: PC001, PC006, PC010.';
+'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default '
+'1000, NULL = all). Errors: PC001, PC006, PC010.';
 
-create or replace function pgcache.get_all_cache_keys(max_keys integer default 1000) returns table (type text, cache_key text)
+create or replace function pgcache.get_all_cache_keys(
+    max_keys integer default 1000
+) returns table (type text, cache_key text)
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select t.type, k from types_here() t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit check_rows(max_keys)
 $$;
 
-comment on function pgcache.get_all_cache_keys(integer) is 'The keys of the current tenant''s live entries of all types, max_keys at most. Errors: PC010.';
+comment on function pgcache.get_all_cache_keys(integer) is
+'The keys of the current tenant''s live entries of all types, max_keys at most. Errors: PC010.';

@@ -31,9 +31,12 @@ begin
 end
 $body$;
 comment on function pgcache.cache_get(text, text) is
-'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type, PC002 invalid key.';
+'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). '
+'Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown '
+'type, PC002 invalid key.';
 $frame$, $branch$type = '@type'@readable then
-        select @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'), t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
+        select @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'),
+            t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
         into value, @tokens{model, tokens, }counted, weight, drawn
         from @table t
         where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
@@ -44,10 +47,12 @@ $branch$);
 create or replace function pgcache_internal.count_hit(counter regclass) returns bigint
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
-    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then pg_catalog.nextval(counter) else 0 end
+    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then pg_catalog.nextval(counter)
+        else 0 end
 $$;
 
-comment on function pgcache_internal.count_hit(regclass) is 'Counts a hit and returns how many there were; 0 where nothing can be counted.';
+comment on function pgcache_internal.count_hit(regclass) is
+'Counts a hit and returns how many there were; 0 where nothing can be counted.';
 
 create or replace function pgcache_internal.draw_hit(weight smallint) returns boolean
 language sql volatile parallel restricted  -- not pinned: inlined
@@ -78,7 +83,8 @@ end
 $$;
 
 comment on function pgcache_internal.record_hit(text, text, bigint, integer, text, integer) is
-'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call. Errors: PC001, PC002.';
+'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call. '
+'Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.log_weight(weight integer, crowding integer) returns integer
 language sql volatile parallel restricted  -- not pinned: inlined
@@ -91,20 +97,25 @@ as $$
 $$;
 
 comment on function pgcache_internal.log_weight(integer, integer) is
-'The weight of the line of the log for a hit that was drawn, 0 for no line: none for hit_tracking off, all for exact, otherwise one in crowding, which then stands for as many more.';
+'The weight of the line of the log for a hit that was drawn, 0 for no line: none for hit_tracking off, all for '
+'exact, otherwise one in crowding, which then stands for as many more.';
 
-create or replace function pgcache_internal.count_and_draw(counter regclass, weight smallint, crowding integer) returns integer
+create or replace function pgcache_internal.count_and_draw(
+    counter regclass, weight smallint, crowding integer
+) returns integer
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select case
         when weight is null then null
-        when crowding is not null and pg_catalog.nextval(counter) > 0 and pgcache_internal.draw_hit(weight) then pgcache_internal.log_weight(weight, crowding)
+        when crowding is not null and pg_catalog.nextval(counter) > 0 and pgcache_internal.draw_hit(weight)
+            then pgcache_internal.log_weight(weight, crowding)
         else 0
     end
 $$;
 
 comment on function pgcache_internal.count_and_draw(regclass, smallint, integer) is
-'Counts a hit among many, unless crowding is NULL; returns the weight of the line of the log for it, 0 for no line; NULL for no weight, which is no hit.';
+'Counts a hit among many, unless crowding is NULL; returns the weight of the line of the log for it, 0 for no line; '
+'NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
 create or replace function pgcache_internal.hit_log_crowding() returns integer
@@ -115,13 +126,15 @@ as $$
 $$;
 
 comment on function pgcache_internal.hit_log_crowding() is
-'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more; NULL in a READ ONLY transaction: none.';
+'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more; '
+'NULL in a READ ONLY transaction: none.';
 
 create or replace function pgcache_internal.count_miss(type text, key text) returns void
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
-    counter constant regclass := pg_catalog.to_regclass('pgcache_internal.' || pg_catalog.quote_ident('misses_' || type));
+    counter constant regclass := pg_catalog.to_regclass('pgcache_internal.'
+        || pg_catalog.quote_ident('misses_' || type));
 begin
     if counter is null then
         perform pgcache_internal.check_type(type);

@@ -1,24 +1,34 @@
 -- Writing one entry, the other hot path. As in cache_get one static statement does it all: it checks the call, upserts,
 -- and ticks the type's clock of writes, a cyclic sequence. When the clock strikes, or the value is large, the write is
--- noted, so that the commit makes room. Whatever is wrong with a call makes the statement store nothing; explain_refusal
--- finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
+-- noted, so that the commit makes room. Whatever is wrong with a call makes the statement store nothing;
+-- explain_refusal finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
 
-create or replace function pgcache.cache_set(type text, key text, value jsonb, ttl interval default null) returns boolean
+create or replace function pgcache.cache_set(
+    type text, key text, value jsonb, ttl interval default null
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, true) $$;
 
 comment on function pgcache.cache_set(text, text, jsonb, interval) is
-'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there. True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl, PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger than its max_bytes, 25006 READ ONLY transaction.';
+'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was '
+'there. True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid '
+'ttl, PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value '
+'larger than its max_bytes, 25006 READ ONLY transaction.';
 
-create or replace function pgcache.cache_add(type text, key text, value jsonb, ttl interval default null) returns boolean
+create or replace function pgcache.cache_add(
+    type text, key text, value jsonb, ttl interval default null
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, false) $$;
 
 comment on function pgcache.cache_add(text, text, jsonb, interval) is
-'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true. Errors: as cache_set.';
+'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true. '
+'Errors: as cache_set.';
 
 select pgcache_internal.define($frame$
-create or replace function pgcache_internal.put(type text, key text, value jsonb, ttl interval, overwrite boolean) returns boolean
+create or replace function pgcache_internal.put(
+    type text, key text, value jsonb, ttl interval, overwrite boolean
+) returns boolean
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
@@ -41,11 +51,13 @@ comment on function pgcache_internal.put(text, text, jsonb, interval, boolean) i
 $frame$, $branch$type = '@type' then
         insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
         select
-            pgcache_internal.current_tenant(), key, @given, moment, moment + coalesce(ttl, pgcache_internal.type_ttl('@type')),
+            pgcache_internal.current_tenant(), key, @given, moment,
+                moment + coalesce(ttl, pgcache_internal.type_ttl('@type')),
             moment, pgcache_internal.type_hit_weight('@type')
         where pgcache_internal.may_write('@type', key, ttl) and @fits
         on conflict on constraint @pkey do update
-        set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+        set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
+            last_accessed_at = excluded.last_accessed_at
         where overwrite or t.expires_at <= moment
         returning pg_catalog.nextval('pgcache_internal.writes_@type') into clock;
 $branch$, $own$type = '@type' and @fits then
@@ -62,7 +74,8 @@ begin
 end
 $body$;
 comment on function pgcache_internal.value_fits(text, jsonb) is
-'Whether a value has the fields that the type needs, of the right kinds, and no others; reject_value says what is wrong.';
+'Whether a value has the fields that the type needs, of the right kinds, and no others; reject_value says what is '
+'wrong.';
 $frame$, $branch$type = '@type' then
         return coalesce(@fits, false);
 $branch$);
@@ -82,12 +95,16 @@ comment on function pgcache_internal.may_write(text, text, interval) is
 create or replace function pgcache_internal.is_writable() returns boolean
 language sql volatile parallel safe  -- not pinned: inlined
 as $$
-    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then true else pgcache_internal.check_writable() end
+    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then true
+        else pgcache_internal.check_writable() end
 $$;
 
-comment on function pgcache_internal.is_writable() is 'True, or error 25006 in a READ ONLY transaction and on a standby.';
+comment on function pgcache_internal.is_writable() is
+'True, or error 25006 in a READ ONLY transaction and on a standby.';
 
-create or replace function pgcache_internal.explain_refusal(type text, key text, value jsonb, ttl interval) returns boolean
+create or replace function pgcache_internal.explain_refusal(
+    type text, key text, value jsonb, ttl interval
+) returns boolean
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -103,15 +120,19 @@ end
 $$;
 
 comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval) is
-'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003, PC004.';
+'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003, '
+'PC004.';
 
 create or replace function pgcache_internal.is_ttl(ttl interval) returns boolean
 language sql immutable parallel safe  -- not pinned: inlined
 as $$ select ttl is null or ttl > interval '0' and ttl < interval '10000 years' $$;
 
-comment on function pgcache_internal.is_ttl(interval) is 'Whether it may be the TTL of a call, NULL for the type''s default.';
+comment on function pgcache_internal.is_ttl(interval) is
+'Whether it may be the TTL of a call, NULL for the type''s default.';
 
-create or replace function pgcache_internal.expiry(moment timestamptz, ttl interval, default_ttl interval) returns timestamptz
+create or replace function pgcache_internal.expiry(
+    moment timestamptz, ttl interval, default_ttl interval
+) returns timestamptz
 language plpgsql immutable parallel safe  -- not pinned: hot path
 as $$
 begin
@@ -120,7 +141,8 @@ begin
     end if;
     raise exception using errcode = 'PC003',
         message = pg_catalog.format('a TTL of %L is not possible', ttl),
-        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds); NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
+        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds); '
+            'NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
 end
 $$;
 

@@ -16,7 +16,8 @@ begin
     may_push := hot.ttl is not null and hot_sees_the_newest();
     if may_push then
         -- Before the value: a version that is too old does no harm, one that is too new would.
-        execute format('select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2', hot.relation)
+        execute format('select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2',
+            hot.relation)
         into version, expires using current_tenant(), key;
         ttl_ms := hot_ttl_ms(hot.ttl, case when expires > moment then expires end, moment);
     end if;
@@ -28,7 +29,9 @@ end
 $$;
 
 comment on function pgcache_internal.hot_get(text, text) is
-'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
+'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a '
+'miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions '
+'that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.hot_get_many(type text, keys text[])
 returns table (key text, value text, version bigint, ttl_ms bigint, may_push boolean)
@@ -56,8 +59,10 @@ begin
         into versions, expiries using keys, current_tenant();
     end if;
     return query
-    select g.key, g.value::text, case when not pushable then null when g.value is null then 0 else coalesce(versions[g.place], 0) end,
-        case when pushable then hot_ttl_ms(hot.ttl, case when expiries[g.place] > moment then expiries[g.place] end, moment) end,
+    select g.key, g.value::text, case when not pushable then null when g.value is null then 0
+        else coalesce(versions[g.place], 0) end,
+        case when pushable then hot_ttl_ms(hot.ttl, case when expiries[g.place] > moment then expiries[g.place] end,
+            moment) end,
         pushable
     from cache_get_many(type, keys) with ordinality g (key, value, place)
     order by g.place;
@@ -91,7 +96,8 @@ declare
     expires timestamptz;
 begin
     stored := cache_set(type, key, value, ttl);
-    select h.ttl, c.relation, value_of(c.type, c.fields) as value_of into hot from hot_types h inner join types c on c.type = h.type
+    select h.ttl, c.relation, value_of(c.type, c.fields) as value_of into hot from hot_types h
+        inner join types c on c.type = h.type
     where h.type = hot_set.type;
     if stored and found then
         execute format('select t.version, t.expires_at, %s::text from %s t where t.tenant = $1 and t.cache_key = $2',
@@ -103,9 +109,13 @@ end
 $$;
 
 comment on function pgcache_internal.hot_set(text, text, jsonb, interval) is
-'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it was given; else NULLs. Errors: as cache_set.';
+'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its '
+'version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it '
+'was given; else NULLs. Errors: as cache_set.';
 
-create or replace function pgcache_internal.hot_ttl_ms(ttl interval, expires timestamptz, moment timestamptz) returns bigint
+create or replace function pgcache_internal.hot_ttl_ms(
+    ttl interval, expires timestamptz, moment timestamptz
+) returns bigint
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$ select floor(extract(epoch from least(moment + ttl, expires) - moment) * 1000)::bigint $$;
@@ -138,7 +148,8 @@ begin
             from unnest($3, $4) r (key, hits) left join %s t on t.tenant = $2 and t.cache_key = r.key
             where random() * $5 < 1
             $sql$,
-            case when registered.fields ? 'tokens_used' then (expressions_of(registered) ->> '@model') || ', t.tokens_used' else 'null, null' end,
+            case when registered.fields ? 'tokens_used' then (expressions_of(registered) ->> '@model')
+                || ', t.tokens_used' else 'null, null' end,
             registered.relation)
         using type, current_tenant(), keys, counts, crowding, cache_now();
     end if;
@@ -147,4 +158,6 @@ end
 $$;
 
 comment on function pgcache_internal.hot_report_hits(text, text[], integer[]) is
-'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction know of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: PC001, PC002, PC010.';
+'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction '
+'know of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: '
+'PC001, PC002, PC010.';

@@ -31,7 +31,8 @@ begin
     end if;
     if tg_op = 'DELETE' or tg_op = 'UPDATE' and (old.tenant, old.cache_key) <> (new.tenant, new.cache_key) then
         insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
-        values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version')) returning id into place;
+        values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version'))
+            returning id into place;
     end if;
     perform pg_catalog.pg_notify('pgcache_hot', '');
     if place % 256 = 0 and place >= (select d.last_value from pgcache_internal.hot_outbox_due d) then
@@ -42,7 +43,8 @@ end
 $$;
 
 comment on function pgcache_internal.hot_note() is
-'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the outbox''s length. Its argument: the type.';
+'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the '
+'outbox''s length. Its argument: the type.';
 
 create or replace function pgcache_internal.hot_void() returns trigger
 language plpgsql volatile parallel unsafe security definer
@@ -107,4 +109,5 @@ end
 $$;
 
 comment on function pgcache_internal.hot_shrink(bigint) is
-'Brings the outbox down to one row for each entry; where that is more than the setting hot_outbox_limit, to one row that voids all. place: the id that the outbox has reached. Never waits for a lock and never fails the write.';
+'Brings the outbox down to one row for each entry; where that is more than the setting hot_outbox_limit, to one row '
+'that voids all. place: the id that the outbox has reached. Never waits for a lock and never fails the write.';

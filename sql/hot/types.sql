@@ -19,7 +19,9 @@ end
 $$;
 
 comment on function pgcache.cache_hot_on(text, interval) is
-'Takes a type into the hot tier: from now on its changes get versions and reach Redis. ttl: how long Redis keeps an entry at most (default 1 hour; vector_search 5 minutes, phash 2 hours, crawl 24 hours); for a type that is in it already, changes that. Waits for transactions that have written the type. Errors: PC001, PC003.';
+'Takes a type into the hot tier: from now on its changes get versions and reach Redis. ttl: how long Redis keeps an '
+'entry at most (default 1 hour; vector_search 5 minutes, phash 2 hours, crawl 24 hours); for a type that is in it '
+'already, changes that. Waits for transactions that have written the type. Errors: PC001, PC003.';
 
 create or replace function pgcache.cache_hot_off(type text) returns boolean
 language plpgsql volatile parallel unsafe security definer
@@ -49,7 +51,8 @@ language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$ select array['hot_stamp', 'hot_note', 'hot_note_delete', 'hot_note_truncate'] $$;
 
-comment on function pgcache_internal.hot_triggers() is 'The names of the triggers that the table of a type in the hot tier has.';
+comment on function pgcache_internal.hot_triggers() is
+'The names of the triggers that the table of a type in the hot tier has.';
 
 create or replace function pgcache_internal.hot_attach(type text) returns void
 language plpgsql volatile parallel unsafe
@@ -81,7 +84,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.hot_attach(text) is 'Makes the triggers of a type that is in the hot tier, or makes them anew.';
+comment on function pgcache_internal.hot_attach(text) is
+'Makes the triggers of a type that is in the hot tier, or makes them anew.';
 
 create or replace function pgcache_internal.is_hot(type text) returns boolean
 language sql stable parallel safe
@@ -102,7 +106,8 @@ begin
     for given in
         select s.name, s.value, s.good, s.hint
         from (values
-            ('max_staleness', max_staleness::text, max_staleness between '0.1 seconds' and '1 hour', 'an interval from 0.1 seconds to 1 hour'),
+            ('max_staleness', max_staleness::text, max_staleness between '0.1 seconds' and '1 hour',
+                'an interval from 0.1 seconds to 1 hour'),
             ('outbox_limit', outbox_limit::text, outbox_limit between 1 and 1000000000, '1 to 1000000000 rows'),
             ('prefix', prefix, prefix ~ '^[A-Za-z0-9_.:{}-]{1,64}$', 'up to 64 letters, digits and _ . : { } -')
         ) s (name, value, good, hint)
@@ -119,13 +124,17 @@ end
 $$;
 
 comment on function pgcache.cache_hot_configure(interval, bigint, text) is
-'Changes the hot tier; what is NULL stays as it is. max_staleness (default 5 s): how old what it returns may be, whatever fails. outbox_limit (default 100000): about how many changes wait for a relay; where there are more, Redis is emptied instead. prefix (default pgcache): what its keys in Redis begin with, for relays that are given none. Errors: PC010.';
+'Changes the hot tier; what is NULL stays as it is. max_staleness (default 5 s): how old what it returns may be, '
+'whatever fails. outbox_limit (default 100000): about how many changes wait for a relay; where there are more, Redis '
+'is emptied instead. prefix (default pgcache): what its keys in Redis begin with, for relays that are given none. '
+'Errors: PC010.';
 
 -- Whatever way a type leaves the tier, and when one is disabled.
 create or replace trigger hot_void after delete on pgcache_internal.hot_types
 for each row execute function pgcache_internal.hot_void();
 
 create or replace trigger hot_void after update of enabled on pgcache_internal.types
-for each row when (old.enabled and not new.enabled and pgcache_internal.is_hot(new.type)) execute function pgcache_internal.hot_void();
+for each row when (old.enabled and not new.enabled
+    and pgcache_internal.is_hot(new.type)) execute function pgcache_internal.hot_void();
 
 select pgcache_internal.hot_attach(type) from pgcache_internal.hot_types order by type;

@@ -18,14 +18,16 @@ create table pgcache_internal.types (
     created_at timestamptz not null default now()
 );
 comment on table pgcache_internal.types is
-'The registry of cache types: where each keeps its entries, what fields these have (NULL: they are any JSON), its limits and its settings. Changed by declare_type, cache_create_type, cache_configure and cache_drop_type.';
+'The registry of cache types: where each keeps its entries, what fields these have (NULL: they are any JSON), its '
+'limits and its settings. Changed by declare_type, cache_create_type, cache_configure and cache_drop_type.';
 
 create table pgcache_internal.templates (
     frame text not null,
     branch text not null,
     branch_of_own_writer text
 );
-comment on table pgcache_internal.templates is 'The functions that are compiled for the types that there are, see define.';
+comment on table pgcache_internal.templates is
+'The functions that are compiled for the types that there are, see define.';
 
 create table pgcache_internal.settings (
     name text primary key,
@@ -42,9 +44,9 @@ create table pgcache_internal.model_prices (
 comment on table pgcache_internal.model_prices is
 'US dollars per million tokens, by model. Changed by cache_set_price.';
 
--- Entries of the JSON types: one partition a type, so that each has a heap, a limit and a durability of its own. One index,
--- the primary key: the sweep walks the heap, so nothing else has to be indexed. The tables of the typed caches are made of
--- their declarations (create_entry_table).
+-- Entries of the JSON types: one partition a type, so that each has a heap, a limit and a durability of its own. One
+-- index, the primary key: the sweep walks the heap, so nothing else has to be indexed. The tables of the typed caches
+-- are made of their declarations (create_entry_table).
 -- hit_weight: how many hits one line of the hit log stands for. version: for the hot tier, NULL for an entry that has
 -- not changed since its type is in it.
 create sequence pgcache.cache_store_id cache 10000;
@@ -84,7 +86,7 @@ create unlogged table pgcache_internal.hit_log (
 comment on table pgcache_internal.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 
--- By the transaction, so that it finds its own rows however many those of others are, and what vacuum has not removed yet.
+-- By the transaction, so that it finds its own rows, however many there are of others, and of what vacuum has left.
 create unlogged table pgcache_internal.room_due (
     xid xid8 not null default pg_current_xact_id(),
     type text not null,
@@ -93,7 +95,8 @@ create unlogged table pgcache_internal.room_due (
 );
 create index room_due_xid on pgcache_internal.room_due (xid);
 comment on table pgcache_internal.room_due is
-'What room a transaction is to make for what it has written. A trigger, deferred to the commit, does so and deletes the rows.';
+'What room a transaction is to make for what it has written. A trigger, deferred to the commit, does so and deletes '
+'the rows.';
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost
 -- exactly when the sequences restart.
@@ -164,7 +167,8 @@ create table pgcache_internal.hot_types (
     since timestamptz not null default now()
 );
 comment on table pgcache_internal.hot_types is
-'The types that are in the hot tier, and how long Redis keeps their entries at most. Changed by cache_hot_on and cache_hot_off.';
+'The types that are in the hot tier, and how long Redis keeps their entries at most. Changed by cache_hot_on and '
+'cache_hot_off.';
 
 create table pgcache_internal.hot_outbox (
     id bigint generated always as identity primary key,
@@ -182,7 +186,8 @@ comment on table pgcache_internal.hot_outbox is
 
 -- When a writer next looks whether the outbox is too long: at this id. A sequence is never undone and never waited for.
 create sequence pgcache_internal.hot_outbox_due minvalue 0 start 0;
-comment on sequence pgcache_internal.hot_outbox_due is 'The id of the outbox at which a writer next looks after its length.';
+comment on sequence pgcache_internal.hot_outbox_due is
+'The id of the outbox at which a writer next looks after its length.';
 
 -- Unlogged on purpose: it is lost when the server crashes or another one takes its place, and with it the epoch.
 -- Then entries may be gone that Redis still has.
@@ -204,9 +209,11 @@ create table pgcache_internal.hot_secrets (
     name text primary key check (name in ('redis_url')),
     value text not null
 );
-comment on table pgcache_internal.hot_secrets is 'Secrets of the relay inside the server, which only the owner may read.';
+comment on table pgcache_internal.hot_secrets is
+'Secrets of the relay inside the server, which only the owner may read.';
 alter table pgcache_internal.hot_secrets enable row level security;
-alter table pgcache_internal.hot_secrets alter column value set statistics 0; -- or ANALYZE would copy it to pg_statistic
+-- ANALYZE would copy it to pg_statistic.
+alter table pgcache_internal.hot_secrets alter column value set statistics 0;
 
 -- The AI functions, see plpython/.
 

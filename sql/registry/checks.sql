@@ -18,7 +18,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_type(text) is 'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
+comment on function pgcache_internal.check_type(text) is
+'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
 
 create or replace function pgcache_internal.check_json_type(type text) returns text
 language plpgsql stable parallel safe
@@ -41,7 +42,8 @@ create or replace function pgcache_internal.is_key(key text) returns boolean
 language sql immutable parallel safe  -- not pinned: inlined
 as $$ select key <> '' and pg_catalog.octet_length(key) <= 1024 $$;
 
-comment on function pgcache_internal.is_key(text) is 'Whether it may be a cache key: a text of 1 to 1024 bytes; NULL for NULL.';
+comment on function pgcache_internal.is_key(text) is
+'Whether it may be a cache key: a text of 1 to 1024 bytes; NULL for NULL.';
 
 create or replace function pgcache_internal.check_key(key text) returns text
 language plpgsql immutable parallel safe
@@ -53,7 +55,8 @@ begin
     elsif key is null or key = '' then
         raise exception using errcode = 'PC002',
             message = format('a cache key cannot be %s', case when key is null then 'NULL' else 'empty' end),
-            hint = 'Pass a text of 1 to 1024 bytes; cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
+            hint = 'Pass a text of 1 to 1024 bytes; '
+                'cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
     end if;
     raise exception using errcode = 'PC002',
         message = format('a cache key of %s bytes is too long: the limit is 1024', octet_length(key)),
@@ -61,7 +64,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_key(text) is 'The key itself if it is valid. Errors: PC002 for NULL, empty, or over 1024 bytes.';
+comment on function pgcache_internal.check_key(text) is
+'The key itself if it is valid. Errors: PC002 for NULL, empty, or over 1024 bytes.';
 
 create or replace function pgcache_internal.check_keys(keys text[]) returns text[]
 language plpgsql immutable parallel safe
@@ -94,7 +98,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_given(text, text) is 'The value itself. Errors: PC002 for NULL, which would silently invalidate nothing.';
+comment on function pgcache_internal.check_given(text, text) is
+'The value itself. Errors: PC002 for NULL, which would silently invalidate nothing.';
 
 create or replace function pgcache_internal.check_pattern(pattern text) returns text
 language plpgsql immutable parallel safe
@@ -131,7 +136,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_rows(bigint) is 'The number of rows itself if it is not negative; NULL for NULL. Errors: PC010.';
+comment on function pgcache_internal.check_rows(bigint) is
+'The number of rows itself if it is not negative; NULL for NULL. Errors: PC010.';
 
 create or replace function pgcache_internal.check_writable() returns boolean
 language plpgsql stable parallel safe

@@ -11,7 +11,8 @@ create or replace function pgcache_internal.cache_now() returns timestamptz
 language sql stable parallel safe  -- not pinned: inlined
 as %L;
 comment on function pgcache_internal.cache_now() is
-'The time by which entries expire: statement_timestamp(); with the setting test_clock on, that of the session (SET pgcache.clock, a timestamptz), if it has any.';
+'The time by which entries expire: statement_timestamp(); with the setting test_clock on, that of the session (SET '
+'pgcache.clock, a timestamptz), if it has any.';
 $function$,
         case when cache_setting('test_clock') = 'on' then $body$
     select case

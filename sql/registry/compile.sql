@@ -4,13 +4,17 @@
 
 delete from pgcache_internal.templates;
 
-create or replace function pgcache_internal.define(frame text, branch text, branch_of_own_writer text default null) returns void
+create or replace function pgcache_internal.define(
+    frame text, branch text, branch_of_own_writer text default null
+) returns void
 language sql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ insert into templates (frame, branch, branch_of_own_writer) values (frame, branch, branch_of_own_writer) $$;
 
 comment on function pgcache_internal.define(text, text, text) is
-'Declares a function that is compiled. frame: its CREATE FUNCTION and COMMENT, with @branches where an IF has a branch for each type. branch: that branch. branch_of_own_writer: the one for types that a function of their own writes, if it differs; '''': they have none. For what @type, @table and the like stand, see expressions_of.';
+'Declares a function that is compiled. frame: its CREATE FUNCTION and COMMENT, with @branches where an IF has a '
+'branch for each type. branch: that branch. branch_of_own_writer: the one for types that a function of their own '
+'writes, if it differs; '''': they have none. For what @type, @table and the like stand, see expressions_of.';
 
 create or replace function pgcache_internal.compile_types() returns void
 language plpgsql volatile
@@ -32,7 +36,9 @@ begin
             select string_agg(b.filled, '    elsif ' order by each.place)
             from jsonb_array_elements(all_types) with ordinality each (type, place)
             cross join lateral (
-                select fill(coalesce(case when each.type ->> 'writer' <> '' then template.branch_of_own_writer end, template.branch),
+                select fill(
+                    coalesce(
+                        case when each.type ->> 'writer' <> '' then template.branch_of_own_writer end, template.branch),
                     each.type -> 'expressions') as filled
             ) b
             where b.filled <> ''
@@ -81,7 +87,10 @@ end
 $$;
 
 comment on function pgcache_internal.expressions_of(types) is
-'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; of a JSON value `value`: @fits (the condition that it fits), @columns, @given (what goes into them), @updates (the same for ON CONFLICT); of an entry `t`: @value, @bytes (of its value), @size, @score (for eviction), @model; @readable: a further condition to read it. What stands in @tokens{} is left out of types without tokens.';
+'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; of a JSON '
+'value `value`: @fits (the condition that it fits), @columns, @given (what goes into them), @updates (the same for '
+'ON CONFLICT); of an entry `t`: @value, @bytes (of its value), @size, @score (for eviction), @model; @readable: a '
+'further condition to read it. What stands in @tokens{} is left out of types without tokens.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe
@@ -114,19 +123,23 @@ begin
             string_agg(format('when %L then %s', t.type, f.setting), ' ' order by t.type) as cases
         from types t
         cross join lateral (values
-            ('type_ttl', 'interval', quote_nullable(t.ttl) || '::interval', 'The default TTL of a type, NULL for never.'),
+            ('type_ttl', 'interval', quote_nullable(t.ttl) || '::interval',
+                'The default TTL of a type, NULL for never.'),
             ('type_hit_weight', 'smallint',
                 coalesce(case when t.enabled then hit_weight_at(t.hit_tracking, 0) end::text, 'null') || '::smallint',
                 'The hit_weight of new entries of a type; NULL if the type takes no writes.'),
-            ('type_may_be_full', 'boolean', (t.eviction = 'none')::text, 'Whether sets are refused when a type is full.'),
-            ('type_has_fields', 'boolean', (t.fields is not null)::text, 'Whether values of a type have fields of their own.'),
+            ('type_may_be_full', 'boolean', (t.eviction = 'none')::text,
+                'Whether sets are refused when a type is full.'),
+            ('type_has_fields', 'boolean', (t.fields is not null)::text,
+                'Whether values of a type have fields of their own.'),
             ('type_dimensions', 'integer', coalesce(t.dimensions::text, 'null') || '::integer',
                 'The dimensions that vectors of a type must have, NULL for any.')
         ) f (name, result, setting, description)
         group by f.name, f.result, f.description
     loop
-        execute format('create or replace function pgcache_internal.%I(type text) returns %s language sql immutable parallel safe'
-            ' as %L', compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end');
+        execute format('create or replace function pgcache_internal.%I(type text) returns %s'
+            ' language sql immutable parallel safe as %L',
+            compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end');
         execute format('comment on function pgcache_internal.%I(text) is %L', compiled.name,
             compiled.description || ' Compiled from types by compile_settings().');
     end loop;

@@ -16,20 +16,27 @@ as $kinds$
         ('array', 'array', 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
         ('object', 'object', 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
         ('any', null, 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
-        ('base64', 'string', 'bytea', $$value ->> %1$L ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'$$,
-            $$pg_catalog.decode(value ->> %1$L, 'base64')$$, $$pg_catalog.translate(pg_catalog.encode(t.%1$I, 'base64'), E'\n', '')$$),
+        ('base64', 'string', 'bytea',
+            $$value ->> %1$L ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'$$,
+            $$pg_catalog.decode(value ->> %1$L, 'base64')$$,
+            $$pg_catalog.translate(pg_catalog.encode(t.%1$I, 'base64'), E'\n', '')$$),
         ('vector', 'array', 'vector',
             $$case when pg_catalog.jsonb_typeof(value -> %1$L) = 'array' then
                 not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")')
-                and coalesce(pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L), true) end$$,
+                and coalesce(pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L),
+                    true) end$$,
             'pgcache_internal.to_vector(value ->> %1$L)', 't.%1$I::real[]')
 $kinds$;
 
 comment on function pgcache_internal.field_kinds() is
-'The kinds of fields: string; boolean; count, a whole number from 0 to 999999999; integer, one of up to 18 digits; number, any; array, object, any: JSON; base64: bytes; vector: numbers, stored as pgvector''s float32. For each its type in JSON and its column''s, and as SQL, for a field %1$s of type %2$s: what else must hold of a JSON value, what is stored of it, how that is shown again.';
+'The kinds of fields: string; boolean; count, a whole number from 0 to 999999999; integer, one of up to 18 digits; '
+'number, any; array, object, any: JSON; base64: bytes; vector: numbers, stored as pgvector''s float32. For each its '
+'type in JSON and its column''s, and as SQL, for a field %1$s of type %2$s: what else must hold of a JSON value, '
+'what is stored of it, how that is shown again.';
 
 create or replace function pgcache_internal.fields_of(type text, fields jsonb) returns table (
-    name text, kind text, required boolean, fallback text, nullable boolean, column_type text, condition text, given text, shown text
+    name text, kind text, required boolean, fallback text, nullable boolean, column_type text, condition text,
+    given text, shown text
 )
 language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -39,10 +46,14 @@ begin
     return query
     select
         d.name, k.kind, d.required, d.fallback, not d.required and d.fallback is null, k.column_type, c.condition,
-        case when d.fallback is null then g.given else format('coalesce(%s, %L::%s)', g.given, d.fallback, k.column_type) end,
+        case
+            when d.fallback is null then g.given
+            else format('coalesce(%s, %L::%s)', g.given, d.fallback, k.column_type)
+        end,
         format(k.shown, d.name)
     from (
-        select f.key as name, substring(f.value from '^\w+') as kind, f.value like '%!' as required, substring(f.value from '=(.*)$') as fallback
+        select f.key as name, substring(f.value from '^\w+') as kind, f.value like '%!' as required,
+            substring(f.value from '=(.*)$') as fallback
         from jsonb_each_text(fields) f
     ) d
     inner join field_kinds() k on k.kind = d.kind
@@ -52,7 +63,8 @@ begin
                 when k.json_type is null and not d.required then 'true'
                 when k.json_type is null then format('pg_catalog.jsonb_typeof(value -> %L) <> ''null''', d.name)
                 when d.required then format('pg_catalog.jsonb_typeof(value -> %L) = %L', d.name, k.json_type)
-                else format('coalesce(pg_catalog.jsonb_typeof(value -> %L), ''null'') in (%L, ''null'')', d.name, k.json_type)
+                else format('coalesce(pg_catalog.jsonb_typeof(value -> %L), ''null'') in (%L, ''null'')', d.name,
+                    k.json_type)
             end,
             format(case when d.required then k.condition else '(' || k.condition || ') is not false' end, d.name, type)
         ) as condition
@@ -68,7 +80,9 @@ end
 $$;
 
 comment on function pgcache_internal.fields_of(text, jsonb) is
-'The fields of a type: name; kind (see field_kinds); required; fallback: what is stored where it is absent; nullable: neither of the two. And as SQL, for a JSON value `value` and an entry `t`: column_type; condition: that the value has the field as it should; given: what goes into the column; shown: how it comes back.';
+'The fields of a type: name; kind (see field_kinds); required; fallback: what is stored where it is absent; '
+'nullable: neither of the two. And as SQL, for a JSON value `value` and an entry `t`: column_type; condition: that '
+'the value has the field as it should; given: what goes into the column; shown: how it comes back.';
 
 create or replace function pgcache_internal.to_vector(written text) returns vector
 language plpgsql immutable parallel safe  -- not pinned: hot path
@@ -85,10 +99,11 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
-comment on function pgcache_internal.to_vector(text) is 'A vector, from the text that pgvector writes: [1,2,3]. Errors: PC004.';
+comment on function pgcache_internal.to_vector(text) is
+'A vector, from the text that pgvector writes: [1,2,3]. Errors: PC004.';
 
--- What the compiled functions are made of, see compile_types. fields NULL: the value is any JSON, in the column data. In
--- PL/pgSQL, which keeps its plans: in SQL these would be planned anew for each type.
+-- What the compiled functions are made of, see compile_types. fields NULL: the value is any JSON, in the column data.
+-- In PL/pgSQL, which keeps its plans: in SQL these would be planned anew for each type.
 
 create or replace function pgcache_internal.value_of(type text, fields jsonb) returns text
 language plpgsql immutable parallel safe
@@ -101,14 +116,17 @@ begin
             when a.nullable = 0 then a.all_fields
             -- It goes into the values, too, so it is for fields without JSON in them.
             when a.flat then format('pg_catalog.jsonb_strip_nulls(%s)', a.all_fields)
-            when a.nullable = 1 and a.certain is not null then format('case when t.%I is null then %s else %s end', a.one_nullable, a.certain, a.all_fields)
+            when a.nullable = 1 and a.certain is not null
+                then format('case when t.%I is null then %s else %s end', a.one_nullable, a.certain, a.all_fields)
             else format('(%s%s)', coalesce(a.certain, '''{}''::jsonb'), a.others)
         end
         from (
             select
                 format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ')) as all_fields,
-                format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ') filter (where not f.nullable)) as certain,
-                string_agg(format(' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end', f.name, p.pair), '')
+                format('pg_catalog.jsonb_build_object(%s)',
+                    string_agg(p.pair, ', ') filter (where not f.nullable)) as certain,
+                string_agg(format(' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end',
+                    f.name, p.pair), '')
                     filter (where f.nullable) as others,
                 count(*) filter (where f.nullable) as nullable,
                 min(f.name) filter (where f.nullable) as one_nullable,
@@ -119,7 +137,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.value_of(text, jsonb) is 'The SQL expression of the JSON value of an entry t; fields that are NULL are left out.';
+comment on function pgcache_internal.value_of(text, jsonb) is
+'The SQL expression of the JSON value of an entry t; fields that are NULL are left out.';
 
 create or replace function pgcache_internal.fits(type text, fields jsonb) returns text
 language plpgsql immutable parallel safe
@@ -138,7 +157,8 @@ end
 $$;
 
 comment on function pgcache_internal.fits(text, jsonb) is
-'The SQL condition that a JSON value has the fields that the type needs, of the right kinds, and no others; reject_value says what is wrong.';
+'The SQL condition that a JSON value has the fields that the type needs, of the right kinds, and no others; '
+'reject_value says what is wrong.';
 
 create or replace function pgcache_internal.payload_size(fields jsonb) returns text
 language plpgsql immutable parallel safe
@@ -146,7 +166,8 @@ set search_path to pg_catalog, pg_temp
 as $$
 begin
     return (
-        select coalesce(string_agg(format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f), 'pg_column_size(t.data)')
+        select coalesce(string_agg(format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f),
+            'pg_column_size(t.data)')
         from jsonb_object_keys(fields) f
     );
 end
@@ -181,30 +202,38 @@ begin
     if value is null then
         raise exception using errcode = 'PC004',
             message = 'the value is NULL',
-            hint = 'NULL is what a miss returns. Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
+            hint = 'NULL is what a miss returns. '
+                'Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
     elsif jsonb_typeof(value) <> 'object' then
         problem := format('it is a JSON %s, not an object', jsonb_typeof(value));
     else
-        select f.name, f.kind, v.*, f.kind is null as is_unknown, f.required and coalesce(v.json_type, 'null') = 'null' as is_missing
+        select f.name, f.kind, v.*, f.kind is null as is_unknown,
+            f.required and coalesce(v.json_type, 'null') = 'null' as is_missing
         into wrong
         from fields_of(type, fields) f
-        full join (select e.key as field, jsonb_typeof(e.value) as json_type, e.value as content from jsonb_each(value) e) v on v.field = f.name
+        full join (
+            select e.key as field, jsonb_typeof(e.value) as json_type, e.value as content from jsonb_each(value) e
+        ) v on v.field = f.name
         where f.name is null or not value_has(value, f.condition)
         limit 1;
         if wrong.is_unknown then
             problem := format('it has an unknown field %I', wrong.field);
         elsif wrong.is_missing then
             problem := format('its field %I is missing', wrong.name);
-        elsif wrong.kind = 'vector' and wrong.json_type = 'array' and jsonb_array_length(wrong.content) <> dimensions then
+        elsif wrong.kind = 'vector' and wrong.json_type = 'array'
+            and jsonb_array_length(wrong.content) <> dimensions
+        then
             perform reject_dimensions(type, jsonb_array_length(wrong.content));
         elsif wrong.kind is not null then
-            problem := format('its field %I should be of kind %s, not the %s %s', wrong.name, wrong.kind, wrong.json_type, left(wrong.content::text, 40));
+            problem := format('its field %I should be of kind %s, not the %s %s', wrong.name, wrong.kind,
+                wrong.json_type, left(wrong.content::text, 40));
         end if;
     end if;
     raise exception using errcode = 'PC004',
         message = format('the value does not fit the type %s: %s', type, coalesce(problem, 'it cannot be stored')),
         hint = format('%s takes a JSON object of %s.', type, (
-            select string_agg(format('%s (%s%s)', f.name, f.kind, case when f.required then ', required' else '' end), ', ')
+            select string_agg(format('%s (%s%s)', f.name, f.kind, case when f.required then ', required' else '' end),
+                ', ')
             from fields_of(type, fields) f));
 end
 $$;
@@ -233,11 +262,13 @@ as $$
 begin
     raise exception using errcode = 'PC005',
         message = format('the vector has %s dimensions, the type %s takes %s', dimensions, type, type_dimensions(type)),
-        hint = format('Check the model; SELECT cache_configure(%L, reset => ''{dimensions}'') lets the type take any.', type);
+        hint = format('Check the model; SELECT cache_configure(%L, reset => ''{dimensions}'') lets the type take any.',
+            type);
 end
 $$;
 
-comment on function pgcache_internal.reject_dimensions(text, integer) is 'Says that a vector has other dimensions than its type takes. Errors: PC005.';
+comment on function pgcache_internal.reject_dimensions(text, integer) is
+'Says that a vector has other dimensions than its type takes. Errors: PC005.';
 
 -- Declarations.
 
@@ -247,10 +278,12 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     hint constant text := format(
-        'For example {"text": "string!", "tokens_used": "count"}. Kinds: %s. With a ! the field must be present; =value is stored where it is absent.',
+        'For example {"text": "string!", "tokens_used": "count"}. Kinds: %s. '
+        'With a ! the field must be present; =value is stored where it is absent.',
         (select string_agg(k.kind, ', ') from field_kinds() k));
     own_columns constant text[] := array[
-        'id', 'type', 'tenant', 'cache_key', 'created_at', 'expires_at', 'last_accessed_at', 'hit_count', 'hit_weight', 'version',
+        'id', 'type', 'tenant', 'cache_key', 'created_at', 'expires_at', 'last_accessed_at', 'hit_count', 'hit_weight',
+        'version',
         'ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'
     ];
     names text[];
@@ -267,15 +300,20 @@ begin
         names := array(select json_object_keys(fields));
         select case
                 when f.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'
-                    then format('%L cannot name a field: that takes 1 to 63 letters, digits and underscores, no digit first', f.key)
-                when f.key = any(own_columns) then format('%s cannot name a field: every entry has such a column', f.key)
+                    then format('%L cannot name a field: that takes 1 to 63 letters, digits and underscores, '
+                        'no digit first', f.key)
+                when f.key = any(own_columns) then format('%s cannot name a field: every entry has such a column',
+                    f.key)
                 when cardinality(array_positions(names, f.key)) > 1 then format('the field %s is declared twice', f.key)
-                when f.value is null or f.value !~ '^\w+(!|=.*)?$' or substring(f.value from '^\w+') not in (select k.kind from field_kinds() k)
+                when f.value is null or f.value !~ '^\w+(!|=.*)?$'
+                    or substring(f.value from '^\w+') not in (select k.kind from field_kinds() k)
                     then format('the field %s cannot be of kind %L', f.key, f.value)
                 -- These two go into the statistics and the eviction by cost.
                 when f.key = 'tokens_used' and f.value !~ '^(count|integer)' then 'tokens_used has to be a count'
-                when f.key = 'model' and f.value !~ '^string' and 'tokens_used' = any(names) then 'beside tokens_used, model has to be a string'
-                when f.value ~ '^(base64|vector)=' then format('the field %s cannot have a value where it is absent', f.key)
+                when f.key = 'model' and f.value !~ '^string' and 'tokens_used' = any(names)
+                    then 'beside tokens_used, model has to be a string'
+                when f.value ~ '^(base64|vector)=' then format('the field %s cannot have a value where it is absent',
+                    f.key)
                 when cardinality(names) > 100 then 'a type has 100 fields at most'
             end
         into problem
@@ -286,20 +324,24 @@ begin
         raise exception using errcode = 'PC010', message = problem, hint = hint;
     end if;
     declared := (
-        select jsonb_object_agg(f.key, case f.key when 'tokens_used' then regexp_replace(f.value, '^integer', 'count') else f.value end)
+        select jsonb_object_agg(f.key, case f.key
+            when 'tokens_used' then regexp_replace(f.value, '^integer', 'count')
+            else f.value end)
         from json_each_text(fields) f
     );
     for with_fallback in select * from fields_of('', declared) f where f.fallback is not null loop
         begin
             fits := value_has(jsonb_build_object(with_fallback.name,
-                case with_fallback.kind when 'string' then to_jsonb(with_fallback.fallback) else with_fallback.fallback::jsonb end),
+                case with_fallback.kind when 'string' then to_jsonb(with_fallback.fallback)
+                    else with_fallback.fallback::jsonb end),
                 with_fallback.condition);
         exception when data_exception then
             fits := false;
         end;
         if not fits then
             raise exception using errcode = 'PC010',
-                message = format('%L is no %s, so the field %s cannot have it where it is absent', with_fallback.fallback, with_fallback.kind, with_fallback.name),
+                message = format('%L is no %s, so the field %s cannot have it where it is absent',
+                    with_fallback.fallback, with_fallback.kind, with_fallback.name),
                 hint = hint;
         end if;
     end loop;
@@ -308,7 +350,8 @@ end
 $$;
 
 comment on function pgcache_internal.check_fields(json) is
-'The declared fields as the registry keeps them; tokens_used, which statistics add up, is a count. NULL for NULL. Errors: PC010.';
+'The declared fields as the registry keeps them; tokens_used, which statistics add up, is a count. NULL for NULL. '
+'Errors: PC010.';
 
 create or replace function pgcache_internal.create_entry_table(
     relation text, type text, fields json, durable boolean, description text
@@ -321,9 +364,11 @@ declare
     persistence constant text := case when durable then '' else 'unlogged' end;
 begin
     if fields is null then
-        -- CREATE TABLE ... PARTITION OF would wait for all who are writing any JSON type, and have others wait behind it.
-        execute format('create %s table pgcache.%I (like pgcache.cache_store including defaults)', persistence, relation);
-        execute format('alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation, type);
+        -- CREATE TABLE ... PARTITION OF would wait for all who are writing any JSON type, with others behind it.
+        execute format('create %s table pgcache.%I (like pgcache.cache_store including defaults)', persistence,
+            relation);
+        execute format('alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation,
+            type);
     else
         execute format($sql$
             create %s table pgcache.%I (
@@ -340,7 +385,8 @@ begin
                 primary key (tenant, cache_key)
             )
             $sql$, persistence, relation, (
-                select string_agg(column_definition(f.name, f.column_type, f.required, f.fallback), ', ' order by d.place)
+                select string_agg(
+                    column_definition(f.name, f.column_type, f.required, f.fallback), ', ' order by d.place)
                 from json_object_keys(fields) with ordinality d (name, place)
                 inner join fields_of(type, check_fields(fields)) f on f.name = d.name
             ));
@@ -351,17 +397,23 @@ end
 $$;
 
 comment on function pgcache_internal.create_entry_table(text, text, json, boolean, text) is
-'Creates the table of a type: with a column for each of its fields, in their order, or (fields NULL) a partition of cache_store.';
+'Creates the table of a type: with a column for each of its fields, in their order, or (fields NULL) a partition of '
+'cache_store.';
 
-create or replace function pgcache_internal.column_definition(name text, column_type text, required boolean, fallback text) returns text
+create or replace function pgcache_internal.column_definition(
+    name text, column_type text, required boolean, fallback text
+) returns text
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select format('%I %s', name, case when column_type <> 'vector' then column_type else (
-            select format('%I.vector', n.nspname) from pg_extension e inner join pg_namespace n on n.oid = e.extnamespace where e.extname = 'vector'
+            select format('%I.vector', n.nspname)
+            from pg_extension e inner join pg_namespace n on n.oid = e.extnamespace
+            where e.extname = 'vector'
         ) end)
         || case when required or fallback is not null then ' not null' else '' end
         || coalesce(format(' default %L', fallback), '')
 $$;
 
-comment on function pgcache_internal.column_definition(text, text, boolean, text) is 'The SQL definition of a field''s column.';
+comment on function pgcache_internal.column_definition(text, text, boolean, text) is
+'The SQL definition of a field''s column.';

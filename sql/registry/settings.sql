@@ -13,7 +13,8 @@ insert into pgcache_internal.settings (name, value, description) values
 ('ai_base_url', 'https://api.openai.com/v1', 'OpenAI-compatible API that the AI functions call'),
 ('ai_model', 'gpt-4o-mini', 'model of ai_worker_generate and llm_complete'),
 ('ai_embedding_model', 'text-embedding-3-small', 'model of embed'),
-('ai_schema_version', 'auto', 'schema_version of ai_worker_generate; auto: a fingerprint of the schema that the caller may see'),
+('ai_schema_version', 'auto',
+    'schema_version of ai_worker_generate; auto: a fingerprint of the schema that the caller may see'),
 ('ai_schema_bytes', '32768', 'how much of the schema''s description is sent to the model'),
 ('ai_row_limit', '1000', 'LIMIT of generated queries that have none; 0: no limit'),
 ('ai_timeout', '60', 'seconds that one request may take'),
@@ -73,7 +74,8 @@ begin
     exception when data_exception or null_value_not_allowed then
         raise exception using errcode = 'PC010',
             message = format('setting %s cannot be %L', name, value),
-            hint = 'Times are positive intervals such as ''1 hour''; rates and prices are numbers that are not negative; test_clock is on or off.';
+            hint = 'Times are positive intervals such as ''1 hour''; '
+                'rates and prices are numbers that are not negative; test_clock is on or off.';
     end;
     if value is null then
         raise exception using errcode = 'PC010',
@@ -100,7 +102,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_setting('ttl_' || tier)::interval $$;
 
 comment on function pgcache.cache_tier(text) is
-'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with cache_configure_setting(''ttl_short'', ...).';
+'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with '
+'cache_configure_setting(''ttl_short'', ...).';
 
 create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
 language plpgsql volatile security definer
@@ -119,7 +122,8 @@ end
 $$;
 
 comment on function pgcache.cache_set_price(text, numeric) is
-'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors: PC010.';
+'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors: '
+'PC010.';
 
 create or replace function pgcache_internal.model_price(model text) returns numeric
 language sql stable parallel safe
@@ -131,7 +135,8 @@ as $$
     )
 $$;
 
-comment on function pgcache_internal.model_price(text) is 'US dollars per million tokens of a model: its own price, else the setting.';
+comment on function pgcache_internal.model_price(text) is
+'US dollars per million tokens of a model: its own price, else the setting.';
 
 create or replace view pgcache.cache_settings as
 select
@@ -141,4 +146,5 @@ select
 from pgcache_internal.settings as s;
 
 comment on view pgcache.cache_settings is
-'The settings, each with what it is for; cache_configure_setting changes one, cache_hot_configure and ai_configure those of the hot tier and the AI functions.';
+'The settings, each with what it is for; cache_configure_setting changes one, cache_hot_configure and ai_configure '
+'those of the hot tier and the AI functions.';

@@ -30,18 +30,23 @@ begin
     -- What is so already is left alone: to alter it would lock a table, or a sequence, that others are using.
     -- Churn is the rule: vacuum early, and leave room on each page for the updates of hit counts to be HOT.
     if not exists (select from pg_class c where c.oid = registered.relation and c.reloptions @> options) then
-        execute format('alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation, array_to_string(options, ', '));
+        execute format('alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation,
+            array_to_string(options, ', '));
     end if;
     for value_column in
         select a.attname as name, a.atttypid = 'bytea'::regtype as is_binary from pg_attribute a
-        where a.attrelid = registered.relation and a.attnum > 0 and coalesce(registered.fields ? a.attname, a.attname = 'data')
-            and case when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e' else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' end
+        where a.attrelid = registered.relation and a.attnum > 0
+            and coalesce(registered.fields ? a.attname, a.attname = 'data')
+            and case when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e'
+                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' end
     loop
         if value_column.is_binary then  -- audio and images are compressed already
-            execute format('alter table %s alter column %I set storage external', registered.relation, value_column.name);
+            execute format('alter table %s alter column %I set storage external', registered.relation,
+                value_column.name);
         else
             begin
-                execute format('alter table %s alter column %I set compression lz4', registered.relation, value_column.name);
+                execute format('alter table %s alter column %I set compression lz4', registered.relation,
+                    value_column.name);
             exception when feature_not_supported then
                 null;  -- this server was built without lz4: pglz then
             end;
@@ -69,7 +74,9 @@ as $$
 $$;
 
 comment on function pgcache_internal.hit_weight_at(text, bigint) is
-'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
+'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to '
+'16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at '
+'10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
 
 create or replace function pgcache_internal.declare_type(
     type text, relation text, description text, ttl interval default '1 hour', max_bytes bigint default 4294967296,
@@ -85,14 +92,17 @@ declare
 begin
     if existing is not null then
         for new_column in
-            select column_definition(f.name, f.column_type, f.required, f.fallback) from fields_of(type, check_fields(fields)) f
+            select column_definition(f.name, f.column_type, f.required, f.fallback)
+            from fields_of(type, check_fields(fields)) f
             where not exists (select from pg_attribute a where a.attrelid = existing and a.attname = f.name)
         loop
             execute format('alter table %s add column %s', existing, new_column);
         end loop;
     end if;
     insert into types as t (type, builtin, relation, fields, ttl, max_bytes, writer, hot_ttl)
-    values (type, true, coalesce(existing, create_entry_table(relation, type, fields, true, format('Entries of type %s: %s.', type, description))),
+    values (type, true,
+        coalesce(existing,
+            create_entry_table(relation, type, fields, true, format('Entries of type %s: %s.', type, description))),
         check_fields(fields), ttl, max_bytes, writer, hot_ttl)
     on conflict on constraint types_pkey do update
     set fields = excluded.fields, writer = excluded.writer, hot_ttl = excluded.hot_ttl;
@@ -100,7 +110,11 @@ end
 $$;
 
 comment on function pgcache_internal.declare_type(text, text, text, interval, bigint, json, text, interval) is
-'Declares a built-in type, at every install: makes its table, or adds the columns that it lacks, and registers it. ttl, max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields that a released version had can only be taken away, or changed, by a migration. writer: the function that stores an entry, for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns boolean. hot_ttl: default of cache_hot_on.';
+'Declares a built-in type, at every install: makes its table, or adds the columns that it lacks, and registers it. '
+'ttl, max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields '
+'that a released version had can only be taken away, or changed, by a migration. writer: the function that stores an '
+'entry, for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns '
+'boolean. hot_ttl: default of cache_hot_on.';
 
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
@@ -121,9 +135,11 @@ begin
     elsif exists (select from types t where t.type = type) then
         raise exception using errcode = 'PC007',
             message = format('the cache type %L exists already', type),
-            hint = format('Change it with SELECT cache_configure(%L, ttl => ...), or drop it first with SELECT cache_drop_type(%L).', type, type);
+            hint = format('Change it with SELECT cache_configure(%L, ttl => ...), '
+                'or drop it first with SELECT cache_drop_type(%L).', type, type);
     elsif exists (
-        select from unnest(counter_names()) n where to_regclass(format('pgcache_internal.%I', n || '_' || type)) is not null
+        select from unnest(counter_names()) n
+        where to_regclass(format('pgcache_internal.%I', n || '_' || type)) is not null
         union all
         select where to_regclass(format('pgcache.%I', relation)) is not null
     ) then
@@ -133,7 +149,8 @@ begin
     end if;
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
     insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
-    values (type, check_fields(fields), create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
+    values (type, check_fields(fields),
+        create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
         ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled);
     perform prepare_type(type), compile_types(), grant_like_store(type);
 exception when unique_violation or duplicate_table then
@@ -144,7 +161,13 @@ end
 $$;
 
 comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean, json) is
-'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its own: {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, object, any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is not; hits save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any JSON. ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
+'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its '
+'own: {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, '
+'object, any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is '
+'not; hits save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any '
+'JSON. ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). '
+'eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by '
+'a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
 
 create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
@@ -158,8 +181,10 @@ begin
     perform expiry('epoch', ttl, null);
     for allowed in
         select * from (values
-            ('max_entries', max_entries > 0, 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
-            ('max_bytes', max_bytes > 0, 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
+            ('max_entries', max_entries > 0,
+                'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
+            ('max_bytes', max_bytes > 0,
+                'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
             ('dimensions', dimensions > 0, 'a positive number of dimensions, NULL for any'),
             ('eviction', eviction is null or exists (select from eviction_policies() p where p.policy = eviction),
                 'one of ' || (select string_agg(p.policy, ', ') from eviction_policies() p)),
@@ -195,16 +220,21 @@ begin
         raise exception using errcode = 'PC010',
             message = format('%s cannot be reset', reset),
             hint = 'These can: ttl, max_entries, max_bytes, dimensions.';
-    elsif dimensions is not null and not exists (select from fields_of(type, before.fields) f where f.kind = 'vector') then
+    elsif dimensions is not null
+        and not exists (select from fields_of(type, before.fields) f where f.kind = 'vector')
+    then
         raise exception using errcode = 'PC010',
             message = format('the type %s has no vectors', type),
             hint = 'dimensions goes with the type embedding, and with types of yours that have a field of kind vector.';
     end if;
     update types t
     set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
-        max_entries = case when 'max_entries' = any(reset) then null else coalesce(cache_configure.max_entries, t.max_entries) end,
-        max_bytes = case when 'max_bytes' = any(reset) then null else coalesce(cache_configure.max_bytes, t.max_bytes) end,
-        dimensions = case when 'dimensions' = any(reset) then null else coalesce(cache_configure.dimensions, t.dimensions) end,
+        max_entries = case when 'max_entries' = any(reset) then null
+            else coalesce(cache_configure.max_entries, t.max_entries) end,
+        max_bytes = case when 'max_bytes' = any(reset) then null
+            else coalesce(cache_configure.max_bytes, t.max_bytes) end,
+        dimensions = case when 'dimensions' = any(reset) then null
+            else coalesce(cache_configure.dimensions, t.dimensions) end,
         eviction = coalesce(cache_configure.eviction, t.eviction),
         hit_tracking = coalesce(cache_configure.hit_tracking, t.hit_tracking),
         durable = coalesce(cache_configure.durable, t.durable),
@@ -216,22 +246,30 @@ begin
     perform compile_types();
     -- cache_get does not look at the registry (it would cost a third of the call), so the entries have to know.
     if hit_tracking <> before.hit_tracking then
-        execute format('update %s t set hit_weight = hit_weight_at($1, t.hit_count)', before.relation) using hit_tracking;
+        execute format('update %s t set hit_weight = hit_weight_at($1, t.hit_count)', before.relation)
+            using hit_tracking;
     end if;
     if enabled = false then
         execute format('delete from %s', before.relation);
     end if;
-    if max_entries is not null or max_bytes is not null or eviction is not null or reset && '{max_entries,max_bytes}' then
+    if max_entries is not null or max_bytes is not null or eviction is not null
+        or reset && '{max_entries,max_bytes}'
+    then
         perform set_clocks(type), measure(type);
     end if;
 end
 $$;
 
-comment on function pgcache.cache_configure(text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]) is
-'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
+comment on function pgcache.cache_configure(
+    text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]
+) is
+'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, '
+'eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the '
+'table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of '
+'ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
 
--- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both, and
--- leaves out what is gone when it has the lock. Built-in types cannot be dropped.
+-- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both,
+-- and leaves out what is gone when it has the lock. Built-in types cannot be dropped.
 create or replace function pgcache_internal.types_here() returns setof pgcache_internal.types
 language plpgsql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -241,7 +279,8 @@ declare
 begin
     return query
     select t.* from types t
-    where t.builtin or t.fields is null and t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p);
+    where t.builtin
+        or t.fields is null and t.relation in (select p.relid from pg_partition_tree('pgcache.cache_store') p);
     for registered in select * from types t where not t.builtin and t.fields is not null loop
         begin
             execute format('select from pgcache.%I limit 0', 'cache_type_' || registered.type);
@@ -254,7 +293,8 @@ end
 $$;
 
 comment on function pgcache_internal.types_here() is
-'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another session. One that has just been dropped is left out.';
+'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another '
+'session. One that has just been dropped is left out.';
 
 create or replace function pgcache_internal.is_here(registered types) returns boolean
 language sql stable parallel safe
@@ -276,11 +316,13 @@ begin
     if registered.builtin then
         raise exception using errcode = 'PC008',
             message = format('the built-in type %s cannot be dropped', type),
-            hint = format('Empty it with SELECT cache_clear(%L), or stop its use with SELECT cache_configure(%L, enabled => false).', type, type);
+            hint = format('Empty it with SELECT cache_clear(%L), '
+                'or stop its use with SELECT cache_configure(%L, enabled => false).', type, type);
     end if;
-    -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks; with
-    -- the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
-    perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')), pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
+    -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks;
+    -- with the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
+    perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')),
+        pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
     perform from types t where t.type = type for no key update;
     perform check_type(type);
     execute format('drop table %s', registered.relation);
@@ -295,13 +337,15 @@ end
 $$;
 
 comment on function pgcache.cache_drop_type(text) is
-'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
+'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and '
+'writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
 
 create or replace function pgcache_internal.is_readable(type text) returns boolean
 language sql volatile parallel safe  -- not pinned: inlined
 as $$ select not pg_catalog.pg_is_in_recovery() or pgcache_internal.is_logged(type) $$;
 
-comment on function pgcache_internal.is_readable(text) is 'Whether a type can be read on this server: an UNLOGGED one cannot on a standby.';
+comment on function pgcache_internal.is_readable(text) is
+'Whether a type can be read on this server: an UNLOGGED one cannot on a standby.';
 
 create or replace function pgcache_internal.is_logged(type text) returns boolean
 language sql stable parallel safe
@@ -313,4 +357,5 @@ as $$
     )
 $$;
 
-comment on function pgcache_internal.is_logged(text) is 'Whether the table of a type is in the WAL, so that standbys have it and a crash leaves it.';
+comment on function pgcache_internal.is_logged(text) is
+'Whether the table of a type is in the WAL, so that standbys have it and a crash leaves it.';

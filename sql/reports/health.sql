@@ -24,17 +24,21 @@ begin
         case when s.hits + s.misses = 0 then 'no requests yet'
             else format('%s %% of %s requests', round(100 * s.hit_rate, 1), s.hits + s.misses) end,
         case when s.hits + s.misses >= 100 and s.hit_rate < low_rate
-            then format('Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)? cache_entry tells about one key.',
+            then format('Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)? '
+                'cache_entry tells about one key.',
                 coalesce(s.ttl::text, 'never'), s.type, s.evicted) end
     from cache_stats s
     union all
     select 'size: ' || s.type,
-        case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size then 'warning' else 'ok' end,
+        case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size
+            then 'warning' else 'ok' end,
         format('%s entries, %s, %s', coalesce(s.entries, 0), pg_size_pretty(coalesce(s.bytes, 0)), coalesce(
-            round(100 * greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes), 1) || ' % of the limit',
+            round(100 * greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes), 1)
+                || ' % of the limit',
             'no limit')),
         case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size
-            then format('Entries are evicted at the limit. Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type) end
+            then format('Entries are evicted at the limit. '
+                'Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type) end
     from cache_stats s
     union all
     select 'upkeep: ' || j.job_name,
@@ -44,7 +48,8 @@ begin
         case when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
                 then 'Run CALL hot_relay(''0 seconds'') by hand to see the error.'
             when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
-            when j.overdue then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.' end
+            when j.overdue then 'Run CALL cache_upkeep(), and see that a scheduler does: '
+                'SELECT cache_schedule() with pg_cron.' end
     from cache_jobs j
     union all
     select 'hit log', case when backlog > 50000 then 'warning' else 'ok' end,
@@ -55,14 +60,18 @@ begin
         format('%s %s, %s changes in the outbox',
             case when w.absent then 'no relay since' else 'last relay at' end, relay_seen, changes),
         case when w.absent or changes > max_changes
-            then 'Start the relay: python -m pgcache_py relay, or SELECT cache_hot_schedule() with plpython3u and pg_cron.' end
+            then 'Start the relay: python -m pgcache_py relay, '
+                'or SELECT cache_hot_schedule() with plpython3u and pg_cron.' end
     from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
     where relay_seen is not null;
 end
 $$;
 
 comment on function pgcache.cache_health() is
-'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), outbox above half of hot_outbox_limit; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate, alert_size, overdue_after.';
+'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log '
+'growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), '
+'outbox above half of hot_outbox_limit; status ok, warning or critical, with what to do. Thresholds: settings '
+'alert_hit_rate, alert_size, overdue_after.';
 
 create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint
@@ -70,9 +79,11 @@ create or replace function pgcache.get_cache_index_usage() returns table (
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select s.relname::text, s.indexrelname::text, s.idx_scan, s.idx_tup_read, s.idx_tup_fetch, pg_relation_size(s.indexrelid)
+    select s.relname::text, s.indexrelname::text, s.idx_scan, s.idx_tup_read, s.idx_tup_fetch,
+        pg_relation_size(s.indexrelid)
     from pg_stat_user_indexes s inner join types t on t.relation = s.relid
     order by 1, 2
 $$;
 
-comment on function pgcache.get_cache_index_usage() is 'How the index of each cache table is used: one row an index, sizes in bytes.';
+comment on function pgcache.get_cache_index_usage() is
+'How the index of each cache table is used: one row an index, sizes in bytes.';

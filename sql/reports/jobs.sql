@@ -23,12 +23,14 @@ begin
         schedule := null;
         active := null;
         if cron_here then
-            execute 'select c.schedule, c.active from cron.job c where c.database = current_database() and c.jobname = $1'
+            execute 'select c.schedule, c.active from cron.job c'
+                ' where c.database = current_database() and c.jobname = $1'
             into schedule, active using job_name;
         end if;
         continue when job_name = 'pgcache_hot_relay' and schedule is null;
         if cron_here then
-            execute 'select d.start_time, d.end_time - d.start_time, d.status, d.return_message from cron.job_run_details d'
+            execute 'select d.start_time, d.end_time - d.start_time, d.status, d.return_message'
+                ' from cron.job_run_details d'
                 ' inner join cron.job c on c.jobid = d.jobid where c.database = current_database() and c.jobname = $1'
                 ' and d.start_time is not null and d.start_time >= coalesce($2, ''-infinity'')'
                 -- One run of the relay follows the other: what counts is how the last one ended.
@@ -46,7 +48,8 @@ begin
             when last_run is not null then last_run < cache_now() - patience
             when job_name = 'pgcache_hot_relay' then false  -- cache_health says whether a relay is there
             when active then (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
-            else job_name = 'pgcache_upkeep' and (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
+            else job_name = 'pgcache_upkeep' and (select min(m.applied_at)
+                from schema_migrations m) < cache_now() - patience
         end;
         return next;
     end loop;
@@ -69,4 +72,6 @@ select
 from pgcache_internal.job_runs() as j;
 
 comment on view pgcache.cache_jobs is
-'The upkeep jobs, and pgcache_hot_relay if pg_cron runs it (its last run that ended): when and how each last ran, and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is not in this database.';
+'The upkeep jobs, and pgcache_hot_relay if pg_cron runs it (its last run that ended): when and how each last ran, '
+'and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is '
+'not in this database.';

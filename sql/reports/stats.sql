@@ -3,7 +3,8 @@
 create or replace function pgcache_internal.type_stats() returns table (
     type text, entries bigint, valid bigint, expired bigint, hits bigint, misses bigint, hit_rate numeric,
     hits_per_entry numeric, tokens_saved numeric, money_saved numeric, bytes bigint, oldest timestamptz,
-    newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, entry_hits bigint, max_hits bigint, max_entries bigint,
+    newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, entry_hits bigint, max_hits bigint,
+        max_entries bigint,
     max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
 )
 language plpgsql volatile parallel safe
@@ -102,7 +103,10 @@ select
 from pgcache_internal.type_stats() as s;
 
 comment on view pgcache.cache_stats is
-'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) by hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, emptied by a crash.';
+'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries '
+'removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) '
+'by hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, '
+'emptied by a crash.';
 
 create or replace view pgcache.ai_worker_cache_stats as
 select
@@ -137,7 +141,8 @@ as $$
         money_saved = excluded.money_saved
 $$;
 
-comment on function pgcache_internal.take_snapshot() is 'Records the statistics under the current hour; a later call in the same hour replaces them.';
+comment on function pgcache_internal.take_snapshot() is
+'Records the statistics under the current hour; a later call in the same hour replaces them.';
 
 create or replace view pgcache.cache_stats_history as
 select
@@ -159,4 +164,5 @@ from pgcache_internal.stats_snapshots as s
 window by_type as (partition by s.type order by s.taken_at);
 
 comment on view pgcache.cache_stats_history is
-'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since the row before.';
+'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since '
+'the row before.';

@@ -1,0 +1,43 @@
+"""What sqlfluff does not see in SQL, since a function's body is one string to it. In make lint:
+
+    python tools/lint_sql.py
+
+A line has at most 120 columns, no tab and no blank at its end; a file ends with one line break.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+WIDTH = 120
+
+
+def faults(text: str) -> Iterator[tuple[int, str]]:
+    """The number of a line, and what is wrong with it."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if len(line) > WIDTH:
+            yield number, f"{len(line)} columns"
+        if "\t" in line:
+            yield number, "a tab"
+        if line != line.rstrip():
+            yield number, "a blank at its end"
+    if lines[-1] or lines[-2:-1] == [""]:
+        yield len(lines), "the file does not end with one line break"
+
+
+def main() -> int:
+    found = 0
+    for folder in ("sql", "plpython"):
+        for path in sorted((PROJECT / folder).rglob("*.sql")):
+            for number, fault in faults(path.read_text(encoding="utf-8")):
+                print(f"{path.relative_to(PROJECT)}:{number}: {fault}")
+                found += 1
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
