@@ -51,7 +51,7 @@ end
 $$;
 
 comment on function pgcache.llm_complete(text, text, text, interval) is
-'A model''s answer to a prompt, from the cache, else from the model and then cached for ttl (default: the type''s, 1 '
-'hour): {"response", "model", "provider", "tokens_used", "cache_hit"}, from the model also "finish_reason": cut '
-'(length) and filtered (content_filter) answers are not cached. model: default the setting. context: sent as the '
-'system prompt. Errors: PC003, PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
+'A model''s answer to a prompt, from the cache, else from the model and then cached for ttl (default: the type''s, 1'
+' hour): {"response", "model", "provider", "tokens_used", "cache_hit"}, from the model also "finish_reason": cut'
+' (length) and filtered (content_filter) answers are not cached. model: default the setting. context: sent as the'
+' system prompt. Errors: PC003, PC020 to PC025, 42501 without ai_grant, 25006, 57014.';

@@ -79,9 +79,9 @@ $$;
 comment on function pgcache.ai_configure(
     text, text, text, text, text, text, float8, float8, integer, float8, integer, integer, integer, text, text, text
 ) is
-'Sets what is given of the AI functions'' settings (ai_settings() shows them with what they mean); NULL leaves one '
-'as it is. api_key: '''' removes it; better not in a statement that may be logged: python -m pgcache_py ai-key reads '
-'it from standard input. For the owner of schema pgcache. Errors: 42501, PC010.';
+'Sets what is given of the AI functions'' settings (ai_settings() shows them with what they mean); NULL leaves one as'
+' it is. api_key: '''' removes it; better not in a statement that may be logged: python -m pgcache_py ai-key reads it'
+' from standard input. For the owner of schema pgcache. Errors: 42501, PC010.';
 
 create or replace function pgcache.ai_settings() returns table (name text, value text, description text)
 language sql stable
@@ -131,8 +131,8 @@ end
 $$;
 
 comment on function pgcache.ai_grant(name) is
-'Lets a role spend money: call ai_worker_generate, llm_complete and embed for what is not cached. Gives it write '
-'access to the cache if it has none. For the owner of schema pgcache. Errors: PC010, 42501.';
+'Lets a role spend money: call ai_worker_generate, llm_complete and embed for what is not cached. Gives it write access'
+' to the cache if it has none. For the owner of schema pgcache. Errors: PC010, 42501.';
 
 create or replace function pgcache.ai_revoke(role name) returns void
 language plpgsql volatile parallel unsafe
@@ -145,5 +145,5 @@ end
 $$;
 
 comment on function pgcache.ai_revoke(name) is
-'Takes from a role what ai_grant gave it; cached answers stay open to it, cache_revoke takes those too. For the '
-'owner of schema pgcache.';
+'Takes from a role what ai_grant gave it; cached answers stay open to it, cache_revoke takes those too. For the owner'
+' of schema pgcache.';

@@ -20,9 +20,9 @@ end
 $$;
 
 comment on function pgcache.embed(text, text) is
-'The vector of a text, from the cache, else from the endpoint and then cached; NULL for NULL. model: default the '
-'setting embedding_model. Errors: PC020 to PC025, PC005 wrong dimensions is a warning, 42501 without ai_grant, '
-'25006, 57014.';
+'The vector of a text, from the cache, else from the endpoint and then cached; NULL for NULL. model: default the'
+' setting embedding_model. Errors: PC020 to PC025, PC005 wrong dimensions is a warning, 42501 without ai_grant, 25006,'
+' 57014.';
 
 create or replace function pgcache.embed_many(
     texts text[], model text default null
@@ -47,8 +47,8 @@ as $$
 $$;
 
 comment on function pgcache.embed_many(text[], text) is
-'One row for each text, in the order asked, with its vector: from the cache, and for all texts that are missing '
-'there, once each, from the endpoint. Errors: as for one text.';
+'One row for each text, in the order asked, with its vector: from the cache, and for all texts that are missing there,'
+' once each, from the endpoint. Errors: as for one text.';
 
 create or replace function pgcache_internal.ai_embed_missing(
     texts text[], model text
@@ -114,8 +114,8 @@ end
 $$;
 
 comment on function pgcache_internal.ai_embed_missing(text[], text) is
-'Gets the vectors of different texts that are not cached from the endpoint, in requests of at most the setting '
-'batch, and caches them; those that another session is asking for are waited for. Counts no hits or misses.';
+'Gets the vectors of different texts that are not cached from the endpoint, in requests of at most the setting batch,'
+' and caches them; those that another session is asking for are waited for. Counts no hits or misses.';
 
 create or replace function pgcache_internal.ai_store_embeddings(
     texts text[], model text, embeddings text[]

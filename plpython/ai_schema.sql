@@ -62,6 +62,6 @@ as $$
 $$;
 
 comment on function pgcache.ai_describe_schema(integer) is
-'The tables, columns, keys and comments that the current role may read, for a model: description, max_bytes at most '
-'(default: setting schema_bytes), tables in the search_path first; fingerprint: of all of it, the schema_version '
-'that auto stands for.';
+'The tables, columns, keys and comments that the current role may read, for a model: description, max_bytes at most'
+' (default: setting schema_bytes), tables in the search_path first; fingerprint: of all of it, the schema_version that'
+' auto stands for.';

@@ -30,8 +30,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.ai_claim(bigint, integer) is
-'mine: this transaction is the one to ask; busy: another one is at it; alone: this transaction holds 256 locks '
-'already, as many as it should take of the server''s lock table, and asks without one.';
+'mine: this transaction is the one to ask; busy: another one is at it; alone: this transaction holds 256 locks already,'
+' as many as it should take of the server''s lock table, and asks without one.';
 
 create or replace function pgcache_internal.ai_await(question bigint, until timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
@@ -56,8 +56,8 @@ end
 $$;
 
 comment on function pgcache_internal.ai_await(bigint, timestamptz) is
-'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too '
-'long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
+'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too'
+' long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
 
 create or replace function pgcache_internal.ai_store(type text, key text, value jsonb, ttl interval) returns boolean
 language plpgsql volatile parallel unsafe

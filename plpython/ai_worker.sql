@@ -13,9 +13,9 @@ return json.dumps(validate(plpy, completion, mode, search_path, row_limit))
 $python$;
 
 comment on function pgcache_internal.ai_validate(text, text, text, integer) is
-'Takes the SQL out of a completion and lets PostgreSQL parse and plan it, with the caller''s rights and the '
-'search_path given, without executing it: {"sql", "validated"} and, if it is not valid, "reason". Adds LIMIT '
-'row_limit to a query without one, unless that is 0. mode: sql_only, sql_write.';
+'Takes the SQL out of a completion and lets PostgreSQL parse and plan it, with the caller''s rights and the search_path'
+' given, without executing it: {"sql", "validated"} and, if it is not valid, "reason". Adds LIMIT row_limit to a query'
+' without one, unless that is 0. mode: sql_only, sql_write.';
 
 create or replace function pgcache_internal.ai_explain(statement text, search_path text, plan boolean) returns void
 language plpgsql volatile parallel unsafe
@@ -38,8 +38,8 @@ end
 $$;
 
 comment on function pgcache_internal.ai_explain(text, text, boolean) is
-'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than '
-'one statement; PostgreSQL''s own for what is wrong with it.';
+'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than one'
+' statement; PostgreSQL''s own for what is wrong with it.';
 
 create or replace function pgcache_internal.ai_worker_hit(key text) returns jsonb
 language plpgsql volatile parallel unsafe
@@ -84,11 +84,11 @@ end
 $$;
 
 comment on function pgcache.ai_worker_generate(text, text, text, text) is
-'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and '
-'cached: {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not '
-'valid (and so not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables '
-'that the caller may read. model: default the setting. mode: sql_only (default), one statement that only reads; '
-'sql_write: also INSERT, UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
+'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and cached:'
+' {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not valid (and so'
+' not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller may'
+' read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also INSERT,'
+' UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
 
 create or replace function pgcache_internal.ai_worker_answer(
     prompt text, schema_version text, model text, mode text, description text, search_path text
@@ -167,8 +167,8 @@ end
 $$;
 
 comment on function pgcache_internal.ai_worker_answer(text, text, text, text, text, text) is
-'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed; '
-'search_path: for which the SQL is meant.';
+'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed;'
+' search_path: for which the SQL is meant.';
 
 create or replace function pgcache_internal.ai_worker_instructions(mode text, description text) returns text
 language sql stable parallel safe
@@ -264,6 +264,6 @@ end
 $$;
 
 comment on function pgcache.adopt_ai_worker_cache(regclass) is
-'Copies what is valid and has not expired from a table of the C++ AI worker, for the current tenant; keys, expiry '
-'and hit counts stay as they are, entries that are here already too. Returns how many it copied. Errors: PC004 not '
-'such a table, 25006.';
+'Copies what is valid and has not expired from a table of the C++ AI worker, for the current tenant; keys, expiry and'
+' hit counts stay as they are, entries that are here already too. Returns how many it copied. Errors: PC004 not such a'
+' table, 25006.';

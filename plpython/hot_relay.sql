@@ -11,9 +11,9 @@ return cycle_here(plpy, SD)
 $python$;
 
 comment on function pgcache_internal.hot_cycle() is
-'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered", '
-'"staleness"}, see pgcache_py/relay/cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured, '
-'PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
+'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered",'
+' "staleness"}, see pgcache_py/relay/cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured,'
+' PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
 
 -- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed.
 create or replace procedure pgcache.hot_relay(run_for interval default '59 seconds')
@@ -54,10 +54,10 @@ end
 $$;
 
 comment on procedure pgcache.hot_relay(interval) is
-'The relay of the hot tier, for so long (default 59 seconds): looks five times a second for what Redis has to be '
-'told. Not in a transaction of the caller''s. While another relay is at work it waits. For the owner of schema '
-'pgcache; cache_hot_schedule lets pg_cron call it. Errors: PC030 not configured, PC031 Redis cannot be reached at '
-'the end, PC032 the prefix is another database''s.';
+'The relay of the hot tier, for so long (default 59 seconds): looks five times a second for what Redis has to be told.'
+' Not in a transaction of the caller''s. While another relay is at work it waits. For the owner of schema pgcache;'
+' cache_hot_schedule lets pg_cron call it. Errors: PC030 not configured, PC031 Redis cannot be reached at the end,'
+' PC032 the prefix is another database''s.';
 
 create or replace function pgcache.cache_hot_redis(url text) returns void
 language plpgsql volatile parallel unsafe
@@ -79,8 +79,8 @@ end
 $$;
 
 comment on function pgcache.cache_hot_redis(text) is
-'Sets the Redis of the relay inside the server, redis://[:password@]host[:port][/database]; '''' removes it. Nothing '
-'shows it again. For the owner of schema pgcache. Errors: 42501, PC010.';
+'Sets the Redis of the relay inside the server, redis://[:password@]host[:port][/database]; '''' removes it. Nothing'
+' shows it again. For the owner of schema pgcache. Errors: 42501, PC010.';
 
 create or replace function pgcache_internal.check_relay_cron() returns void
 language sql stable
@@ -115,8 +115,8 @@ end
 $$;
 
 comment on function pgcache.cache_hot_schedule() is
-'Lets pg_cron run the relay of the hot tier all the time; returns the job''s id. For the owner of schema pgcache. '
-'Errors: 42501, PC012, PC030 no Redis is configured.';
+'Lets pg_cron run the relay of the hot tier all the time; returns the job''s id. For the owner of schema pgcache.'
+' Errors: 42501, PC012, PC030 no Redis is configured.';
 
 create or replace function pgcache.cache_hot_unschedule() returns boolean
 language plpgsql volatile parallel unsafe
@@ -129,5 +129,5 @@ end
 $$;
 
 comment on function pgcache.cache_hot_unschedule() is
-'Ends what cache_hot_schedule began; true if there was such a job. For the owner of schema pgcache. Errors: 42501, '
-'PC012.';
+'Ends what cache_hot_schedule began; true if there was such a job. For the owner of schema pgcache. Errors: 42501,'
+' PC012.';

@@ -61,8 +61,8 @@ end
 $$;
 
 comment on function pgcache.cache_grant(name, text) is
-'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or '
-'admin (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
+'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or admin'
+' (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
 
 create or replace function pgcache.cache_revoke(role name) returns void
 language plpgsql volatile

@@ -20,8 +20,8 @@ set search_path to pg_catalog, pg_temp
 as $$ select encode(sha256(convert_to(prompt || '|' || model || '|' || schema_version, 'UTF8')), 'hex') $$;
 
 comment on function pgcache.ai_worker_legacy_key(text, text, text) is
-'The key of the C++ AI worker, for its existing rows: SHA-256 of prompt|model|schema_version. It collides: '
-'(''a|b'',''c'',''v1'') and (''a'',''b|c'',''v1'') share a key, so readers must compare the stored columns too.';
+'The key of the C++ AI worker, for its existing rows: SHA-256 of prompt|model|schema_version. It collides:'
+' (''a|b'',''c'',''v1'') and (''a'',''b|c'',''v1'') share a key, so readers must compare the stored columns too.';
 
 create or replace function pgcache.cache_get_ai_worker(prompt text, model text, schema_version text) returns jsonb
 language plpgsql volatile parallel unsafe
@@ -45,8 +45,8 @@ end
 $$;
 
 comment on function pgcache.cache_get_ai_worker(text, text, text) is
-'The cached SQL for a prompt, also from a row with the C++ AI worker''s key if its columns match: {"prompt_text", '
-'"model", "schema_version", "generated_sql", "validated", "tokens_used"}; NULL on a miss.';
+'The cached SQL for a prompt, also from a row with the C++ AI worker''s key if its columns match: {"prompt_text",'
+' "model", "schema_version", "generated_sql", "validated", "tokens_used"}; NULL on a miss.';
 
 create or replace function pgcache.cache_set_ai_worker(
     prompt text, model text, schema_version text, generated_sql text, tokens_used integer default 0,
@@ -62,8 +62,8 @@ as $$
 $$;
 
 comment on function pgcache.cache_set_ai_worker(text, text, text, text, integer, boolean, interval) is
-'Caches the SQL that a model generated from a prompt for a version of the schema. ttl: default of the type, 1 hour. '
-'Errors: as cache_set.';
+'Caches the SQL that a model generated from a prompt for a version of the schema. ttl: default of the type, 1 hour.'
+' Errors: as cache_set.';
 
 create or replace function pgcache.cache_invalidate_schema(schema_version text) returns bigint
 language sql volatile parallel unsafe
@@ -74,5 +74,5 @@ as $$
 $$;
 
 comment on function pgcache.cache_invalidate_schema(text) is
-'Removes all SQL generated for a version of the schema: with pgcache.tenant set, that tenant''s only. Returns how '
-'many live entries there were. Errors: PC002 for NULL, 25006.';
+'Removes all SQL generated for a version of the schema: with pgcache.tenant set, that tenant''s only. Returns how many'
+' live entries there were. Errors: PC002 for NULL, 25006.';

@@ -120,5 +120,5 @@ $$;
 comment on function pgcache.cache_set_audio(
     text, text, bytea, text, integer, integer, integer, text, jsonb, interval
 ) is
-'Caches the speech of a text in a voice. settings: whatever else it depends on (speed, language). ttl: default of '
-'the type, 24 hours. Errors: as cache_set.';
+'Caches the speech of a text in a voice. settings: whatever else it depends on (speed, language). ttl: default of the'
+' type, 24 hours. Errors: as cache_set.';

@@ -11,8 +11,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(url, image_key(image)) $$;
 
 comment on function pgcache.crawl_key(text, bytea) is
-'The key of a crawled image: cache_key of its URL and of SHA-256 of its bytes, so that a changed image at an old URL '
-'is new.';
+'The key of a crawled image: cache_key of its URL and of SHA-256 of its bytes, so that a changed image at an old URL is'
+' new.';
 
 create or replace function pgcache.crawl_should_skip(
     url text, image bytea, tenant text, out should_skip boolean, out raw_key text
@@ -38,5 +38,5 @@ as $$
 $$;
 
 comment on function pgcache.crawl_store(text, bytea, text, text, text, interval) is
-'Records that an image from a URL is stored under raw_key (and its thumbnail under thumbnail_key, which may be '
-'NULL); by default for ever. Errors: as cache_set.';
+'Records that an image from a URL is stored under raw_key (and its thumbnail under thumbnail_key, which may be NULL);'
+' by default for ever. Errors: as cache_set.';

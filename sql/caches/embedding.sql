@@ -176,5 +176,5 @@ end
 $$;
 
 comment on function pgcache.cache_set_embeddings(text[], text, text[], interval) is
-'Caches the vectors of many texts, each written as pgvector does: [1,2,3]; all or none. Returns how many were '
-'stored. Errors: as cache_set_embedding.';
+'Caches the vectors of many texts, each written as pgvector does: [1,2,3]; all or none. Returns how many were stored.'
+' Errors: as cache_set_embedding.';

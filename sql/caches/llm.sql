@@ -29,5 +29,5 @@ as $$
 $$;
 
 comment on function pgcache.cache_set_llm(text, text, text, integer, text, text, interval) is
-'Caches the answer of a model to a prompt. context: whatever else the answer depends on (system prompt, user level). '
-'ttl: default of the type, 1 hour. Errors: as cache_set.';
+'Caches the answer of a model to a prompt. context: whatever else the answer depends on (system prompt, user level).'
+' ttl: default of the type, 1 hour. Errors: as cache_set.';

@@ -69,8 +69,8 @@ begin
 end
 $body$;
 comment on function pgcache.cache_get_many_json(text, text[]) is
-'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular '
-'order; a key given twice counts once. Else counts and errors as cache_get.';
+'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular order; a'
+' key given twice counts once. Else counts and errors as cache_get.';
 $frame$, $branch$type = '@type'@readable then
         select
             pg_catalog.json_object_agg(f.cache_key, f.value), pg_catalog.cardinality(keys) - pg_catalog.count(*),
@@ -113,8 +113,8 @@ end
 $$;
 
 comment on function pgcache_internal.record_hits(text, text[], bigint, text[], integer[], text[], integer[]) is
-'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and '
-'logs the hits with a weight. Errors: PC001, PC002.';
+'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and logs'
+' the hits with a weight. Errors: PC001, PC002.';
 
 -- A call for each row costs 5 us, so to join many rows, join the entries.
 create or replace function pgcache.cache_live(type text) returns table (key text, value jsonb)
@@ -129,9 +129,9 @@ as $$
 $$;
 
 comment on function pgcache.cache_live(text) is
-'The live entries of a JSON type in the current tenant, to be joined: SELECT o.*, c.value FROM orders o LEFT JOIN '
-'cache_live(''store'') c USING (key). It becomes a part of the query, which uses the index or not as is best; it '
-'counts neither hits nor misses. Errors: PC001 unknown type, PC004 a type that is not JSON.';
+'The live entries of a JSON type in the current tenant, to be joined: SELECT o.*, c.value FROM orders o LEFT JOIN'
+' cache_live(''store'') c USING (key). It becomes a part of the query, which uses the index or not as is best; it'
+' counts neither hits nor misses. Errors: PC001 unknown type, PC004 a type that is not JSON.';
 
 create or replace function pgcache.cache_set_many(
     type text, keys text[], "values" jsonb[], ttl interval default null
@@ -160,8 +160,8 @@ end
 $$;
 
 comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
-'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how '
-'many were stored. Errors: as cache_set.';
+'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how'
+' many were stored. Errors: as cache_set.';
 
 create or replace function pgcache.cache_set_many_json(
     type text, entries jsonb, ttl interval default null
@@ -203,8 +203,8 @@ end
 $$;
 
 comment on function pgcache.cache_set_many_json(text, jsonb, interval) is
-'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored. '
-'Errors: as cache_set.';
+'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored.'
+' Errors: as cache_set.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put_many(
@@ -229,8 +229,8 @@ begin
 end
 $body$;
 comment on function pgcache_internal.put_many(text, jsonb, timestamptz, timestamptz, integer) is
-'Upserts entries that cache_set_many_json has checked; returns how many. Not for types that a function of their own '
-'writes.';
+'Upserts entries that cache_set_many_json has checked; returns how many. Not for types that a function of their own'
+' writes.';
 $frame$, $branch$type = '@type' then
         with upserted as (
             insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)

@@ -46,8 +46,8 @@ as $$
 $$;
 
 comment on function pgcache.cache_delete_pattern(text, text) is
-'Removes the current tenant''s entries whose key matches a LIKE pattern (\% and \_ are literal; a pattern with a '
-'fixed beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
+'Removes the current tenant''s entries whose key matches a LIKE pattern (\% and \_ are literal; a pattern with a fixed'
+' beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
 
 create or replace function pgcache.cache_clear(type text) returns bigint
 language sql volatile parallel unsafe
@@ -55,8 +55,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select delete_where(type, 'current_tenant() in ('''', t.tenant)', null) $$;
 
 comment on function pgcache.cache_clear(text) is
-'Removes all entries of a type: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were. '
-'Errors: PC001, 25006.';
+'Removes all entries of a type: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were.'
+' Errors: PC001, 25006.';
 
 create or replace function pgcache.cache_clear_all() returns bigint
 language sql volatile parallel unsafe
@@ -64,8 +64,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select coalesce(sum(cache_clear(t.type)), 0)::bigint from types_here() t $$;
 
 comment on function pgcache.cache_clear_all() is
-'Removes all entries of all types: with pgcache.tenant set, that tenant''s only. Returns how many live ones there '
-'were. Errors: 25006.';
+'Removes all entries of all types: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were.'
+' Errors: 25006.';
 
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
 language sql volatile parallel unsafe
@@ -95,5 +95,5 @@ end
 $$;
 
 comment on function pgcache.cleanup_old_cache_entries(integer) is
-'Removes the entries of all types that were stored more than days days ago; one row a type with the number of live '
-'ones removed. Errors: PC003, 25006.';
+'Removes the entries of all types that were stored more than days days ago; one row a type with the number of live ones'
+' removed. Errors: PC003, 25006.';

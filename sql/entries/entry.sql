@@ -30,8 +30,8 @@ end
 $$;
 
 comment on function pgcache.cache_entry(text, text) is
-'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired '
-'= true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
+'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired ='
+' true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
 
 create or replace function pgcache.cache_exists(type text, key text) returns boolean
 language sql volatile parallel safe
@@ -47,8 +47,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select e.ttl from cache_entry(type, key) e where not e.expired $$;
 
 comment on function pgcache.cache_ttl(text, text) is
-'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001, '
-'PC002.';
+'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001,'
+' PC002.';
 
 create or replace function pgcache_internal.set_expiry(type text, key text, expires timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
@@ -77,8 +77,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, expiry(cache_now(), ttl, (check_type(type)).ttl)) $$;
 
 comment on function pgcache.cache_touch(text, text, interval) is
-'Lets a live entry expire ttl (default: the type''s) from now; true if there is one. Errors: PC001, PC002, PC003, '
-'25006.';
+'Lets a live entry expire ttl (default: the type''s) from now; true if there is one. Errors: PC001, PC002, PC003,'
+' 25006.';
 
 create or replace function pgcache.cache_persist(type text, key text) returns boolean
 language sql volatile parallel unsafe
@@ -110,8 +110,8 @@ end
 $$;
 
 comment on function pgcache.cache_keys(text, text, integer) is
-'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default '
-'1000, NULL = all). Errors: PC001, PC006, PC010.';
+'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default'
+' 1000, NULL = all). Errors: PC001, PC006, PC010.';
 
 create or replace function pgcache.get_all_cache_keys(
     max_keys integer default 1000

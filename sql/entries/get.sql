@@ -31,9 +31,9 @@ begin
 end
 $body$;
 comment on function pgcache.cache_get(text, text) is
-'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). '
-'Takes no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown '
-'type, PC002 invalid key.';
+'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes'
+' no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type,'
+' PC002 invalid key.';
 $frame$, $branch$type = '@type'@readable then
         select @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'),
             t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
@@ -83,8 +83,8 @@ end
 $$;
 
 comment on function pgcache_internal.record_hit(text, text, bigint, integer, text, integer) is
-'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call. '
-'Errors: PC001, PC002.';
+'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call.'
+' Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.log_weight(weight integer, crowding integer) returns integer
 language sql volatile parallel restricted  -- not pinned: inlined
@@ -97,8 +97,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.log_weight(integer, integer) is
-'The weight of the line of the log for a hit that was drawn, 0 for no line: none for hit_tracking off, all for '
-'exact, otherwise one in crowding, which then stands for as many more.';
+'The weight of the line of the log for a hit that was drawn, 0 for no line: none for hit_tracking off, all for exact,'
+' otherwise one in crowding, which then stands for as many more.';
 
 create or replace function pgcache_internal.count_and_draw(
     counter regclass, weight smallint, crowding integer
@@ -114,8 +114,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.count_and_draw(regclass, smallint, integer) is
-'Counts a hit among many, unless crowding is NULL; returns the weight of the line of the log for it, 0 for no line; '
-'NULL for no weight, which is no hit.';
+'Counts a hit among many, unless crowding is NULL; returns the weight of the line of the log for it, 0 for no line;'
+' NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
 create or replace function pgcache_internal.hit_log_crowding() returns integer
@@ -126,8 +126,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.hit_log_crowding() is
-'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more; '
-'NULL in a READ ONLY transaction: none.';
+'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more; NULL'
+' in a READ ONLY transaction: none.';
 
 create or replace function pgcache_internal.count_miss(type text, key text) returns void
 language plpgsql volatile parallel unsafe  -- not pinned: hot path

@@ -55,6 +55,6 @@ end
 $$;
 
 comment on function pgcache.cache_incr(text, text, bigint, interval) is
-'Adds by (default 1, may be negative) to a counter and returns the sum; a missing or expired one starts at 0. A live '
-'counter keeps its expiry unless ttl is given. NULL if the type is disabled. Errors: PC011 not a whole number; as '
-'cache_set.';
+'Adds by (default 1, may be negative) to a counter and returns the sum; a missing or expired one starts at 0. A live'
+' counter keeps its expiry unless ttl is given. NULL if the type is disabled. Errors: PC011 not a whole number; as'
+' cache_set.';

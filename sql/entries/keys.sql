@@ -9,8 +9,8 @@ as $$
 $$;
 
 comment on function pgcache.cache_key(text[]) is
-'64 hex digits of SHA-256 over the parts, each written as its length in bytes, a colon and itself (NULL as ~), '
-'joined by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc'').';
+'64 hex digits of SHA-256 over the parts, each written as its length in bytes, a colon and itself (NULL as ~), joined'
+' by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc'').';
 
 create or replace function pgcache_internal.canonical_json(value jsonb) returns text
 language sql immutable parallel safe
@@ -38,5 +38,5 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select encode(sha256(convert_to(canonical_json(value), 'UTF8')), 'hex') $$;
 
 comment on function pgcache.cache_key_json(jsonb) is
-'64 hex digits of SHA-256 over the canonical JSON: the order of keys, white space and 1.0 against 1 make no '
-'difference. NULL for NULL.';
+'64 hex digits of SHA-256 over the canonical JSON: the order of keys, white space and 1.0 against 1 make no difference.'
+' NULL for NULL.';

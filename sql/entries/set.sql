@@ -10,10 +10,10 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, true) $$;
 
 comment on function pgcache.cache_set(text, text, jsonb, interval) is
-'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was '
-'there. True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid '
-'ttl, PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value '
-'larger than its max_bytes, 25006 READ ONLY transaction.';
+'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there.'
+' True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl,'
+' PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger'
+' than its max_bytes, 25006 READ ONLY transaction.';
 
 create or replace function pgcache.cache_add(
     type text, key text, value jsonb, ttl interval default null
@@ -22,8 +22,8 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, false) $$;
 
 comment on function pgcache.cache_add(text, text, jsonb, interval) is
-'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true. '
-'Errors: as cache_set.';
+'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true.'
+' Errors: as cache_set.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put(
@@ -74,8 +74,8 @@ begin
 end
 $body$;
 comment on function pgcache_internal.value_fits(text, jsonb) is
-'Whether a value has the fields that the type needs, of the right kinds, and no others; reject_value says what is '
-'wrong.';
+'Whether a value has the fields that the type needs, of the right kinds, and no others; reject_value says what is'
+' wrong.';
 $frame$, $branch$type = '@type' then
         return coalesce(@fits, false);
 $branch$);
@@ -120,8 +120,8 @@ end
 $$;
 
 comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval) is
-'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003, '
-'PC004.';
+'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003,'
+' PC004.';
 
 create or replace function pgcache_internal.is_ttl(ttl interval) returns boolean
 language sql immutable parallel safe  -- not pinned: inlined

@@ -29,9 +29,9 @@ end
 $$;
 
 comment on function pgcache_internal.hot_get(text, text) is
-'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a '
-'miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions '
-'that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
+'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a'
+' miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions'
+' that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.hot_get_many(type text, keys text[])
 returns table (key text, value text, version bigint, ttl_ms bigint, may_push boolean)
@@ -109,9 +109,9 @@ end
 $$;
 
 comment on function pgcache_internal.hot_set(text, text, jsonb, interval) is
-'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its '
-'version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it '
-'was given; else NULLs. Errors: as cache_set.';
+'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its'
+' version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it was'
+' given; else NULLs. Errors: as cache_set.';
 
 create or replace function pgcache_internal.hot_ttl_ms(
     ttl interval, expires timestamptz, moment timestamptz
@@ -158,6 +158,6 @@ end
 $$;
 
 comment on function pgcache_internal.hot_report_hits(text, text[], integer[]) is
-'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction '
-'know of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: '
-'PC001, PC002, PC010.';
+'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction know'
+' of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: PC001,'
+' PC002, PC010.';

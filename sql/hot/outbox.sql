@@ -43,8 +43,8 @@ end
 $$;
 
 comment on function pgcache_internal.hot_note() is
-'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the '
-'outbox''s length. Its argument: the type.';
+'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the'
+' outbox''s length. Its argument: the type.';
 
 create or replace function pgcache_internal.hot_void() returns trigger
 language plpgsql volatile parallel unsafe security definer
@@ -109,5 +109,5 @@ end
 $$;
 
 comment on function pgcache_internal.hot_shrink(bigint) is
-'Brings the outbox down to one row for each entry; where that is more than the setting hot_outbox_limit, to one row '
-'that voids all. place: the id that the outbox has reached. Never waits for a lock and never fails the write.';
+'Brings the outbox down to one row for each entry; where that is more than the setting hot_outbox_limit, to one row'
+' that voids all. place: the id that the outbox has reached. Never waits for a lock and never fails the write.';

@@ -17,8 +17,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select hot_database(), cache_setting('hot_prefix') $$;
 
 comment on function pgcache_internal.hot_identity() is
-'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_database, and the setting '
-'hot_prefix. For all who may read, and on standbys too.';
+'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_database, and the setting'
+' hot_prefix. For all who may read, and on standbys too.';
 
 create or replace function pgcache_internal.hot_state(
     out epoch text, out redis text, out database text, out staleness_ms bigint, out prefix text
@@ -36,8 +36,8 @@ end
 $$;
 
 comment on function pgcache_internal.hot_state() is
-'For the relay: the epoch and in which Redis it began, NULL if there is none since the server crashed or this '
-'database was made; and the settings. Errors: 25006.';
+'For the relay: the epoch and in which Redis it began, NULL if there is none since the server crashed or this database'
+' was made; and the settings. Errors: 25006.';
 
 create or replace function pgcache_internal.hot_pending() returns table (
     id bigint, type text, tenant text, cache_key text, version bigint
@@ -125,7 +125,7 @@ cross join outbox as o
 left join pgcache_internal.hot_progress() as e on true;
 
 comment on view pgcache.cache_hot_stats is
-'The hot tier: each type, whether it is in it, for how long Redis keeps its entries, its changes that wait for the '
-'relay; and, the same in each row: all that waits and the age of the oldest, when the relay was last here, what it '
-'has delivered and how often it voided all entries since the last crash, the epoch and since when. NULLs: no relay '
-'has been here since then.';
+'The hot tier: each type, whether it is in it, for how long Redis keeps its entries, its changes that wait for the'
+' relay; and, the same in each row: all that waits and the age of the oldest, when the relay was last here, what it has'
+' delivered and how often it voided all entries since the last crash, the epoch and since when. NULLs: no relay has'
+' been here since then.';

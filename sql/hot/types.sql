@@ -19,9 +19,9 @@ end
 $$;
 
 comment on function pgcache.cache_hot_on(text, interval) is
-'Takes a type into the hot tier: from now on its changes get versions and reach Redis. ttl: how long Redis keeps an '
-'entry at most (default 1 hour; vector_search 5 minutes, phash 2 hours, crawl 24 hours); for a type that is in it '
-'already, changes that. Waits for transactions that have written the type. Errors: PC001, PC003.';
+'Takes a type into the hot tier: from now on its changes get versions and reach Redis. ttl: how long Redis keeps an'
+' entry at most (default 1 hour; vector_search 5 minutes, phash 2 hours, crawl 24 hours); for a type that is in it'
+' already, changes that. Waits for transactions that have written the type. Errors: PC001, PC003.';
 
 create or replace function pgcache.cache_hot_off(type text) returns boolean
 language plpgsql volatile parallel unsafe security definer
@@ -124,10 +124,10 @@ end
 $$;
 
 comment on function pgcache.cache_hot_configure(interval, bigint, text) is
-'Changes the hot tier; what is NULL stays as it is. max_staleness (default 5 s): how old what it returns may be, '
-'whatever fails. outbox_limit (default 100000): about how many changes wait for a relay; where there are more, Redis '
-'is emptied instead. prefix (default pgcache): what its keys in Redis begin with, for relays that are given none. '
-'Errors: PC010.';
+'Changes the hot tier; what is NULL stays as it is. max_staleness (default 5 s): how old what it returns may be,'
+' whatever fails. outbox_limit (default 100000): about how many changes wait for a relay; where there are more, Redis'
+' is emptied instead. prefix (default pgcache): what its keys in Redis begin with, for relays that are given none.'
+' Errors: PC010.';
 
 -- Whatever way a type leaves the tier, and when one is disabled.
 create or replace trigger hot_void after delete on pgcache_internal.hot_types

@@ -18,8 +18,8 @@ create table pgcache_internal.types (
     created_at timestamptz not null default now()
 );
 comment on table pgcache_internal.types is
-'The registry of cache types: where each keeps its entries, what fields these have (NULL: they are any JSON), its '
-'limits and its settings. Changed by declare_type, cache_create_type, cache_configure and cache_drop_type.';
+'The registry of cache types: where each keeps its entries, what fields these have (NULL: they are any JSON), its'
+' limits and its settings. Changed by declare_type, cache_create_type, cache_configure and cache_drop_type.';
 
 create table pgcache_internal.templates (
     frame text not null,
@@ -95,8 +95,8 @@ create unlogged table pgcache_internal.room_due (
 );
 create index room_due_xid on pgcache_internal.room_due (xid);
 comment on table pgcache_internal.room_due is
-'What room a transaction is to make for what it has written. A trigger, deferred to the commit, does so and deletes '
-'the rows.';
+'What room a transaction is to make for what it has written. A trigger, deferred to the commit, does so and deletes the'
+' rows.';
 
 -- Counts that outlive the unlogged sequences. counters_seen is unlogged on purpose: it is lost
 -- exactly when the sequences restart.
@@ -167,8 +167,8 @@ create table pgcache_internal.hot_types (
     since timestamptz not null default now()
 );
 comment on table pgcache_internal.hot_types is
-'The types that are in the hot tier, and how long Redis keeps their entries at most. Changed by cache_hot_on and '
-'cache_hot_off.';
+'The types that are in the hot tier, and how long Redis keeps their entries at most. Changed by cache_hot_on and'
+' cache_hot_off.';
 
 create table pgcache_internal.hot_outbox (
     id bigint generated always as identity primary key,

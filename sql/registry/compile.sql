@@ -12,9 +12,9 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ insert into templates (frame, branch, branch_of_own_writer) values (frame, branch, branch_of_own_writer) $$;
 
 comment on function pgcache_internal.define(text, text, text) is
-'Declares a function that is compiled. frame: its CREATE FUNCTION and COMMENT, with @branches where an IF has a '
-'branch for each type. branch: that branch. branch_of_own_writer: the one for types that a function of their own '
-'writes, if it differs; '''': they have none. For what @type, @table and the like stand, see expressions_of.';
+'Declares a function that is compiled. frame: its CREATE FUNCTION and COMMENT, with @branches where an IF has a branch'
+' for each type. branch: that branch. branch_of_own_writer: the one for types that a function of their own writes, if'
+' it differs; '''': they have none. For what @type, @table and the like stand, see expressions_of.';
 
 create or replace function pgcache_internal.compile_types() returns void
 language plpgsql volatile
@@ -87,10 +87,10 @@ end
 $$;
 
 comment on function pgcache_internal.expressions_of(types) is
-'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; of a JSON '
-'value `value`: @fits (the condition that it fits), @columns, @given (what goes into them), @updates (the same for '
-'ON CONFLICT); of an entry `t`: @value, @bytes (of its value), @size, @score (for eviction), @model; @readable: a '
-'further condition to read it. What stands in @tokens{} is left out of types without tokens.';
+'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; of a JSON value'
+' `value`: @fits (the condition that it fits), @columns, @given (what goes into them), @updates (the same for ON'
+' CONFLICT); of an entry `t`: @value, @bytes (of its value), @size, @score (for eviction), @model; @readable: a further'
+' condition to read it. What stands in @tokens{} is left out of types without tokens.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe

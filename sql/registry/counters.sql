@@ -67,9 +67,9 @@ end
 $$;
 
 comment on function pgcache_internal.tick(text, text, bigint) is
-'Moves a clock of a type on by so many ticks; returns whether it struck. A clock is a cyclic sequence, and strikes'
-' when it shows 1. writes: ticks at each write, strikes when one is to make room. sweeps: ticks when writes strikes,'
-' strikes when the type is to be measured. volume: ticks and strikes for the same by the bytes written.';
+'Moves a clock of a type on by so many ticks; returns whether it struck. A clock is a cyclic sequence, and strikes when'
+' it shows 1. writes: ticks at each write, strikes when one is to make room. sweeps: ticks when writes strikes, strikes'
+' when the type is to be measured. volume: ticks and strikes for the same by the bytes written.';
 
 create or replace function pgcache_internal.set_clocks(type text) returns void
 language plpgsql volatile

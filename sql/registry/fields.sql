@@ -29,10 +29,10 @@ as $kinds$
 $kinds$;
 
 comment on function pgcache_internal.field_kinds() is
-'The kinds of fields: string; boolean; count, a whole number from 0 to 999999999; integer, one of up to 18 digits; '
-'number, any; array, object, any: JSON; base64: bytes; vector: numbers, stored as pgvector''s float32. For each its '
-'type in JSON and its column''s, and as SQL, for a field %1$s of type %2$s: what else must hold of a JSON value, '
-'what is stored of it, how that is shown again.';
+'The kinds of fields: string; boolean; count, a whole number from 0 to 999999999; integer, one of up to 18 digits;'
+' number, any; array, object, any: JSON; base64: bytes; vector: numbers, stored as pgvector''s float32. For each its'
+' type in JSON and its column''s, and as SQL, for a field %1$s of type %2$s: what else must hold of a JSON value, what'
+' is stored of it, how that is shown again.';
 
 create or replace function pgcache_internal.fields_of(type text, fields jsonb) returns table (
     name text, kind text, required boolean, fallback text, nullable boolean, column_type text, condition text,
@@ -80,9 +80,9 @@ end
 $$;
 
 comment on function pgcache_internal.fields_of(text, jsonb) is
-'The fields of a type: name; kind (see field_kinds); required; fallback: what is stored where it is absent; '
-'nullable: neither of the two. And as SQL, for a JSON value `value` and an entry `t`: column_type; condition: that '
-'the value has the field as it should; given: what goes into the column; shown: how it comes back.';
+'The fields of a type: name; kind (see field_kinds); required; fallback: what is stored where it is absent; nullable:'
+' neither of the two. And as SQL, for a JSON value `value` and an entry `t`: column_type; condition: that the value has'
+' the field as it should; given: what goes into the column; shown: how it comes back.';
 
 create or replace function pgcache_internal.to_vector(written text) returns vector
 language plpgsql immutable parallel safe  -- not pinned: hot path
@@ -157,8 +157,8 @@ end
 $$;
 
 comment on function pgcache_internal.fits(text, jsonb) is
-'The SQL condition that a JSON value has the fields that the type needs, of the right kinds, and no others; '
-'reject_value says what is wrong.';
+'The SQL condition that a JSON value has the fields that the type needs, of the right kinds, and no others;'
+' reject_value says what is wrong.';
 
 create or replace function pgcache_internal.payload_size(fields jsonb) returns text
 language plpgsql immutable parallel safe
@@ -350,8 +350,8 @@ end
 $$;
 
 comment on function pgcache_internal.check_fields(json) is
-'The declared fields as the registry keeps them; tokens_used, which statistics add up, is a count. NULL for NULL. '
-'Errors: PC010.';
+'The declared fields as the registry keeps them; tokens_used, which statistics add up, is a count. NULL for NULL.'
+' Errors: PC010.';
 
 create or replace function pgcache_internal.create_entry_table(
     relation text, type text, fields json, durable boolean, description text
@@ -397,8 +397,8 @@ end
 $$;
 
 comment on function pgcache_internal.create_entry_table(text, text, json, boolean, text) is
-'Creates the table of a type: with a column for each of its fields, in their order, or (fields NULL) a partition of '
-'cache_store.';
+'Creates the table of a type: with a column for each of its fields, in their order, or (fields NULL) a partition of'
+' cache_store.';
 
 create or replace function pgcache_internal.column_definition(
     name text, column_type text, required boolean, fallback text

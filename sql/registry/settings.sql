@@ -102,8 +102,8 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_setting('ttl_' || tier)::interval $$;
 
 comment on function pgcache.cache_tier(text) is
-'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with '
-'cache_configure_setting(''ttl_short'', ...).';
+'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with'
+' cache_configure_setting(''ttl_short'', ...).';
 
 create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
 language plpgsql volatile security definer
@@ -122,8 +122,8 @@ end
 $$;
 
 comment on function pgcache.cache_set_price(text, numeric) is
-'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors: '
-'PC010.';
+'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors:'
+' PC010.';
 
 create or replace function pgcache_internal.model_price(model text) returns numeric
 language sql stable parallel safe
@@ -146,5 +146,5 @@ select
 from pgcache_internal.settings as s;
 
 comment on view pgcache.cache_settings is
-'The settings, each with what it is for; cache_configure_setting changes one, cache_hot_configure and ai_configure '
-'those of the hot tier and the AI functions.';
+'The settings, each with what it is for; cache_configure_setting changes one, cache_hot_configure and ai_configure'
+' those of the hot tier and the AI functions.';

@@ -74,9 +74,9 @@ as $$
 $$;
 
 comment on function pgcache_internal.hit_weight_at(text, bigint) is
-'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to '
-'16 hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at '
-'10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
+'How many hits one line of the hit log stands for, for an entry that shows hit_count hits: in mode sampled 1 up to 16'
+' hits, then up to 20, from 10000 on 1/500 of the count; the sum stays unbiased, with a standard error of 4.5 % at'
+' 10000. exact: -1 (log each, however long the log). off: 32767 (log none).';
 
 create or replace function pgcache_internal.declare_type(
     type text, relation text, description text, ttl interval default '1 hour', max_bytes bigint default 4294967296,
@@ -110,11 +110,11 @@ end
 $$;
 
 comment on function pgcache_internal.declare_type(text, text, text, interval, bigint, json, text, interval) is
-'Declares a built-in type, at every install: makes its table, or adds the columns that it lacks, and registers it. '
-'ttl, max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields '
-'that a released version had can only be taken away, or changed, by a migration. writer: the function that stores an '
-'entry, for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns '
-'boolean. hot_ttl: default of cache_hot_on.';
+'Declares a built-in type, at every install: makes its table, or adds the columns that it lacks, and registers it. ttl,'
+' max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields that a'
+' released version had can only be taken away, or changed, by a migration. writer: the function that stores an entry,'
+' for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns boolean.'
+' hot_ttl: default of cache_hot_on.';
 
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
@@ -161,13 +161,13 @@ end
 $$;
 
 comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean, json) is
-'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its '
-'own: {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, '
-'object, any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is '
-'not; hits save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any '
-'JSON. ttl: default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). '
-'eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by '
-'a crash, not on standbys. Errors: PC007 exists, PC010 invalid option.';
+'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its own:'
+' {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, object,'
+' any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is not; hits'
+' save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any JSON. ttl:'
+' default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru,'
+' cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on'
+' standbys. Errors: PC007 exists, PC010 invalid option.';
 
 create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
@@ -263,10 +263,10 @@ $$;
 comment on function pgcache.cache_configure(
     text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]
 ) is
-'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes, '
-'eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the '
-'table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of '
-'ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
+'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes,'
+' eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the'
+' table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of'
+' ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
 
 -- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both,
 -- and leaves out what is gone when it has the lock. Built-in types cannot be dropped.
@@ -293,8 +293,8 @@ end
 $$;
 
 comment on function pgcache_internal.types_here() is
-'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another '
-'session. One that has just been dropped is left out.';
+'The types, for what goes through all of them: until the transaction ends, none of these can be dropped by another'
+' session. One that has just been dropped is left out.';
 
 create or replace function pgcache_internal.is_here(registered types) returns boolean
 language sql stable parallel safe
@@ -337,8 +337,8 @@ end
 $$;
 
 comment on function pgcache.cache_drop_type(text) is
-'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and '
-'writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
+'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and'
+' writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
 
 create or replace function pgcache_internal.is_readable(type text) returns boolean
 language sql volatile parallel safe  -- not pinned: inlined

@@ -68,10 +68,10 @@ end
 $$;
 
 comment on function pgcache.cache_health() is
-'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log '
-'growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), '
-'outbox above half of hot_outbox_limit; status ok, warning or critical, with what to do. Thresholds: settings '
-'alert_hit_rate, alert_size, overdue_after.';
+'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log'
+' growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), outbox'
+' above half of hot_outbox_limit; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate,'
+' alert_size, overdue_after.';
 
 create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint

@@ -72,6 +72,6 @@ select
 from pgcache_internal.job_runs() as j;
 
 comment on view pgcache.cache_jobs is
-'The upkeep jobs, and pgcache_hot_relay if pg_cron runs it (its last run that ended): when and how each last ran, '
-'and whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is '
-'not in this database.';
+'The upkeep jobs, and pgcache_hot_relay if pg_cron runs it (its last run that ended): when and how each last ran, and'
+' whether it is overdue (setting overdue_after, default 2 hours). schedule and active are NULL where pg_cron is not in'
+' this database.';

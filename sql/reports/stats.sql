@@ -103,10 +103,10 @@ select
 from pgcache_internal.type_stats() as s;
 
 comment on view pgcache.cache_stats is
-'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries '
-'removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) '
-'by hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, '
-'emptied by a crash.';
+'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries'
+' removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) by'
+' hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, emptied'
+' by a crash.';
 
 create or replace view pgcache.ai_worker_cache_stats as
 select
@@ -164,5 +164,5 @@ from pgcache_internal.stats_snapshots as s
 window by_type as (partition by s.type order by s.taken_at);
 
 comment on view pgcache.cache_stats_history is
-'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since '
-'the row before.';
+'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since the'
+' row before.';

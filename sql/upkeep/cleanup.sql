@@ -74,8 +74,8 @@ $$;
 
 comment on function pgcache.cache_cleanup(text) is
 'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date;'
-' returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones.'
-' Errors: PC001, 25006.';
+' returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors:'
+' PC001, 25006.';
 
 create or replace function pgcache.cache_trim(type text, keep bigint) returns bigint
 language plpgsql volatile parallel unsafe
@@ -107,8 +107,8 @@ end
 $$;
 
 comment on function pgcache.cache_trim(text, bigint) is
-'Keeps the entries of a type that were read or written last, as many as said, and removes the others; returns how'
-' many. Exact, and sorts the whole table: limits (cache_configure) hold at less cost. Errors: PC001, PC010, 25006.';
+'Keeps the entries of a type that were read or written last, as many as said, and removes the others; returns how many.'
+' Exact, and sorts the whole table: limits (cache_configure) hold at less cost. Errors: PC001, PC010, 25006.';
 
 create or replace function pgcache_internal.goes_on(run upkeep_runs) returns boolean
 language sql stable parallel safe

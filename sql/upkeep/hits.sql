@@ -40,9 +40,9 @@ $$;
 
 comment on function pgcache_internal.fold_hits(integer, integer, integer) is
 'Brings hit_count and last_accessed_at of the entries, and the tokens and money saved, up to date with up to max_lines'
-' lines of the hit log (default: folded_lines()), those of part 0, 1, ... of so many parts of the keys (default: of'
-' all keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their'
-' hits kept.';
+' lines of the hit log (default: folded_lines()), those of part 0, 1, ... of so many parts of the keys (default: of all'
+' keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits'
+' kept.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.fold_lines(

@@ -52,5 +52,5 @@ end
 $$;
 
 comment on function pgcache_internal.measure(text) is
-'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to counted_blocks(), beyond'
-' that an estimate from so many.';
+'Sets a type''s counters entries, bytes and blocks to what its table holds: a count up to counted_blocks(), beyond that'
+' an estimate from so many.';

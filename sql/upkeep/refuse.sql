@@ -62,8 +62,8 @@ end
 $$;
 
 comment on function pgcache_internal.is_full(types) is
-'Whether a type that was full by its counters still is. Of large tables most calls see a few blocks only, and take'
-' what is nearly full for full.';
+'Whether a type that was full by its counters still is. Of large tables most calls see a few blocks only, and take what'
+' is nearly full for full.';
 
 create or replace function pgcache_internal.recount_admitted(type text, out entries bigint, out bytes bigint)
 language plpgsql volatile security definer
@@ -88,8 +88,8 @@ end
 $$;
 
 comment on function pgcache_internal.recount_admitted(text) is
-'Measures a type that evicts nothing, once nobody else is writing it, and sets its counter admitted to that; NULL if'
-' it would have to wait longer than admission_wait().';
+'Measures a type that evicts nothing, once nobody else is writing it, and sets its counter admitted to that; NULL if it'
+' would have to wait longer than admission_wait().';
 
 create or replace function pgcache_internal.check_bytes(registered types, bytes bigint) returns void
 language plpgsql volatile

@@ -45,8 +45,8 @@ end
 $$;
 
 comment on function pgcache_internal.note_writes(text, boolean, bigint, bigint) is
-'Notes a write for which the clock writes of its type has struck, or whose value is large (its bytes), or a batch of'
-' so many that have not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors:'
+'Notes a write for which the clock writes of its type has struck, or whose value is large (its bytes), or a batch of so'
+' many that have not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors:'
 ' PC009.';
 
 create or replace function pgcache_internal.make_room_at_commit() returns trigger

@@ -33,8 +33,8 @@ begin
 end
 $body$;
 comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint) is
-'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and'
-' need_bytes are met, at most one of visited_for_one() of the others, worst first. Rows that are locked are skipped.';
+'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes'
+' are met, at most one of visited_for_one() of the others, worst first. Rows that are locked are skipped.';
 $frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
@@ -92,8 +92,8 @@ as $policies$
 $policies$;
 
 comment on function pgcache_internal.eviction_policies() is
-'The policies, and as SQL what an entry t is worth keeping by each at a moment; the lowest goes first. lru: reuse,'
-' less the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
+'The policies, and as SQL what an entry t is worth keeping by each at a moment; the lowest goes first. lru: reuse, less'
+' the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
 
 create or replace function pgcache_internal.evict(
     registered types, need_entries bigint, need_bytes bigint, visit_entries bigint

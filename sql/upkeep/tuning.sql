@@ -10,8 +10,8 @@ language sql immutable parallel safe  -- not pinned: inlined
 as $$ select 2048 $$;
 
 comment on function pgcache_internal.large_value() is
-'Bytes beyond which each write of a value is noted with its size. Values up to it count as so many bytes each: they'
-' are noted when the clock writes strikes, and then all at once.';
+'Bytes beyond which each write of a value is noted with its size. Values up to it count as so many bytes each: they are'
+' noted when the clock writes strikes, and then all at once.';
 
 create or replace function pgcache_internal.sweep_every(max_entries bigint, max_bytes bigint) returns integer
 language sql immutable parallel safe  -- not pinned: inlined
