@@ -23,14 +23,15 @@ $body$;
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
 $frame$, $branch$type = '@type'@readable then
-        select pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{, pg_catalog.array_agg(f.model),
-            pg_catalog.array_agg(f.tokens_used)}
+        select
+            pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{,
+            pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)}
         into found_values, weights@tokens{, models, tokens}
         from (
             select
                 case when t.hit_weight is not null then @value end as value,
-                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight,
-                    crowding) as weight@tokens{, @model as model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding)
+                    as weight@tokens{, @model as model, t.tokens_used}
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
                 on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
@@ -58,8 +59,9 @@ begin
     if @branches    end if;
     if missed > 0 then  -- unless a key was given twice
         missed := missed - (
-            select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C") from pg_catalog.unnest(keys) k where k
-                is not null
+            select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C")
+            from pg_catalog.unnest(keys) k
+            where k is not null
         );
     end if;
     if missed is distinct from 0 or logged is not null then
@@ -73,17 +75,18 @@ comment on function pgcache.cache_get_many_json(text, text[]) is
 ' key given twice counts once. Else counts and errors as cache_get.';
 $frame$, $branch$type = '@type'@readable then
         select
-            pg_catalog.json_object_agg(f.cache_key, f.value), pg_catalog.cardinality(keys) - pg_catalog.count(*),
-            pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0), pg_catalog.array_agg(f.weight)
-                filter (where f.weight > 0)
-            @tokens{, pg_catalog.array_agg(f.model) filter (where f.weight > 0), pg_catalog.array_agg(f.tokens_used)
-                filter (where f.weight > 0)}
+            pg_catalog.json_object_agg(f.cache_key, f.value),
+            pg_catalog.cardinality(keys) - pg_catalog.count(*),
+            pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0),
+            pg_catalog.array_agg(f.weight) filter (where f.weight > 0)@tokens{,
+            pg_catalog.array_agg(f.model) filter (where f.weight > 0),
+            pg_catalog.array_agg(f.tokens_used) filter (where f.weight > 0)}
         into entries, missed, logged, weights@tokens{, models, tokens}
         from (
             select
                 t.cache_key, @value as value,
-                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight,
-                    crowding) as weight@tokens{, @model as model, t.tokens_used}
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding)
+                    as weight@tokens{, @model as model, t.tokens_used}
             from @table t
             where t.tenant = scope and t.cache_key = any(keys) and (t.expires_at is null or t.expires_at > moment)
         ) f;
@@ -122,10 +125,12 @@ language sql stable parallel safe  -- not pinned: inlined
 as $$
     select t.cache_key, t.data
     from pgcache.cache_store t
-    where t.type = case when pgcache_internal.type_has_fields(cache_live.type) is false then cache_live.type
-            else pgcache_internal.check_json_type(cache_live.type) end
+    where t.type = case
+            when pgcache_internal.type_has_fields(cache_live.type) is false then cache_live.type
+            else pgcache_internal.check_json_type(cache_live.type)
+        end
         and t.tenant = pgcache_internal.current_tenant()
-            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now())
+        and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now())
 $$;
 
 comment on function pgcache.cache_live(text) is
@@ -145,7 +150,7 @@ begin
     if keys is null or "values" is null or cardinality(keys) <> cardinality("values") then
         raise exception using errcode = 'PC004',
             message = format('%s keys need as many values, not %s',
-            coalesce(cardinality(keys)::text, 'NULL'), coalesce(cardinality("values")::text, 'NULL')),
+                coalesce(cardinality(keys)::text, 'NULL'), coalesce(cardinality("values")::text, 'NULL')),
             hint = 'Pass two arrays of the same length: cache_set_many(type, keys, values).';
     end if;
     perform check_keys(keys);

@@ -27,9 +27,11 @@ declare
     removed bigint;
 begin
     perform check_writable();
-    execute format('with gone as (delete from %s t where %s returning t.expires_at)'
-        ' select count(*) from gone g where g.expires_at is null or g.expires_at > $2',
-        registered.relation, condition) into removed using arguments, cache_now();
+    execute format($sql$
+        with gone as (delete from %s t where %s returning t.expires_at)
+        select count(*) from gone g where g.expires_at is null or g.expires_at > $2
+        $sql$, registered.relation, condition)
+    into removed using arguments, cache_now();
     return removed;
 end
 $$;
@@ -41,8 +43,9 @@ create or replace function pgcache.cache_delete_pattern(type text, pattern text)
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where(type, format('t.tenant = current_tenant() and t.cache_key like %L', check_pattern(pattern)),
-        null)
+    select delete_where(
+        type, format('t.tenant = current_tenant() and t.cache_key like %L', check_pattern(pattern)), null
+    )
 $$;
 
 comment on function pgcache.cache_delete_pattern(text, text) is
@@ -70,8 +73,10 @@ comment on function pgcache.cache_clear_all() is
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint
-    from types_here() t $$;
+as $$
+    select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint
+    from types_here() t
+$$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
 'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';

@@ -20,10 +20,12 @@ begin
             t.hit_count + coalesce((%s), 0), (%s)::bigint, coalesce(t.expires_at <= $3, false)
         from %s t where t.tenant = $1 and t.cache_key = $2
         $sql$,
-        -- The log is UNLOGGED: on a standby it may not even be named.
-        case when pg_is_in_recovery() then '0' else
-            'select sum(l.weight)::bigint from hit_log l'
-            ' where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key' end,
+        case
+            when pg_is_in_recovery() then '0'  -- the log is UNLOGGED: on a standby it may not even be named
+            else
+                'select sum(l.weight)::bigint from hit_log l'
+                ' where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key'
+        end,
         entry_size(registered.fields), registered.relation)
     using current_tenant(), key, cache_now(), type;
 end
@@ -60,9 +62,11 @@ declare
 begin
     perform check_key(key);
     perform check_writable();
-    execute format('update %s t set expires_at = $1'
-        ' where t.tenant = $2 and t.cache_key = $3 and (t.expires_at is null or t.expires_at > $4)',
-        registered.relation) using expires, current_tenant(), key, cache_now();
+    execute format($sql$
+        update %s t set expires_at = $1
+        where t.tenant = $2 and t.cache_key = $3 and (t.expires_at is null or t.expires_at > $4)
+        $sql$, registered.relation)
+    using expires, current_tenant(), key, cache_now();
     get diagnostics changed = row_count;
     return changed > 0;
 end
@@ -101,11 +105,12 @@ begin
     if not is_readable(type) then
         return;
     end if;
-    return query execute format(
-        'select t.cache_key from %s t'
-        ' where t.tenant = $1 and t.cache_key like %L and (t.expires_at is null or t.expires_at > $2)'
-        ' order by t.cache_key limit $3',
-        registered.relation, pattern) using current_tenant(), cache_now(), max_keys;
+    return query execute format($sql$
+        select t.cache_key from %s t
+        where t.tenant = $1 and t.cache_key like %L and (t.expires_at is null or t.expires_at > $2)
+        order by t.cache_key limit $3
+        $sql$, registered.relation, pattern)
+    using current_tenant(), cache_now(), max_keys;
 end
 $$;
 
@@ -119,7 +124,9 @@ create or replace function pgcache.get_all_cache_keys(
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select t.type, k from types_here() t, cache_keys(t.type, '%', max_keys) k order by 1, 2 limit check_rows(max_keys)
+    select t.type, k
+    from types_here() t cross join lateral cache_keys(t.type, '%', max_keys) k
+    order by 1, 2 limit check_rows(max_keys)
 $$;
 
 comment on function pgcache.get_all_cache_keys(integer) is

@@ -35,7 +35,8 @@ comment on function pgcache.cache_get(text, text) is
 ' no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type,'
 ' PC002 invalid key.';
 $frame$, $branch$type = '@type'@readable then
-        select @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'),
+        select
+            @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'),
             t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
         into value, @tokens{model, tokens, }counted, weight, drawn
         from @table t
@@ -47,8 +48,10 @@ $branch$);
 create or replace function pgcache_internal.count_hit(counter regclass) returns bigint
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
-    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then pg_catalog.nextval(counter)
-        else 0 end
+    select case
+        when pg_catalog.current_setting('transaction_read_only') = 'off' then pg_catalog.nextval(counter)
+        else 0
+    end
 $$;
 
 comment on function pgcache_internal.count_hit(regclass) is
@@ -121,8 +124,10 @@ comment on function pgcache_internal.count_and_draw(regclass, smallint, integer)
 create or replace function pgcache_internal.hit_log_crowding() returns integer
 language sql volatile parallel safe  -- not pinned: inlined
 as $$
-    select case when pg_catalog.current_setting('transaction_read_only') = 'off'
-        then 1 << least(14, pg_catalog.pg_relation_size('pgcache_internal.hit_log') / 1048576)::integer end
+    select case
+        when pg_catalog.current_setting('transaction_read_only') = 'off'
+            then 1 << least(14, pg_catalog.pg_relation_size('pgcache_internal.hit_log') / 1048576)::integer
+    end
 $$;
 
 comment on function pgcache_internal.hit_log_crowding() is
@@ -133,8 +138,9 @@ create or replace function pgcache_internal.count_miss(type text, key text) retu
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
-    counter constant regclass := pg_catalog.to_regclass('pgcache_internal.'
-        || pg_catalog.quote_ident('misses_' || type));
+    counter constant regclass := pg_catalog.to_regclass(
+        'pgcache_internal.' || pg_catalog.quote_ident('misses_' || type)
+    );
 begin
     if counter is null then
         perform pgcache_internal.check_type(type);

@@ -31,21 +31,23 @@ begin
         )
         values (
             type, current_tenant(), key, to_jsonb(by), moment, expires, moment,
-                hit_weight_at(registered.hit_tracking, 0)
+            hit_weight_at(registered.hit_tracking, 0)
         )
         on conflict on constraint cache_store_pkey do update
         set data = case when t.expires_at <= moment then excluded.data else to_jsonb(t.data::text::bigint + by) end,
             created_at = case when t.expires_at <= moment then excluded.created_at else t.created_at end,
-            expires_at = case when t.expires_at <= moment or ttl is not null then excluded.expires_at
-                else t.expires_at end,
+            expires_at = case
+                when t.expires_at <= moment or ttl is not null then excluded.expires_at
+                else t.expires_at
+            end,
             last_accessed_at = excluded.last_accessed_at
         returning t.data::text::bigint into total;
     exception when invalid_text_representation or numeric_value_out_of_range then
         raise exception using errcode = 'PC011',
             message = format('the value under %L cannot be incremented:'
                 ' it is not a whole number, or the sum is out of range', key),
-            hint = 'cache_incr counts in 64-bit whole numbers; '
-                'see the value with cache_get, replace it with cache_set.';
+            hint = 'cache_incr counts in 64-bit whole numbers;'
+                ' see the value with cache_get, replace it with cache_set.';
     end;
     if nextval(sequence_of(type, 'writes')) = 1 then
         perform note_writes(type, true, 0);

@@ -18,12 +18,15 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select case jsonb_typeof(value)
         when 'object' then (
-            select '{' || coalesce(string_agg(to_json(e.key)::text || ':' || canonical_json(e.value), ','
-                order by e.key collate "C"), '') || '}'
-            from jsonb_each(value) e)
+            select '{' || coalesce(string_agg(
+                to_json(e.key)::text || ':' || canonical_json(e.value), ',' order by e.key collate "C"
+            ), '') || '}'
+            from jsonb_each(value) e
+        )
         when 'array' then (
             select '[' || coalesce(string_agg(canonical_json(e.value), ',' order by e.place), '') || ']'
-            from jsonb_array_elements(value) with ordinality e (value, place))
+            from jsonb_array_elements(value) with ordinality e (value, place)
+        )
         when 'number' then trim_scale(value::numeric)::text
         else value::text
     end

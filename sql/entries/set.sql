@@ -51,9 +51,9 @@ comment on function pgcache_internal.put(text, text, jsonb, interval, boolean) i
 $frame$, $branch$type = '@type' then
         insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
         select
-            pgcache_internal.current_tenant(), key, @given, moment,
-                moment + coalesce(ttl, pgcache_internal.type_ttl('@type')),
-            moment, pgcache_internal.type_hit_weight('@type')
+            pgcache_internal.current_tenant(), key, @given,
+            moment, moment + coalesce(ttl, pgcache_internal.type_ttl('@type')), moment,
+            pgcache_internal.type_hit_weight('@type')
         where pgcache_internal.may_write('@type', key, ttl) and @fits
         on conflict on constraint @pkey do update
         set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
@@ -95,8 +95,10 @@ comment on function pgcache_internal.may_write(text, text, interval) is
 create or replace function pgcache_internal.is_writable() returns boolean
 language sql volatile parallel safe  -- not pinned: inlined
 as $$
-    select case when pg_catalog.current_setting('transaction_read_only') = 'off' then true
-        else pgcache_internal.check_writable() end
+    select case
+        when pg_catalog.current_setting('transaction_read_only') = 'off' then true
+        else pgcache_internal.check_writable()
+    end
 $$;
 
 comment on function pgcache_internal.is_writable() is
@@ -141,8 +143,8 @@ begin
     end if;
     raise exception using errcode = 'PC003',
         message = pg_catalog.format('a TTL of %L is not possible', ttl),
-        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds); '
-            'NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
+        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds);'
+            ' NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
 end
 $$;
 

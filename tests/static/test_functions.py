@@ -242,7 +242,7 @@ def test_the_plan_of_a_get_is_one_look_up_by_the_primary_key(ask: Session) -> No
     """As far as it can be told from outside, of the statement that cache_get has for llm."""
     body = ask("SELECT prosrc FROM pg_proc WHERE oid = 'cache_get(text,text)'::regprocedure")
     statement = re.search(
-        r"select pg_catalog\.jsonb_strip_nulls.*?;", body[body.index("cache_llm_responses") - 1000 :], re.DOTALL
+        r"select\s+pg_catalog\.jsonb_strip_nulls.*?;", body[body.index("cache_llm_responses") - 1000 :], re.DOTALL
     )
     assert statement
     text = (
