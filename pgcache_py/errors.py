@@ -13,6 +13,8 @@ class PgcacheError(Exception):
 
     PC091: a migration that ran in this database has changed since.
     PC092: the server has no extension vector.
+    PC093: objects that are not pgcache's own depend on what an upgrade changes, or have the name of what it makes.
+    PC094: the printed SQL is for a database with another version of pgcache, or with none.
     """
 
     default_hint: str | None = None
@@ -27,7 +29,8 @@ class PgcacheError(Exception):
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.message}\nHINT:  {self.hint}" if self.hint else self.message
+        more = {"DETAIL": self.detail, "HINT": self.hint}
+        return "\n".join([self.message, *(f"{name + ':':8}{text}" for name, text in more.items() if text)])
 
 
 class UnknownTypeError(PgcacheError):

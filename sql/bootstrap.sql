@@ -1,5 +1,5 @@
--- The first thing that an installation runs, and the only file that runs before the migrations: it may rely on nothing,
--- so it is re-runnable, and asks for no more rights than it needs on a database where pgcache is there already.
+-- The first thing that an installation runs: it may rely on nothing, so it is re-runnable, and asks for no more rights
+-- than it needs on a database where pgcache is there already. It ends with what runs the other files: migrate and make.
 
 do $$
 declare
@@ -43,3 +43,194 @@ create table if not exists pgcache_internal.installed (
 );
 comment on table pgcache_internal.installed is
 'What is installed here: ''pgcache'', and ''plpython'' if that level is on. The digest is that of the files which ran.';
+
+create table if not exists pgcache_internal.made_objects (
+    kind text not null check (kind in ('routine', 'view')),
+    schema name not null,
+    name name not null,
+    arguments text not null,
+    component text not null,
+    made_at timestamptz not null,
+    primary key (kind, schema, name, arguments)
+);
+comment on table pgcache_internal.made_objects is
+'The functions and views that installations have made, and so may drop: what a user has made beside them is left'
+' alone. arguments: names of types, as a dump keeps them. made_at: when the transaction began that made it last.';
+
+-- What is made below is not among the made objects: where its parameters or columns change, drop the old ones here.
+
+create or replace procedure pgcache_internal.migrate(
+    version integer, name text, sha256 text, pgcache_version text, script text
+)
+language plpgsql  -- not pinned: runs files
+as $$
+declare
+    ran pgcache_internal.schema_migrations;
+begin
+    select m.* into ran from pgcache_internal.schema_migrations m where m.version = migrate.version;
+    if ran.version is null then
+        execute script;
+        insert into pgcache_internal.schema_migrations (version, name, sha256, pgcache_version)
+        values (version, name, sha256, pgcache_version);
+    elsif ran.sha256 <> sha256 then
+        raise exception using errcode = 'PC091',
+            message = pg_catalog.format('the migration %s is not the one that ran in this database', name),
+            hint = 'A released migration never changes. Install a released version of the package;'
+                ' what has to change goes into a new migration.';
+    end if;
+end
+$$;
+
+comment on procedure pgcache_internal.migrate(integer, text, text, text, text) is -- noqa: LT01
+'Runs a migration that has not run here yet; one that has must be what it was then. Errors: PC091.';
+
+create or replace function pgcache_internal.argument_types(types oidvector) returns text
+language sql stable  -- not pinned: inlined
+as $$
+    select coalesce(pg_catalog.string_agg(t.typname, ', ' order by a.place), '')
+    from pg_catalog.unnest(types) with ordinality a (type, place) inner join pg_catalog.pg_type t on t.oid = a.type
+$$;
+
+comment on function pgcache_internal.argument_types(oidvector) is
+'What tells a function from others of its name: its arguments'' types, without schemas, as extensions can be moved.';
+
+create or replace function pgcache_internal.own_objects() returns table (
+    kind text, schema name, name name, arguments text, component text, made_at timestamptz, oid oid
+)
+language sql stable  -- not pinned: inlined
+as $$
+    select o.*, p.oid
+    from pgcache_internal.made_objects o
+    inner join pg_catalog.pg_namespace n on n.nspname = o.schema
+    inner join pg_catalog.pg_proc p on p.pronamespace = n.oid and p.proname = o.name
+    where o.kind = 'routine' and pgcache_internal.argument_types(p.proargtypes) = o.arguments
+    union all
+    select o.*, c.oid
+    from pgcache_internal.made_objects o
+    inner join pg_catalog.pg_namespace n on n.nspname = o.schema
+    inner join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = o.name and c.relkind = 'v'
+    where o.kind = 'view'
+$$;
+
+comment on function pgcache_internal.own_objects() is 'Those of made_objects that are there.';
+
+create or replace procedure pgcache_internal.make(statement text, component text default 'pgcache')
+language plpgsql  -- not pinned: runs files
+as $$
+#variable_conflict use_variable
+declare
+    words constant text[] := pg_catalog.regexp_match(
+        statement, '^\s*create or replace (function|procedure|view) (\w+)\.(\w+)', 'i'
+    );
+    kind constant text := case pg_catalog.lower(words[1]) when 'view' then 'view' else 'routine' end;
+    schema constant name := pg_catalog.lower(words[2]);
+    name constant name := pg_catalog.lower(words[3]);
+    namespace constant oid := pg_catalog.to_regnamespace(schema::text);
+    -- The row of a routine that is replaced is another one then.
+    rows_before constant tid[] := array(
+        select p.ctid from pg_catalog.pg_proc p where p.pronamespace = namespace and p.proname = name
+    );
+    of_others constant oid[] := array(
+        select p.oid from pg_catalog.pg_proc p
+        where kind = 'routine' and p.pronamespace = namespace and p.proname = name
+        union all
+        select c.oid from pg_catalog.pg_class c
+        where kind = 'view' and c.relnamespace = namespace and c.relname = name
+        except
+        select o.oid from pgcache_internal.own_objects() o where (o.kind, o.schema, o.name) = (kind, schema, name)
+    );
+    made oid;
+    arguments text := '';
+    earlier oid;
+begin
+    begin
+        execute statement;
+    exception when invalid_function_definition or invalid_table_definition or wrong_object_type then
+        -- It has another result, or other names of parameters, than what it would replace.
+        for earlier in
+            select o.oid from pgcache_internal.own_objects() o where (o.kind, o.schema, o.name) = (kind, schema, name)
+        loop
+            call pgcache_internal.unmake(kind, earlier);
+        end loop;
+        execute statement;
+    end;
+    if kind = 'view' then
+        made := (select c.oid from pg_catalog.pg_class c where c.relnamespace = namespace and c.relname = name);
+    else
+        select p.oid, pgcache_internal.argument_types(p.proargtypes) into made, arguments
+        from pg_catalog.pg_proc p
+        where p.pronamespace = namespace and p.proname = name and p.ctid <> all(rows_before);
+    end if;
+    if made = any(of_others) then
+        raise exception using errcode = 'PC093',
+            message = pg_catalog.format('there is a %I.%I already that pgcache has not made', schema, name),
+            hint = 'Give yours another name, or move it to a schema of yours, and install again.';
+    end if;
+    insert into pgcache_internal.made_objects as o
+    values (kind, schema, name, arguments, component, pg_catalog.now())
+    on conflict on constraint made_objects_pkey do update
+    set component = excluded.component, made_at = excluded.made_at;
+    -- There are no overloads: what else has the name is of an earlier version.
+    for earlier in
+        select o.oid from pgcache_internal.own_objects() o
+        where (o.kind, o.schema, o.name) = (kind, schema, name) and o.oid <> made
+    loop
+        call pgcache_internal.unmake(kind, earlier);
+    end loop;
+end
+$$;
+
+comment on procedure pgcache_internal.make(text, text) is -- noqa: LT01
+'Runs CREATE OR REPLACE of a function, procedure or view, and notes that it is pgcache''s own. What an earlier version'
+' made of that name is dropped, if it cannot be replaced or has other parameters. component: plpython for that level.'
+' Errors: PC093.';
+
+create or replace procedure pgcache_internal.unmake(kind text, object oid)
+language plpgsql
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    doomed record;
+    dependent record;
+    identity text;
+    detail text;
+begin
+    select o.* into doomed from own_objects() o where (o.kind, o.oid) = (kind, object);
+    if doomed is null then
+        return;  -- it went with another one
+    end if;
+    -- What is pgcache's own and depends on it comes later in the files, so that it is made again.
+    for dependent in
+        select distinct o.kind, o.oid
+        from pg_depend d
+        left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+        inner join own_objects() o on case o.kind
+            when 'view' then o.oid = r.ev_class
+            else d.classid = 'pg_proc'::regclass and o.oid = d.objid end
+        where o.oid <> object and case kind
+            when 'routine' then (d.refclassid, d.refobjid) = ('pg_proc'::regclass, object)
+            else (d.refclassid, d.refobjid) in (
+                ('pg_class'::regclass, object),
+                ('pg_type'::regclass, (select c.reltype from pg_class c where c.oid = object))
+            ) end
+    loop
+        call unmake(dependent.kind, dependent.oid);
+    end loop;
+    identity := case kind when 'routine' then object::regprocedure::text else object::regclass::text end;
+    begin
+        execute format('drop %s %s', kind, identity);
+    exception when dependent_objects_still_exist then
+        get stacked diagnostics detail = pg_exception_detail;
+        raise exception using errcode = 'PC093',
+            message = format('this version has not the %s %s that other objects depend on', kind, identity),
+            detail = detail,
+            hint = 'Nothing has changed. Drop these objects, install again, and make them anew.';
+    end;
+    delete from made_objects o
+    where o.kind = kind and o.schema = doomed.schema and o.name = doomed.name and o.arguments = doomed.arguments;
+end
+$$;
+
+comment on procedure pgcache_internal.unmake(text, oid) is -- noqa: LT01
+'Drops one of the own objects, and those of them that depend on it. Errors: PC093 other objects depend on it.';

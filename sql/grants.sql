@@ -1,124 +1,43 @@
--- The only file with GRANT and REVOKE. PUBLIC gets nothing; the owner gives access to roles with cache_grant.
+-- At the end: PUBLIC gets nothing, roles with access keep their kind of access, and what users have given by themselves
+-- is given again (see keep.sql).
 
 revoke all on schema pgcache, pgcache_internal from public;
 revoke all on all tables in schema pgcache, pgcache_internal from public;
 revoke all on all sequences in schema pgcache, pgcache_internal from public;
 revoke all on all routines in schema pgcache, pgcache_internal from public;
 
-create or replace function pgcache.cache_grant(role name, access text default 'write') returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    routine regprocedure;
-    -- What ai_grant gave is neither given nor taken here. The function is there with the level plpython3u only.
-    spends constant boolean := exists (
-        select from pg_proc p cross join lateral aclexplode(p.proacl) a
-        where p.oid = to_regprocedure('pgcache_internal.ai_fetch(text, jsonb)') and a.grantee <> p.proowner
-            and a.grantee = to_regrole(quote_ident(role))
-    );
-begin
-    if access is null or access not in ('read', 'write', 'admin') then
-        raise exception using errcode = 'PC010',
-            message = format('%L is not a kind of access', access),
-            hint = 'read: gets; write: sets and invalidates too (default); admin: also creates and configures types.';
-    elsif role is null or to_regrole(quote_ident(role)) is null then
-        raise exception using errcode = 'PC010',
-            message = format('there is no role %L', role),
-            hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
-    end if;
-    perform cache_revoke(role);
-    execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
-    execute format('grant select on all tables in schema pgcache, pgcache_internal to %I', role);
-    execute format('grant usage, select on all sequences in schema pgcache, pgcache_internal to %I', role);
-    execute format('grant insert on hit_log to %I', role);  -- a get logs its hit
-    if access <> 'read' then
-        execute format('grant insert, update, delete on cache_store, %s to %I',
-            (select string_agg(t.relation::text, ', ') from types t), role);
-        execute format('grant insert (type, tenant, cache_key, version) on hot_outbox to %I', role);
-    end if;
-    -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for, and all
-    -- may know which database this is.
-    for routine in
-        select p.oid::regprocedure from pg_proc p
-        where p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
-            and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
-            and case
-                when access = 'admin' or p.proname = 'hot_identity' then true
-                when access = 'write' and p.proname = any(array[
-                    'note_writes', 'measure', 'recount_admitted', 'fold_hits', 'cache_clear_expired', 'cache_cleanup',
-                    'hot_shrink'
-                ]) then true
-                else not p.prosecdef end
-    loop
-        execute format('grant execute on function %s to %I', routine, role);
-    end loop;
-    if spends then
-        execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);
-    end if;
-end
-$$;
+select pgcache.cache_grant(r.role, r.access) from pgcache_internal.roles_with_access() as r;
 
-comment on function pgcache.cache_grant(name, text) is
-'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or admin'
-' (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
-
-create or replace function pgcache.cache_revoke(role name) returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-begin
-    execute format('revoke all on all routines in schema pgcache, pgcache_internal from %I', role);
-    execute format('revoke all on all tables in schema pgcache, pgcache_internal from %I', role);
-    execute format('revoke all on all sequences in schema pgcache, pgcache_internal from %I', role);
-    execute format('revoke all on schema pgcache, pgcache_internal from %I', role);
-end
-$$;
-
-comment on function pgcache.cache_revoke(name) is
-'Takes away all access to the cache from a role. For the owner of schema pgcache.';
-
-create or replace function pgcache_internal.grant_like_store(type text) returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
+do $$
 declare
     given record;
 begin
     for given in
-        select r.rolname, a.privilege_type, n.target
-        from (
-            values ('cache_type_store', (check_type(type)).relation::text, 'table'),
-            ('hits_store', null, 'sequence')
-        ) s (source, target, kind)
-        inner join pg_class c on c.oid = to_regclass(s.source)
-        cross join lateral aclexplode(c.relacl) a
-        inner join pg_roles r on r.oid = a.grantee and a.grantee <> c.relowner
+        select k.*, o.target
+        from pgcache_internal.kept_rights k
         cross join lateral (
-            select s.target where s.kind = 'table'
-            union all
-            select format('sequence %I', n || '_' || type) from unnest(counter_names()) n where s.kind = 'sequence'
-        ) n (target)
+            select case k.kind
+                when 'schema' then pg_catalog.quote_ident(k.name)
+                when 'routine' then coalesce(
+                    (select p.oid from pg_catalog.pg_proc p where p.oid = k.oid),
+                    (
+                        select m.oid from pgcache_internal.own_objects() m
+                        where (m.kind, m.schema, m.name) = ('routine', k.schema, k.name)
+                    )
+                )::pg_catalog.regprocedure::text
+                else pg_catalog.to_regclass(pg_catalog.format('%I.%I', k.schema, k.name))::text end as target
+        ) o
+        where o.target is not null and (k.column_name is null or exists (
+            select from pg_catalog.pg_attribute a
+            where a.attrelid = o.target::pg_catalog.regclass and a.attname = k.column_name and not a.attisdropped
+        ))
     loop
-        execute format('grant %s on %s to %I', given.privilege_type, given.target, given.rolname);
+        execute pg_catalog.format(
+            'grant %s%s on %s %s to %s%s', given.privilege, ' (' || pg_catalog.quote_ident(given.column_name) || ')',
+            given.kind, given.target, given.role, case when given.grantable then ' with grant option' end
+        );
     end loop;
 end
 $$;
 
-comment on function pgcache_internal.grant_like_store(text) is
-'Gives the table and the counters of a type the privileges that those of the type store have.';
-
-revoke all on function pgcache.cache_grant(name, text), pgcache.cache_revoke(name),
-    pgcache_internal.grant_like_store(text) from public;
-
--- Roles that have access keep its kind after an upgrade, for functions and tables that are new.
-select pgcache.cache_grant(r.rolname, case
-    when pg_catalog.has_function_privilege(r.oid, 'pgcache.cache_drop_type(text)', 'execute') then 'admin'
-    when pg_catalog.has_table_privilege(r.oid, 'pgcache.cache_store', 'insert') then 'write'
-    else 'read' end)
-from pg_catalog.pg_namespace as n
-cross join lateral pg_catalog.aclexplode(n.nspacl) as a
-inner join pg_catalog.pg_roles as r on a.grantee = r.oid
-where n.nspname = 'pgcache' and a.privilege_type = 'USAGE' and a.grantee <> n.nspowner;
+drop table pgcache_internal.kept_rights;

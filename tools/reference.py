@@ -25,7 +25,7 @@ from psycopg.rows import dict_row
 from pgcache_py import __version__, errors
 from pgcache_py.cli import main as cli
 from pgcache_py.setup.embedded import Embedded
-from pgcache_py.setup.sources import load
+from pgcache_py.setup.sources import CREATE_PLPYTHON, FOR_PSQL, load
 
 PROJECT = Path(__file__).parents[1]
 REFERENCE = PROJECT / "docs" / "reference.md"
@@ -33,8 +33,7 @@ CLI = PROJECT / "docs" / "cli.md"
 WIDTH = 120
 MADE = "<!-- Made by tools/reference.py: change what it is made of, and run make docs. -->"
 
-CREATE_PLPYTHON = "CREATE EXTENSION IF NOT EXISTS plpython3u"
-LANGUAGE_WITHOUT_PYTHON = "CREATE LANGUAGE plpython3u HANDLER pg_catalog.plpgsql_call_handler"
+LANGUAGE_WITHOUT_PYTHON = "CREATE LANGUAGE plpython3u HANDLER pg_catalog.plpgsql_call_handler;\n"
 
 SESSION_SETTINGS = {
     "pgcache.tenant": "The tenant whose entries the calls see; without it the shared one, `''`.",
@@ -92,9 +91,7 @@ BODIES = """
 
 def installed(connection: psycopg.Connection) -> None:
     """Install all levels, so that the catalog has what a database with every extension has."""
-    script = load().render(__version__, plpython=True)
-    if CREATE_PLPYTHON not in script:
-        raise SystemExit(f"the script to install has no {CREATE_PLPYTHON}")
+    script = load().render(__version__, plpython=True).replace(FOR_PSQL, "")
     connection.execute(script.replace(CREATE_PLPYTHON, LANGUAGE_WITHOUT_PYTHON).encode())
 
 

@@ -24,6 +24,7 @@ from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.install import InstallReport, install
 from ..setup.levels import Connection, Level
+from ..setup.session import version_numbers
 from ..setup.sources import load
 from ..setup.status import Status, status
 from ..setup.target import Target, target
@@ -62,10 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> int:
-    message, hint = (error.message, error.hint) if isinstance(error, PgcacheError) else (str(error).strip(), None)
+    detail = None
+    message, hint = str(error).strip(), None
+    if isinstance(error, PgcacheError):
+        message, detail, hint = error.message, error.detail, error.hint
     if isinstance(error, NotInstalledError) and isinstance(error.__cause__, psycopg.Error):
         message, hint = f"pgcache is not installed in this database, or is too old: {message}", levels.INSTALL
     print(f"error: {message}", file=sys.stderr)
+    if detail:
+        print(f"detail: {detail}", file=sys.stderr)
     if hint:
         print(f"hint:  {hint}", file=sys.stderr)
     return 1
@@ -101,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--cascade", action="store_true", help="also drop objects outside pgcache that depend on it")
     command(_status_command, server)
     added = command(_sql_command)
+    added.add_argument("--upgrade-from", metavar="VERSION", help="for a database that has this version")
     added.add_argument("--plpython", action="store_true", help="with the level plpython3u, which needs a superuser")
     added = command(_stats_command, server)
     added.add_argument("--json", action="store_true", help="as JSON, for programs")
@@ -186,6 +193,10 @@ def _print_install(report: InstallReport, where: Target) -> None:
         show.line(f"pgcache {report.version} {report.action} in the database {report.database}{before}.", style="bold")
     if report.migrations:
         show.line(f"  migrations: {', '.join(report.migrations)}")
+    for name in report.dropped:
+        show.line(f"  dropped: {name}")
+    for name in report.remade:
+        show.line(f"  dropped and made again, with the rights to it: {name}")
     for note in report.notes:
         show.line(f"  {note}")
     _print_levels(report.levels)
@@ -261,8 +272,14 @@ def _print_status(found: Status, where: Target) -> None:
 
 
 def _sql_command(options: argparse.Namespace) -> None:
-    """print the SQL that install would run in a database without pgcache"""
-    print(load().render(__version__, plpython=options.plpython))
+    """print the SQL that install would run in a database without pgcache, or with an older version, for psql"""
+    since = options.upgrade_from
+    if since is not None and not () < version_numbers(since) <= version_numbers(__version__):
+        raise PgcacheError(
+            f"this package is {__version__}, which upgrades no database with {since}",
+            hint="Name the version that the database has: SELECT * FROM pgcache_internal.installed",
+        )
+    print(load().render(__version__, upgrade_from=since, plpython=options.plpython))
 
 
 # the everyday commands ----------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ One transaction under a lock: an installation that fails leaves nothing behind, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,31 +16,37 @@ from ..version import __version__
 from . import levels, search_path
 from .levels import Connection, Facts, Level
 from .session import become_owner, installed, installed_version, session, version_numbers
-from .sources import CREATE_VECTOR, LOCK_TIMEOUT, SEARCH_PATH, SETTINGS, TAKE_LOCK, Migration, Script, Sources, load
+from .sources import (
+    BECOME_SUPERUSER,
+    CREATE_PLPYTHON,
+    CREATE_VECTOR,
+    LOCK_TIMEOUT,
+    SEARCH_PATH,
+    SETTINGS,
+    TAKE_LOCK,
+    Script,
+    Sources,
+    load,
+    record,
+)
 
 NEWER = "PC090"
-CHANGED = "PC091"
 NO_VECTOR = "PC092"
 NO_PRIVILEGE = psycopg.errors.InsufficientPrivilege.sqlstate
 READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
 
-# Only a superuser can create functions in PL/Python, but the owner of the others grants access to all.
-GIVE_TO_OWNER = b"""
-    DO $$
-    DECLARE
-        command text;
-    BEGIN
-        FOR command IN
-            SELECT format('ALTER ROUTINE %s OWNER TO %I', p.oid::regprocedure, pg_get_userbyid(n.nspowner))
-            FROM pg_proc AS p
-            JOIN pg_namespace AS n ON n.oid = p.pronamespace
-            WHERE n.nspname IN ('pgcache', 'pgcache_internal') AND p.proowner <> n.nspowner
-        LOOP
-            EXECUTE command;
-        END LOOP;
-    END
-    $$
+RAN = "SELECT version FROM pgcache_internal.schema_migrations"
+OBJECTS = """
+    SELECT object.type || ' ' || object.identity, oid
+    FROM (
+        SELECT 'pg_proc'::regclass AS catalog, oid, pronamespace AS namespace FROM pg_proc
+        UNION ALL SELECT 'pg_class', oid, relnamespace FROM pg_class WHERE relkind = 'v'
+    ) AS o
+    CROSS JOIN LATERAL pg_identify_object(catalog, oid, 0) AS object
+    WHERE namespace = ANY (ARRAY[to_regnamespace('pgcache'), to_regnamespace('pgcache_internal')]::oid[])
+    ORDER BY 1
 """
+
 # A schema that somebody made for a role that may not create any.
 GIVE_INTERNAL_SCHEMA = b"""
     DO $$
@@ -60,6 +65,8 @@ class InstallReport:
     """What `install` did.
 
     previous: the version that was there before, None for a new installation. migrations: those that ran.
+    dropped: functions and views that this version has no more, or with other parameters. remade: those that were
+    dropped and made again, as their result is another one; the rights to them are kept.
     notes: what else the user should know, a sentence each.
     """
 
@@ -69,6 +76,8 @@ class InstallReport:
     previous: str | None = None
     dry_run: bool = False
     migrations: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    remade: list[str] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -87,7 +96,8 @@ def install(
     pg_cron is. dry_run: do everything, report it, and roll it back. sources: other SQL than this version's.
 
     Raises PgcacheError with a hint: 0A000 server too old, 42501 no privilege, 25006 read-only server, PC090 the
-    database is newer than this package, PC091 a migration that ran here has changed since, PC092 no extension vector.
+    database is newer than this package, PC091 a migration that ran here has changed since, PC092 no extension vector,
+    PC093 other objects depend on what an upgrade drops, or have the name of what it makes.
     """
     sources = sources or load()
     with session(conninfo) as connection:
@@ -144,25 +154,37 @@ class _Installation:
             return report
         if previous is not None:
             report.action = "upgraded"
+        before = dict(connection.execute(OBJECTS).fetchall())
         self._run(sources.bootstrap)
         connection.execute(SEARCH_PATH.encode())
-        report.migrations = [migration.title for migration in self._migrate()]
+        for script in sources.before:
+            self._run(script)
+        report.migrations = self._migrate()
         for script in sources.code:
-            self._run(script)
-        self._record("pgcache", sources.digest)
+            self._run(script, script.made("pgcache"))
+        connection.execute(record("pgcache", __version__, sources.digest).encode())
         if sources.plpython and self.plpython.on:
-            connection.execute("RESET ROLE")
-            connection.execute("CREATE EXTENSION IF NOT EXISTS plpython3u")
-            for script in sources.plpython:
-                self._run(script)
-            connection.execute(GIVE_TO_OWNER)
-            become_owner(connection, server)
-            self._record("plpython", sources.plpython_digest)
-        for script in sources.grants:
+            self._run_plpython(server)
+        for script in sources.after:
             self._run(script)
+        if previous is not None:
+            after = dict(connection.execute(OBJECTS).fetchall())
+            report.dropped = [name for name in before if name not in after]
+            report.remade = [name for name in before if name in after and before[name] != after[name]]
         connection.execute("RESET ROLE")
         connection.execute("SET LOCAL search_path TO DEFAULT")
         return report
+
+    def _run_plpython(self, server: Facts) -> None:
+        for script in self.sources.plpython:
+            self._run(script, script.made("plpython"))
+        self.connection.execute(record("plpython", __version__, self.sources.plpython_digest).encode())
+        self.connection.execute(BECOME_SUPERUSER.encode())
+        self.connection.execute(CREATE_PLPYTHON.encode())
+        for script in self.sources.plpython:
+            self._run(script, script.made_in_python())
+        become_owner(self.connection, server)
+        self.connection.execute(SEARCH_PATH.encode())
 
     def _prepare(self, server: Facts) -> None:
         """Extension vector and schema pgcache; or one error that says all that somebody else has to do first."""
@@ -218,46 +240,37 @@ class _Installation:
             wanted["plpython"] = (__version__, self.sources.plpython_digest)
         return wanted.items() <= installed(self.connection).items()
 
-    def _migrate(self) -> Iterator[Migration]:
-        """Run the migrations that have not run here. Those that have must be what they were then."""
-        ran = dict(self.connection.execute("SELECT version, sha256 FROM pgcache_internal.schema_migrations").fetchall())
+    def _migrate(self) -> list[str]:
+        """Run the migrations that have not run here, and return their titles."""
+        ran = {version for (version,) in self.connection.execute(RAN)}
         for migration in self.sources.migrations:
-            if migration.version not in ran:
-                self._run(migration)
-                self.connection.execute(
-                    "INSERT INTO pgcache_internal.schema_migrations (version, name, sha256, pgcache_version)"
-                    " VALUES (%s, %s, %s, %s)",
-                    [migration.version, migration.title, migration.sha256, __version__],
-                )
-                yield migration
-            elif migration.sha256 != ran[migration.version]:
-                raise PgcacheError(
-                    f"the migration {migration.title} is not the one that ran in this database",
-                    sqlstate=CHANGED,
-                    hint="A released migration never changes. Install a released version of the package; what has to"
-                    " change goes into a new migration.",
-                )
+            self._run(migration, migration.call(__version__))
+        return [migration.title for migration in self.sources.migrations if migration.version not in ran]
 
-    def _run(self, script: Script) -> None:
+    def _run(self, script: Script, statements: str | None = None) -> None:
+        """statements: what to run of the file, if not its text."""
         try:
-            self.connection.execute(script.text.encode())
+            self.connection.execute((script.text if statements is None else statements).encode())
         except psycopg.Error as error:
             if script is self.sources.bootstrap or isinstance(error, psycopg.OperationalError):
                 raise
-            position = error.diag.statement_position
-            line = f":{script.text.count(chr(10), 0, int(position)) + 1}" if position else ""
-            hint = error.diag.message_hint
             raise PgcacheError(
-                f"{script.name}{line}: {error.diag.message_primary}", sqlstate=error.sqlstate, hint=hint
+                f"{script.name}{_line(script, error)}: {error.diag.message_primary}",
+                sqlstate=error.sqlstate,
+                hint=error.diag.message_hint,
+                detail=error.diag.message_detail,
             ) from error
 
-    def _record(self, component: str, digest: str) -> None:
-        self.connection.execute(
-            "INSERT INTO pgcache_internal.installed AS i (component, version, digest) VALUES (%s, %s, %s)"
-            " ON CONFLICT (component) DO UPDATE"
-            " SET version = excluded.version, digest = excluded.digest, installed_at = excluded.installed_at",
-            [component, __version__, digest],
-        )
+
+def _line(script: Script, error: psycopg.Error) -> str:
+    """Where in the file it went wrong, if PostgreSQL says so."""
+    found = error.diag
+    if found.internal_query and found.internal_position:  # in a statement that is an argument
+        offset = script.text.find(found.internal_query)
+        position = offset + int(found.internal_position) if offset >= 0 else 0
+    else:
+        position = int(found.statement_position or 0)
+    return f":{script.text.count(chr(10), 0, position) + 1}" if position else ""
 
 
 def _extend_search_path(connection: Connection, statement: sql.Composed | None) -> list[str]:

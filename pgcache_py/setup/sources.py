@@ -2,6 +2,9 @@
 
 Two lifetimes: a migration runs once in the life of a database and is frozen by its hash once released; everything else
 (functions, views, grants) can be run again, and is, whenever one of the files has changed.
+
+What depends on the state of the database is decided in SQL (sql/bootstrap.sql), so that `install` and the printed
+script do the same: which migrations run, and what an earlier version has made that has to go.
 """
 
 from __future__ import annotations
@@ -19,10 +22,19 @@ CODE = ("registry/*.sql", "entries/*.sql", "caches/*.sql", "hot/*.sql", "upkeep/
 LOCK = int.from_bytes(b"pgcache", "big")
 
 PACKAGE = Path(__file__).parents[1]
+# These run around the migrations and the code.
+BEFORE = ("keep.sql",)
+AFTER = ("leftovers.sql", "grants.sql")
 MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 INCLUDE = re.compile(r"@include ((?:pgcache_py/relay/)?[a-z0-9_]+\.py)@")
 # Between files of this package, which are one body there.
 OWN_IMPORT = re.compile(r"^from \.\w+ import .*\n", re.MULTILINE)
+
+# What ends a statement, and what a semicolon in it would not end.
+TOKEN = re.compile(r"""--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|"[^"]*"|\$(\w*)\$.*?\$\1\$|;""", re.DOTALL)
+LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*\n)*")
+MAKES = re.compile(r"create or replace (?:function|procedure|view)\b", re.IGNORECASE)
+IN_PYTHON = re.compile(r"\blanguage plpython3u\b", re.IGNORECASE)
 
 # For the length of one transaction. A session that installs is allowed to take its time, but not to queue for a table
 # behind which the application would then queue too.
@@ -58,6 +70,25 @@ SELECT set_config('search_path', concat_ws(', ', 'pgcache_internal', 'pgcache', 
     WHERE e.extname = 'vector'
 ), 'pg_temp'), true);
 """
+# So that all objects have one owner, whoever upgrades.
+BECOME_OWNER = """\
+DO $$
+DECLARE
+    owner name := (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgcache');
+BEGIN
+    IF owner <> current_user THEN
+        EXECUTE format('SET LOCAL ROLE %I', owner);
+    END IF;
+END
+$$;
+"""
+CREATE_PLPYTHON = "CREATE EXTENSION IF NOT EXISTS plpython3u;\n"
+# Only a superuser can create functions in PL/Python. What runs as one must not look into schemas that others own.
+BECOME_SUPERUSER = "RESET ROLE;\nSET LOCAL search_path TO pg_catalog, pg_temp;\n"
+# Or it would go on after an error, and its exit code be 0.
+FOR_PSQL = "\\set ON_ERROR_STOP on\n"
+# Around what is not in a script without that level.
+PLPYTHON_BEGINS, PLPYTHON_ENDS = "-- The level plpython3u begins.\n", "-- The level plpython3u ends.\n"
 
 
 @dataclass(frozen=True)
@@ -71,6 +102,30 @@ class Script:
     def sha256(self) -> str:
         return sha256(self.text.encode()).hexdigest()
 
+    @property
+    def statements(self) -> Iterator[tuple[str, str]]:
+        """Each with the comments before it."""
+        start = 0
+        for token in TOKEN.finditer(self.text):
+            if token[0] == ";":
+                body = _after_comments(self.text, start)
+                yield self.text[start:body], self.text[body : token.end()]
+                start = token.end()
+        yield self.text[start:], ""
+
+    def made(self, component: str) -> str:
+        """The text to run: functions and views are made by pgcache_internal.make, which knows what is there already.
+
+        Those in PL/Python are made in PL/pgSQL, as their owner can; `made_in_python` then gives them their language.
+        """
+        return "".join(
+            comments + (_make(statement, component) if MAKES.match(statement) else statement)
+            for comments, statement in self.statements
+        )
+
+    def made_in_python(self) -> str:
+        return "".join(f"{statement}\n" for _, statement in self.statements if IN_PYTHON.search(statement))
+
 
 @dataclass(frozen=True)
 class Migration(Script):
@@ -80,16 +135,22 @@ class Migration(Script):
     def title(self) -> str:
         return Path(self.name).stem
 
+    def call(self, pgcache_version: str) -> str:
+        """The statement that runs it, where it has not run yet."""
+        arguments = f"{self.version}, '{self.title}', '{self.sha256}', '{pgcache_version}'"
+        return f"CALL pgcache_internal.migrate({arguments}, $migration${self.text}$migration$);\n"
+
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that an installation can run, in the order in which it runs."""
+    """Everything that an installation can run, in the order in which it runs; after plpython comes `after`."""
 
     bootstrap: Script
+    before: tuple[Script, ...]
     migrations: tuple[Migration, ...]
     code: tuple[Script, ...]
+    after: tuple[Script, ...]
     plpython: tuple[Script, ...]
-    grants: tuple[Script, ...]
 
     @property
     def newest(self) -> int:
@@ -99,52 +160,51 @@ class Sources:
     @cached_property
     def digest(self) -> str:
         """Changes whenever a file changes, except for those of the level plpython3u."""
-        return _digest((self.bootstrap, *self.migrations, *self.code, *self.grants))
+        return _digest((self.bootstrap, *self.before, *self.migrations, *self.code, *self.after))
 
     @cached_property
     def plpython_digest(self) -> str:
         return _digest(self.plpython)
 
-    def render(self, version: str, *, plpython: bool = False) -> str:
-        """What `install` runs on a database without pgcache, for `psql -1 -v ON_ERROR_STOP=1`.
+    def render(self, version: str, *, upgrade_from: str | None = None, plpython: bool = False) -> str:
+        """What `install` runs, as a script for psql.
 
-        version: recorded as the installed one. plpython: with the level plpython3u, which a superuser has to install.
+        version: recorded as the installed one. upgrade_from: the version that the database must have; None: it must
+        have none. plpython: with the level plpython3u, which a superuser has to install.
         """
-        return "\n".join(self._rendered(version, plpython))
+        return "\n".join(self._rendered(version, upgrade_from, plpython))
 
-    def _rendered(self, version: str, plpython: bool) -> Iterator[str]:
-        yield f"-- pgcache {version}. Run it as one transaction: psql -1 -v ON_ERROR_STOP=1 -f FILE"
+    def _rendered(self, version: str, upgrade_from: str | None, plpython: bool) -> Iterator[str]:
+        what = f"from {upgrade_from} to {version}" if upgrade_from else version
+        yield f"-- pgcache {what}. Run it with psql -f FILE: all or nothing, it is one transaction."
+        yield FOR_PSQL + "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
         yield SETTINGS + TAKE_LOCK + LOCK_TIMEOUT
+        yield _expect(upgrade_from)
         yield CREATE_VECTOR
-        yield _titled(self.bootstrap)
-        yield (
-            "DO $$ BEGIN\n"
-            "    IF EXISTS (SELECT FROM pgcache_internal.schema_migrations) THEN\n"
-            "        RAISE EXCEPTION 'pgcache is installed here already'\n"
-            "            USING HINT = 'This script is for a new installation: python -m pgcache_py upgrade';\n"
-            "    END IF;\n"
-            "END $$;"
-        )
+        yield BECOME_OWNER
+        yield _titled(self.bootstrap, self.bootstrap.text)
         yield SEARCH_PATH
+        for script in self.before:
+            yield _titled(script, script.text)
         for migration in self.migrations:
-            yield _titled(migration)
-            yield (
-                "INSERT INTO pgcache_internal.schema_migrations (version, name, sha256, pgcache_version) VALUES"  # noqa: S608
-                f" ({migration.version}, '{migration.title}', '{migration.sha256}', '{version}');\n"
-            )
-        yield from map(_titled, self.code)
-        installed = {"pgcache": self.digest}
+            yield _titled(migration, migration.call(version))
+        for script in self.code:
+            yield _titled(script, script.made("pgcache"))
+        yield record("pgcache", version, self.digest)
         if plpython:
-            yield "CREATE EXTENSION IF NOT EXISTS plpython3u;\n"
-            yield from map(_titled, self.plpython)
-            installed["plpython"] = self.plpython_digest
-        yield from map(_titled, self.grants)
-        for component, digest in installed.items():
-            yield (
-                "INSERT INTO pgcache_internal.installed (component, version, digest) VALUES"  # noqa: S608
-                f" ('{component}', '{version}', '{digest}');"
-            )
-        yield "\n-- Not done here: ALTER DATABASE ... SET search_path = ..., pgcache;  SELECT pgcache.cache_schedule();"
+            yield PLPYTHON_BEGINS
+            for script in self.plpython:
+                yield _titled(script, script.made("plpython"))
+            yield record("plpython", version, self.plpython_digest)
+            yield BECOME_SUPERUSER + CREATE_PLPYTHON
+            for script in self.plpython:
+                yield script.made_in_python()
+            yield BECOME_OWNER + SEARCH_PATH
+            yield PLPYTHON_ENDS
+        for script in self.after:
+            yield _titled(script, script.text)
+        yield "COMMIT;"
+        yield "-- Not done here: ALTER DATABASE ... SET search_path = ..., pgcache;  SELECT pgcache.cache_schedule();"
 
 
 def load(root: Path | None = None) -> Sources:
@@ -157,10 +217,11 @@ def load(root: Path | None = None) -> Sources:
         sql, plpython = PACKAGE.parent / "sql", PACKAGE.parent / "plpython"
     return Sources(
         bootstrap=_read(sql, sql / "bootstrap.sql"),
+        before=tuple(_read(sql, path) for name in BEFORE for path in sql.glob(name)),
         migrations=tuple(_migrations(sql)),
         code=tuple(_read(sql, path) for part in CODE for path in sorted(sql.glob(part))),
+        after=tuple(_read(sql, path) for name in AFTER for path in sql.glob(name)),
         plpython=tuple(_with_includes(plpython, path) for path in sorted(plpython.glob("*.sql"))),
-        grants=tuple(_read(sql, path) for path in sql.glob("grants.sql")),
     )
 
 
@@ -196,5 +257,48 @@ def _digest(scripts: Iterable[Script]) -> str:
     return sha256("\n".join(f"{script.name} {script.sha256}" for script in scripts).encode()).hexdigest()
 
 
-def _titled(script: Script) -> str:
-    return f"-- {script.name}\n{script.text}"
+def record(component: str, version: str, digest: str) -> str:
+    """The statement that notes what is installed."""
+    return f"""\
+INSERT INTO pgcache_internal.installed (component, version, digest) VALUES ('{component}', '{version}', '{digest}')
+ON CONFLICT (component) DO UPDATE
+SET version = excluded.version, digest = excluded.digest, installed_at = excluded.installed_at;
+"""  # noqa: S608
+
+
+def _expect(version: str | None) -> str:
+    """The statement that fails where the database has not this version, or None, none at all."""
+    return f"""\
+DO $$
+DECLARE
+    expected text := {f"'{version}'" if version else "NULL"};
+    found text;
+BEGIN
+    IF to_regclass('pgcache_internal.installed') IS NOT NULL THEN
+        SELECT i.version INTO found FROM pgcache_internal.installed AS i WHERE component = 'pgcache';
+    END IF;
+    IF found IS DISTINCT FROM expected THEN
+        RAISE EXCEPTION USING ERRCODE = 'PC094',
+            MESSAGE = format('this script is for a database with %s, and %s has %s', COALESCE('pgcache ' || expected,
+                'no pgcache'), current_database(), COALESCE('pgcache ' || found, 'none')),
+            HINT = COALESCE('Print the one for it: python -m pgcache_py sql --upgrade-from ' || found,
+                'Print the one for it: python -m pgcache_py sql');
+    END IF;
+END
+$$;
+"""  # noqa: S608
+
+
+def _after_comments(text: str, start: int) -> int:
+    match = LEADING_COMMENTS.match(text, start)
+    return match.end() if match else start
+
+
+def _make(statement: str, component: str) -> str:
+    in_plpgsql = IN_PYTHON.sub("language plpgsql", statement.removesuffix(";"))
+    of_component = "" if component == "pgcache" else f", '{component}'"
+    return f"CALL pgcache_internal.make($make${in_plpgsql}$make${of_component});"
+
+
+def _titled(script: Script, text: str) -> str:
+    return f"-- {script.name}\n{text}"

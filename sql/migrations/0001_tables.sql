@@ -37,6 +37,13 @@ create table pgcache_internal.settings (
 comment on table pgcache_internal.settings is
 'The settings of the whole cache. Changed by cache_configure_setting.';
 
+create table pgcache_internal.granted_roles (
+    role name primary key,
+    access text not null
+);
+comment on table pgcache_internal.granted_roles is
+'The roles that cache_grant has given access, so that they keep it over an upgrade.';
+
 create table pgcache_internal.model_prices (
     model text primary key,
     usd_per_million_tokens numeric not null check (usd_per_million_tokens >= 0)

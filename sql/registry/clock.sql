@@ -6,7 +6,7 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $compile$
 begin
-    execute format($function$
+    call make(format($function$
 create or replace function pgcache_internal.cache_now() returns timestamptz
 language sql stable parallel safe  -- not pinned: inlined
 as %L;
@@ -22,7 +22,7 @@ $function$,
     end
 $body$
         else ' select pg_catalog.statement_timestamp() ' end
-    );
+    ));
 end
 $compile$;
 

@@ -23,6 +23,7 @@ as $$
 declare
     all_types jsonb;
     template templates;
+    definition text;
 begin
     perform pg_advisory_xact_lock(hashtext('pgcache_internal.compile_types')), compile_clock(), compile_settings();
     -- The most used ones first: each look-up goes through the types before its own.
@@ -32,7 +33,7 @@ begin
         from types t
     );
     for template in select * from templates loop
-        execute replace(template.frame, '@branches', (
+        definition := replace(template.frame, '@branches', (
             select string_agg(b.filled, '    elsif ' order by each.place)
             from jsonb_array_elements(all_types) with ordinality each (type, place)
             cross join lateral (
@@ -43,6 +44,7 @@ begin
             ) b
             where b.filled <> ''
         ));
+        call make(definition);
     end loop;
 end
 $$;
@@ -137,9 +139,9 @@ begin
         ) f (name, result, setting, description)
         group by f.name, f.result, f.description
     loop
-        execute format('create or replace function pgcache_internal.%I(type text) returns %s'
+        call make(format('create or replace function pgcache_internal.%I(type text) returns %s'
             ' language sql immutable parallel safe as %L',
-            compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end');
+            compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end'));
         execute format('comment on function pgcache_internal.%I(text) is %L', compiled.name,
             compiled.description || ' Compiled from types by compile_settings().');
     end loop;

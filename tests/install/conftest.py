@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def owned_dsn(empty_dsn: str, new_role: Callable[[str], str]) -> str:
             )
         )
     return owner
+
+
+@pytest.fixture
+def cron(server: Server, admin: psycopg.Connection) -> psycopg.Connection:
+    """A superuser's session in the database where pg_cron is, as it is before any test has installed it there."""
+    with suppress(psycopg.errors.UniqueViolation):  # another process has just done so
+        admin.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
+    return admin
 
 
 @pytest.fixture

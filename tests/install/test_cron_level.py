@@ -12,7 +12,7 @@ from pgcache_py.setup.install import install
 from pgcache_py.setup.levels import Level
 from pgcache_py.setup.status import status
 from pgcache_py.setup.uninstall import uninstall
-from tests.servers import Cluster, Server
+from tests.servers import Cluster
 from tests.servers.cluster import CRON_SETTINGS
 from tests.tools.session import database, fetch, user
 
@@ -23,66 +23,60 @@ def cron_level(levels: list[Level]) -> Level:
     return next(level for level in levels if level.name == "pg_cron")
 
 
-def jobs(server: Server, name: str) -> list[tuple[str, ...]]:
+def jobs(cron: psycopg.Connection, name: str) -> list[tuple[str, ...]]:
     query = "SELECT jobname, schedule, command, database FROM cron.job WHERE jobname LIKE %s ORDER BY jobname"
-    with psycopg.connect(server.dsn()) as connection:
-        return connection.execute(query, [f"%({name})"]).fetchall()
+    return cron.execute(query, [f"%({name})"]).fetchall()
 
 
-def test_in_another_database(server: Server, empty_dsn: str) -> None:
+def test_in_another_database(cron: psycopg.Connection, empty_dsn: str) -> None:
     name = database(empty_dsn)
     report = install(empty_dsn)
     assert cron_level(report.levels).on, cron_level(report.levels)
-    assert [job[:2] + job[3:] for job in jobs(server, name)] == [
+    assert [job[:2] + job[3:] for job in jobs(cron, name)] == [
         (f"ai_worker_cleanup_cache ({name})", "0 * * * *", name),
         (f"pgcache_prune_runs ({name})", "0 * * * *", "postgres"),
         (f"pgcache_upkeep ({name})", "0 * * * *", name),
     ]
     assert cron_level(status(empty_dsn).levels).on
-    with psycopg.connect(server.dsn()) as connection:
-        connection.execute(jobs(server, name)[1][2].encode())
+    cron.execute(jobs(cron, name)[1][2].encode())
     report_of_removal = uninstall(empty_dsn)
     assert any("3 cron jobs" in note for note in report_of_removal.notes)
-    assert jobs(server, name) == []
+    assert jobs(cron, name) == []
 
 
-def test_a_changed_schedule_is_kept(server: Server, empty_dsn: str) -> None:
+def test_a_changed_schedule_is_kept(cron: psycopg.Connection, empty_dsn: str) -> None:
     name = database(empty_dsn)
     install(empty_dsn)
-    with psycopg.connect(server.dsn()) as connection:
-        connection.execute(
-            "SELECT cron.schedule_in_database(jobname, '*/5 * * * *', command, database) FROM cron.job"
-            " WHERE jobname = %s",
-            [f"pgcache_upkeep ({name})"],
-        )
+    cron.execute(
+        "SELECT cron.schedule_in_database(jobname, '*/5 * * * *', command, database) FROM cron.job WHERE jobname = %s",
+        [f"pgcache_upkeep ({name})"],
+    )
     assert cron_level(install(empty_dsn).levels).on
-    assert jobs(server, name)[2][1] == "*/5 * * * *"
+    assert jobs(cron, name)[2][1] == "*/5 * * * *"
     uninstall(empty_dsn)
 
 
-def test_it_can_be_left_alone(server: Server, empty_dsn: str) -> None:
+def test_it_can_be_left_alone(cron: psycopg.Connection, empty_dsn: str) -> None:
     report = install(empty_dsn, cron=False)
     assert not cron_level(report.levels).on
-    assert jobs(server, database(empty_dsn)) == []
+    assert jobs(cron, database(empty_dsn)) == []
 
 
-def test_a_dry_run_schedules_nothing(server: Server, empty_dsn: str) -> None:
+def test_a_dry_run_schedules_nothing(cron: psycopg.Connection, empty_dsn: str) -> None:
     install(empty_dsn, dry_run=True)
-    assert jobs(server, database(empty_dsn)) == []
+    assert jobs(cron, database(empty_dsn)) == []
 
 
-def test_who_may_not_schedule_is_told_what_a_superuser_has_to_do(server: Server, owned_dsn: str) -> None:
+def test_who_may_not_schedule_is_told_what_a_superuser_has_to_do(cron: psycopg.Connection, owned_dsn: str) -> None:
     name = database(owned_dsn)
     level = cron_level(install(owned_dsn).levels)
     assert not level.on
     assert len(level.todo) == 3
     # And doing just that is enough.
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
-        for step in level.todo:
-            assert step.startswith("as a superuser, in the database postgres (SHOW cron.database_name): SELECT cron.")
-            connection.execute(step.partition(": ")[2].encode())
-    assert {job[0] for job in jobs(server, name)} == {
+    for step in level.todo:
+        assert step.startswith("as a superuser, in the database postgres (SHOW cron.database_name): SELECT cron.")
+        cron.execute(step.partition(": ")[2].encode())
+    assert {job[0] for job in jobs(cron, name)} == {
         f"{job} ({name})" for job in ("ai_worker_cleanup_cache", "pgcache_prune_runs", "pgcache_upkeep")
     }
 

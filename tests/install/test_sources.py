@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcache_py.setup.sources import CODE, load
+from pgcache_py.setup.sources import CODE, Script, load
 
 PROJECT = Path(__file__).parents[2]
 
@@ -26,6 +27,7 @@ def test_order(tmp_path: Path) -> None:
     files = {
         "sql/grants.sql": "", "sql/reports/a.sql": "", "sql/registry/b.sql": "", "sql/registry/a.sql": "",
         "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/prepare.sql": "", "sql/README.md": "",
+        "sql/keep.sql": "", "sql/leftovers.sql": "",
         "sql/migrations/0002_second.sql": "", "sql/migrations/0001_first.sql": "", "plpython/worker.sql": "",
     }  # fmt: skip
     sources = load(tree(tmp_path, files))
@@ -33,7 +35,48 @@ def test_order(tmp_path: Path) -> None:
     assert [script.name for script in sources.code] == [
         "registry/a.sql", "registry/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql", "prepare.sql",
     ]  # fmt: skip
-    assert [script.name for script in (*sources.plpython, *sources.grants)] == ["plpython/worker.sql", "grants.sql"]
+    assert [script.name for script in (*sources.before, *sources.plpython, *sources.after)] == [
+        "keep.sql", "plpython/worker.sql", "leftovers.sql", "grants.sql",
+    ]  # fmt: skip
+
+
+def test_what_makes_functions_is_found_in_whatever_is_around_it() -> None:
+    one = "create or replace function f() returns text as $$ select ';' -- ;\n$$ language sql;"
+    view = "CREATE OR REPLACE VIEW v AS SELECT 'it''s; /*' AS \"odd;name\";"
+    other = "select define($frame$ create or replace function g() ... ; $frame$);"
+    text = (
+        f"-- First; that.\n\n{one}\ncomment on function f() is '$$;';\n/* ; */ {other}\n\n-- A view.\n{view}\n-- End;\n"
+    )
+    script = Script("registry/a.sql", text)
+    assert "".join(before + statement for before, statement in script.statements) == text
+    made = script.made("pgcache")
+    for statement in (one, view):
+        assert f"CALL pgcache_internal.make($make${statement[:-1]}$make$);" in made
+    assert made.count("CALL") == 2
+    assert other in made
+
+
+def test_all_that_is_made_is_found() -> None:
+    sources = load()
+    for script in (*sources.code, *sources.plpython):
+        assert "".join(before + statement for before, statement in script.statements) == script.text
+        assert "$make$" not in script.text, script.name
+        made = re.findall(r"^(.*)\ncreate or replace (?:function|procedure|view) ", "\n" + script.text, re.MULTILINE)
+        # Not those that are compiled when all are there.
+        expected = [before for before in made if not before.endswith(("$frame$", "$function$"))]
+        assert script.made("pgcache").count("CALL pgcache_internal.make($make$") == len(expected), script.name
+    assert not any("$migration$" in script.text for script in sources.migrations)
+
+
+def test_python_comes_after_the_declaration_by_the_owner() -> None:
+    script = Script(
+        "plpython/f.sql", "create or replace function f() returns int\nlanguage plpython3u as $$1;$$;\nselect 1;\n"
+    )
+    assert script.made_in_python() == "create or replace function f() returns int\nlanguage plpython3u as $$1;$$;\n"
+    assert script.made("plpython") == (
+        "CALL pgcache_internal.make($make$create or replace function f() returns int\nlanguage plpgsql as $$1;$$$make$,"
+        " 'plpython');\nselect 1;\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["0002_gap.sql", "1_short.sql", "0001_Upper.sql", "first.sql"])
@@ -49,7 +92,13 @@ def test_python_bodies_are_included(tmp_path: Path) -> None:
 
 
 def test_the_digest_follows_every_file_but_not_its_line_ends(tmp_path: Path) -> None:
-    names = ["sql/bootstrap.sql", "sql/migrations/0001_first.sql", "sql/grants.sql"]
+    names = [
+        "sql/bootstrap.sql",
+        "sql/keep.sql",
+        "sql/migrations/0001_first.sql",
+        "sql/leftovers.sql",
+        "sql/grants.sql",
+    ]
     names += [f"sql/{part.replace('*', 'a')}" for part in CODE]
     original = load(tree(tmp_path, dict.fromkeys(names, "SELECT 1;\n"))).digest
     for name in names:

@@ -15,8 +15,6 @@ OURS = "what is put into the statement comes from this project's own code, not f
 EXPLAINED = {
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
-    ("compile_settings", "text type variable is not sanitized"): OURS + ": made of literals that format quotes",
-    ("compile_types", "text type variable is not sanitized"): OURS + ": templates, and names that format quotes",
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
     ("delete_where", "text type variable is not sanitized"): OURS
     + ": the conditions are in entries/delete.sql and caches/",
@@ -24,6 +22,9 @@ EXPLAINED = {
     + ": kinds of privileges, and names already quoted",
     ("hot_attach", "text type variable is not sanitized"): OURS + ": names of columns, already quoted",
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
+    ("make", "text type variable is not sanitized"): OURS + ": its files",
+    ("migrate", "text type variable is not sanitized"): OURS + ": its files",
+    ("unmake", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("value_has", "text type variable is not sanitized"): OURS + ": a condition that fields_of has quoted",
     (
         "put_embedding",
