@@ -60,9 +60,9 @@ class Proxy:
     def admit(self) -> None:
         self._refusing = False
 
-    def wait_for_the_end(self, *, of: list[threading.Thread] | None = None) -> None:
-        """Wait until no connection is open any more, or none of those."""
-        for relay in self.relays if of is None else of:
+    def wait_for_the_end(self) -> None:
+        """Wait until no connection is open any more."""
+        for relay in self.relays:
             relay.join(10)
             assert not relay.is_alive()
 

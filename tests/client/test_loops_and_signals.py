@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import psycopg
 import pytest
 
 from pgcache_py import AsyncCache, Cache, UnavailableError
-from tests.tools.waiting import at_once, wait_until
+from tests.tools.session import waiting_for_a_lock
+from tests.tools.waiting import Background, at_once, wait_until
 
 LOCK = "BEGIN; LOCK TABLE pgcache.cache_type_store"
 
@@ -145,8 +147,11 @@ def test_a_signal_handler_that_calls_the_cache_is_refused(dsn: str, db: psycopg.
         before = signal.signal(signal.SIGALRM, handler)
         try:
             db.execute(LOCK)
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            alarm = Background(
+                lambda: wait_until(lambda: waiting_for_a_lock(db)) and os.kill(os.getpid(), signal.SIGALRM)
+            )
             assert cache.get("store", "k") == 1
+            alarm.result()
         finally:
             signal.signal(signal.SIGALRM, before)
         assert "signal handler" in str(refused)

@@ -16,6 +16,8 @@ import pytest
 
 from pgcache_py import AsyncCache, Cache, UnavailableError
 from tests.client.proxy import Proxy
+from tests.tools.session import waiting_for_a_lock
+from tests.tools.waiting import Background, wait_until
 
 
 def own(cache: Any) -> Any:
@@ -67,15 +69,15 @@ def test_a_call_that_counts_is_not_repeated(world: Any, proxy: Proxy, db: psycop
         db.execute("LOCK TABLE pgcache.cache_type_store")
 
         def interrupt() -> None:
+            wait_until(lambda: waiting_for_a_lock(db))
             proxy.cut()
             db.execute("ROLLBACK")
 
-        timer = threading.Timer(0.1, interrupt)
-        timer.start()
+        interruption = Background(interrupt)
         try:
             return call()
         finally:
-            timer.join()
+            interruption.result()
 
     with pytest.raises(UnavailableError):
         interrupted(lambda: cache.incr("store", "n"))
@@ -89,8 +91,12 @@ def test_a_pool_with_dead_connections(world: Any, proxy: Proxy, db: psycopg.Conn
     cache.set("store", "n", 0)
     for call in (lambda: cache.get("store", "n"), lambda: cache.incr("store", "n"), lambda: cache.get("store", "n")):
         relays = list(proxy.relays)
-        terminate(db)
-        proxy.wait_for_the_end(of=relays)  # the pool opens new ones
+
+        def ended(relays: list[threading.Thread] = relays) -> bool:
+            terminate(db)  # again and again: the pool may be about to open one of them
+            return not any(relay.is_alive() for relay in relays)
+
+        wait_until(ended)
         call()
     assert cache.get("store", "n") == 1
 
@@ -272,12 +278,12 @@ def test_tasks(dsn: str) -> None:
 
 
 def test_a_thread_does_not_wait_for_its_turn_for_ever(dsn: str, db: psycopg.Connection) -> None:
-    with Cache(dsn, timeout=0.1) as cache, ThreadPoolExecutor(3) as threads:
+    with Cache(dsn, timeout=0.5) as cache, ThreadPoolExecutor(3) as threads:
         cache.get("store", "k")
         with db.transaction():
             db.execute("LOCK TABLE pgcache.cache_type_store")
             outcomes = [threads.submit(cache.get, "store", "k") for _ in range(3)]
-            assert [type(outcome.exception(5)).__name__ for outcome in outcomes] == ["TimedOutError"] * 3
+            assert [type(outcome.exception(20)).__name__ for outcome in outcomes] == ["TimedOutError"] * 3
 
 
 def test_a_cancelled_task_leaves_the_cache_usable(dsn: str, db: psycopg.Connection) -> None:
@@ -308,11 +314,12 @@ def test_ctrl_c_leaves_the_cache_usable(dsn: str, db: psycopg.Connection) -> Non
         cache.set("store", "k", 1)
         with db.transaction():
             db.execute("LOCK TABLE pgcache.cache_type_store")
-            timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-            timer.start()
+            press = Background(
+                lambda: wait_until(lambda: waiting_for_a_lock(db)) and os.kill(os.getpid(), signal.SIGINT)
+            )
             with pytest.raises(KeyboardInterrupt):
                 cache.get("store", "k")
-            timer.join()
+            press.result()
         assert cache.get("store", "k") == 1
 
 

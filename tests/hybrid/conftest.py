@@ -155,7 +155,7 @@ def world(request: pytest.FixtureRequest, tier: Tier, caplog: pytest.LogCaptureF
 @pytest.fixture(params=WORLDS)
 def private_world(request: pytest.FixtureRequest, private_tier: Tier) -> Iterator[Any]:
     """The two worlds, with a Redis to be killed."""
-    world = WORLDS[request.param](private_tier)
+    world = WORLDS[request.param](private_tier, redis_timeout=5.0)
     yield world
     world.close()
 

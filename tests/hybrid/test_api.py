@@ -345,7 +345,8 @@ def test_the_package_imports_no_redis() -> None:
 def test_threads_share_a_cache(tier: Tier, dsn: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    with HybridCache(dsn, tier.url, prefix=tier.prefix) as cache, ThreadPoolExecutor(8) as threads:
+    cache = HybridCache(dsn, tier.url, prefix=tier.prefix, redis_timeout=5)
+    with cache, ThreadPoolExecutor(8) as threads:
         cache.set_many("store", {str(number): number for number in range(20)})
         found = threads.map(lambda number: cache.get("store", str(number % 20)), range(2000))
         assert list(found) == [number % 20 for number in range(2000)]

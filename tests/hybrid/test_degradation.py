@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgcache_py import MISS, Cache, HybridCache, Skip, UnavailableError
+from pgcache_py import MISS, HybridCache, Skip, UnavailableError
 from pgcache_py.hybrid import breaker
 from tests.client.proxy import Proxy
 from tests.hybrid.conftest import Tier, until, url_of
@@ -130,39 +129,22 @@ def test_it_is_left_alone_for_longer_each_time(private_world: Any, dsn: str, clo
     assert gaps == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30], abs=0.15)
 
 
-def test_a_dead_redis_costs_less_than_a_millisecond_a_call(dsn: str, private_tier: Tier) -> None:
-    with Cache(dsn) as alone, HybridCache(dsn, private_tier.url, prefix=private_tier.prefix) as cache:
-        cache.set("store", "k", 1)
-        private_tier.redis.kill()
-        cache.get("store", "k")
-
-        def cost(each: Cache) -> float:
-            taken = []
-            for _ in range(200):
-                started = time.perf_counter()
-                each.get("store", "k")
-                taken.append(time.perf_counter() - started)
-            return median(taken)
-
-        assert cost(cache) - cost(alone) < 0.001
-
-
 def test_one_that_does_not_answer_delays_one_call(
-    private_world: Any, dsn: str, redis_proxy: Proxy, log: pytest.LogCaptureFixture
+    private_world: Any, dsn: str, redis_proxy: Proxy, log: pytest.LogCaptureFixture, clock: list[float]
 ) -> None:
-    cache = private_world.cache(dsn, redis=url_of(redis_proxy, private_world.tier))
+    cache = private_world.cache(dsn, redis=url_of(redis_proxy, private_world.tier), redis_timeout=1)
     every_call(cache)
+    tier, steps = tier_of(cache), []
+    exchange = tier._exchange
+    tier._exchange = lambda *args: [steps.append(args), exchange(*args)][1]
     redis_proxy.freeze()
-    taken = []
     for _ in range(20):
-        started = time.monotonic()
         assert cache.set("store", "k", 1) is True
         assert cache.get("store", "k") == 1
-        taken.append(time.monotonic() - started)
-    assert max(taken) < 0.5
-    assert median(taken) < 0.02
+    assert len(steps) == 1
     assert levels(log) == ["WARNING"]
     redis_proxy.thaw()
+    clock[0] += 40
     until(lambda: warm(cache, private_world.tier))
     assert levels(log) == ["WARNING", "INFO"]
 
@@ -285,7 +267,7 @@ def test_nonsense(
     private_world: Any, dsn: str, answer: bytes, log: pytest.LogCaptureFixture, clock: list[float]
 ) -> None:
     server = Nonsense(answer)
-    cache = private_world.cache(dsn, redis=server.url)
+    cache = private_world.cache(dsn, redis=server.url, redis_timeout=0.05)
     for _ in range(3):
         every_call(cache)
     assert levels(log) in (["WARNING"], ["WARNING"] * 2)  # reading is one thing, taking entries another

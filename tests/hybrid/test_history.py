@@ -1,4 +1,7 @@
-"""Whatever is killed, flushed, rolled back or delayed, no read through the tier returns what it may not."""
+"""Whatever is killed, flushed, rolled back or delayed, no read through the tier returns what it may not.
+
+The sleeps in here are what is tested: they are the delays that the protocol has to bear.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -135,7 +140,7 @@ class SeedCache:
 
 
 class Chaos:
-    """Runs the actors, each in a thread, until time is up."""
+    """Runs the actors, each in a thread."""
 
     def __init__(self, tier: Tier, seed: int) -> None:
         self.tier = tier
@@ -165,13 +170,17 @@ class Chaos:
 
         self._threads.append(threading.Thread(target=life))
 
-    def run(self, seconds: float) -> None:
+    def run(self, enough: Callable[[], object], seconds: float = 120) -> None:
+        """Until it was enough, or somebody failed; for so many seconds at most."""
         for thread in self._threads:
             thread.start()
-        self.over.wait(seconds)
+        end = monotonic() + seconds
+        while not (enough() or self.history.errors or monotonic() > end):
+            self.over.wait(0.3)
         self.over.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
+            assert not thread.is_alive()
 
     # Those who use a cache.
 
@@ -196,25 +205,29 @@ class Chaos:
             key, number = chance.choice(busy()), chance.random()
             value = self.history.new_value()
             start = monotonic()
+            changes: dict[str, str | None] = {key: value}
+            ttl = inf
             if number < 0.55:
-                done = cache.set("store", key, {"v": value})
-                self.history.wrote(key, value, start, monotonic() if done else float("inf"))
+                call = partial(cache.set, "store", key, {"v": value})
             elif number < 0.65:
-                done = cache.set("store", key, {"v": value}, 0.3)
-                self.history.wrote(key, value, start, monotonic() if done else float("inf"), ttl=0.3)
+                ttl = 0.3
+                call = partial(cache.set, "store", key, {"v": value}, ttl)
             elif number < 0.75:
-                values = {key: self.history.new_value() for key in chance.sample(busy(), 2)}
-                done = cache.set_many("store", {key: {"v": value} for key, value in values.items()})
-                for key, value in values.items():
-                    self.history.wrote(key, value, start, monotonic() if done else float("inf"))
+                changes = {key: self.history.new_value() for key in chance.sample(busy(), 2)}
+                call = partial(cache.set_many, "store", {key: {"v": value} for key, value in changes.items()})
             elif number < 0.98 or isinstance(cache, SeedCache):
-                cache.delete("store", key)
-                self.history.wrote(key, ABSENT, start, monotonic())
+                changes = {key: ABSENT}
+                call = partial(cache.delete, "store", key)
             else:
-                cache.delete_pattern("store", "key 1%")
-                for key in KEYS:
-                    if key.startswith("key 1"):
-                        self.history.wrote(key, ABSENT, start, monotonic())
+                changes = {key: ABSENT for key in KEYS if key.startswith("key 1")}
+                call = partial(cache.delete_pattern, "store", "key 1%")
+            try:
+                call()
+                end = monotonic()
+            except psycopg.errors.DeadlockDetected:  # see psql
+                end = inf
+            for changed, now in changes.items():
+                self.history.wrote(changed, now, start, end, ttl)
 
         return writes
 
@@ -232,8 +245,8 @@ class Chaos:
                 self._saw("AsyncHybridCache", asked, found, start, monotonic())
             elif number < 0.97:
                 value = self.history.new_value()
-                done = await cache.set("store", key, {"v": value})
-                self.history.wrote(key, value, start, monotonic() if done else float("inf"))
+                await cache.set("store", key, {"v": value})
+                self.history.wrote(key, value, start, monotonic())
             else:
                 await cache.delete("store", key)
                 self.history.wrote(key, ABSENT, start, monotonic())
@@ -249,15 +262,22 @@ class Chaos:
     def psql(self, chance: random.Random) -> None:
         """Changes the table past all functions, also in transactions that take their time or are rolled back."""
         with psycopg.connect(self.tier.dsn) as connection:
-            start, changes, number = monotonic(), {}, chance.random()
-            if number < 0.02:
-                connection.execute("TRUNCATE pgcache.cache_type_store")
-                changes = dict.fromkeys(KEYS, ABSENT)
-            else:
-                for key in sorted(chance.sample(busy(), chance.randint(1, 2))):
-                    changes[key] = self._change(connection, key, chance)
-                    time.sleep(pause(chance))
-            if chance.random() < 0.3:
+            start, number = monotonic(), chance.random()
+            keys = KEYS if number < 0.02 else sorted(chance.sample(busy(), chance.randint(1, 2)))
+            changes: dict[str, str | None] = dict.fromkeys(keys, ABSENT)
+            try:
+                if keys is KEYS:
+                    connection.execute("TRUNCATE pgcache.cache_type_store")
+                else:
+                    for key in keys:
+                        if chance.random() >= 0.3:
+                            changes[key] = self.history.new_value()
+                        self._change(connection, key, changes[key], chance)
+                        time.sleep(pause(chance))
+                back = chance.random() < 0.3
+            except psycopg.errors.DeadlockDetected:  # with delete_pattern, which takes the keys in another order
+                back = True
+            if back:
                 connection.rollback()
                 self.history.rolled_back.update(value for value in changes.values() if value)
                 return
@@ -265,11 +285,10 @@ class Chaos:
             for key, value in changes.items():
                 self.history.wrote(key, value, start, monotonic())
 
-    def _change(self, connection: psycopg.Connection[Any], key: str, chance: random.Random) -> str | None:
-        if chance.random() < 0.3:
+    def _change(self, connection: psycopg.Connection[Any], key: str, value: str | None, chance: random.Random) -> None:
+        if value is ABSENT:
             connection.execute("DELETE FROM pgcache.cache_store WHERE cache_key = %s", (key,))
-            return ABSENT
-        value = self.history.new_value()
+            return
         if chance.random() < 0.5:
             connection.execute("SELECT pgcache.cache_set('store', %s, %s)", (key, json.dumps({"v": value})))
         else:
@@ -278,7 +297,6 @@ class Chaos:
                 " ON CONFLICT (type, tenant, cache_key) DO UPDATE SET data = excluded.data, expires_at = NULL",
                 (key, json.dumps({"v": value})),
             )
-        return value
 
     def transaction(self, chance: random.Random) -> None:
         """A hybrid cache on a connection in a transaction, which sees its own changes."""
@@ -372,7 +390,7 @@ def chaotic_tier(dsn: str, make_redis: Callable[..., Redis]) -> Tier:
 def test_no_read_returns_what_it_may_not(chaotic_tier: Tier, seed: int) -> None:
     tier = chaotic_tier
     chaos = Chaos(tier, seed)
-    options: dict[str, Any] = {"prefix": tier.prefix, "fail_soft": True, "timeout": 20}
+    options: dict[str, Any] = {"prefix": tier.prefix, "timeout": 60}
     with chaos.relays():
         caches = [delayed(HybridCache(tier.dsn, tier.url, **options), chaos.chance()) for _ in range(3)]
         caches.append(delayed(HybridCache(tier.dsn, tier.url, negative=True, **options), chaos.chance()))
@@ -398,20 +416,25 @@ def test_no_read_returns_what_it_may_not(chaotic_tier: Tier, seed: int) -> None:
                 await cache.close()
 
         chaos.start(lambda _: asyncio.run(async_clients()))
-        chaos.run(10)
+        counts: Counter[str] = Counter()
+        hybrids: list[HybridCache | AsyncHybridCache] = [*caches, *async_caches]
+
+        def was_a_test() -> bool:
+            """Redis answered, refused, and was killed, and so was the relay."""
+            counts.clear()
+            for hybrid in hybrids:
+                hybrid._tier.fold()
+                counts.update(hybrid._tier.counts)
+            enough = all(counts[each] > 10 for each in ("redis_hits", "postgres_hits", "backfills", "refused"))
+            return enough and {*TROUBLES, "relay killed", "relay stopped", "off and on"} <= set(chaos.events)
+
+        chaos.run(was_a_test)
     for each in (*caches, plain):
         each.close()
-    counts: Counter[str] = Counter()
-    hybrids: list[HybridCache | AsyncHybridCache] = [*caches, *async_caches]
-    for hybrid in hybrids:
-        hybrid._tier.fold()
-        counts.update(hybrid._tier.counts)
     violations = chaos.verdict()
     assert not violations, f"seed {seed}: {len(violations)} of {len(chaos.history.reads)}: {violations[:5]}"
+    assert was_a_test(), (counts, chaos.events)
     assert counts["served_unvouched"] == 0
-    # It was a test: Redis answered, refused, and was killed, and so was the relay.
-    assert min(counts["redis_hits"], counts["postgres_hits"], counts["backfills"], counts["refused"]) > 10, counts
-    assert {"KILL", "FLUSHALL", "relay killed"} <= set(chaos.events), chaos.events
 
 
 @pytest.mark.once
@@ -424,7 +447,11 @@ def test_the_same_check_finds_what_the_protocol_of_the_seed_does_wrong(chaotic_t
     for cache in caches[1:]:
         chaos.start(chaos.writer(cache), 0.02)
     chaos.start(chaos.psql, 0.05)
-    chaos.run(3)
+
+    def found() -> bool:
+        return any("longer than allowed" in violation for violation in chaos.verdict())
+
+    chaos.run(found)
     for cache in caches:
         cache.close()
-    assert any("longer than allowed" in violation for violation in chaos.verdict())
+    assert found()

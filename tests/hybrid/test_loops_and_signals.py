@@ -13,7 +13,7 @@ from tests.tools.waiting import at_once
 
 
 def test_one_loop_after_another(dsn: str, tier: Tier) -> None:
-    cache = AsyncHybridCache(dsn, tier.url, prefix=tier.prefix)
+    cache = AsyncHybridCache(dsn, tier.url, prefix=tier.prefix, redis_timeout=5)
 
     async def use() -> Any:
         await cache.set("store", "k", 1)
@@ -30,7 +30,7 @@ def test_one_loop_after_another(dsn: str, tier: Tier) -> None:
 
 
 def test_two_loops_at_once(dsn: str, tier: Tier) -> None:
-    cache = AsyncHybridCache(dsn, tier.url, prefix=tier.prefix)
+    cache = AsyncHybridCache(dsn, tier.url, prefix=tier.prefix, redis_timeout=5)
 
     async def use(key: str) -> list[Any]:
         await cache.set("store", key, 1)
@@ -42,7 +42,7 @@ def test_two_loops_at_once(dsn: str, tier: Tier) -> None:
 
 
 def test_a_signal_handler_that_raises_is_heard_and_loses_nothing(dsn: str, tier: Tier) -> None:
-    with HybridCache(dsn, tier.url, prefix=tier.prefix) as cache:
+    with HybridCache(dsn, tier.url, prefix=tier.prefix, redis_timeout=5) as cache:
         cache.set("store", "k", 1)
         assert interrupted(lambda: cache.get("store", "k"), 600) > 500
         assert cache._tier.breaker.closed

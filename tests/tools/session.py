@@ -119,6 +119,16 @@ def advisory_locks(db: psycopg.Connection) -> int:
     return int(row[0])
 
 
+def waiting_for_a_lock(db: psycopg.Connection) -> int:
+    """How many sessions of the test's database wait for a table, or for an advisory lock. Also from inside of a
+    transaction, for which pg_stat_activity stands still."""
+    query = """SELECT count(*) FROM pg_locks WHERE NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    row = db.execute(query).fetchone()
+    assert row
+    return int(row[0])
+
+
 def user(dsn: str) -> str:
     return str(conninfo_to_dict(dsn)["user"])
 
