@@ -8,7 +8,7 @@ SERVERS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-hybrid test lint sync docs bench server stop dist clean
+.PHONY: help demo demo-hybrid test lint sync docs bench server stop dist freeze clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +52,9 @@ stop: .venv/ready-dev ## stop what "make server" started
 dist: .venv/ready-dev ## build the wheel and the source distribution
 	@rm -rf dist
 	@$(BIN)/python -m build
+
+freeze: .venv/ready-dev ## keep the SQL of this version for the tests of upgrades, at its release
+	@$(BIN)/python tools/freeze_release.py
 
 clean: ## remove everything that the other targets made
 	@if [ -d $(STATE)/server ]; then $(MAKE) --no-print-directory stop; fi

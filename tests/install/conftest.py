@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,9 @@ import pytest
 from psycopg import sql
 
 from pgcache_py.setup.sources import Migration, Script, Sources, load
+from tests.conftest import fresh_database
 from tests.servers import Server
+from tests.tools import releases
 from tests.tools.session import user
 
 
@@ -28,6 +30,20 @@ def owned_dsn(empty_dsn: str, new_role: Callable[[str], str]) -> str:
             )
         )
     return owner
+
+
+@pytest.fixture
+def another_dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
+    """A second database without pgcache."""
+    yield from fresh_database(server, admin, "template0")
+
+
+@pytest.fixture(params=releases.VERSIONS)
+def release(request: pytest.FixtureRequest) -> str:
+    version: str = request.param
+    if releases.has_changed_since(version):
+        pytest.skip(f"a migration has changed since {version} was frozen, before its release: make freeze")
+    return version
 
 
 @pytest.fixture
