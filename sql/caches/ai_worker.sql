@@ -1,10 +1,12 @@
 -- ai_worker: SQL that a model generated from a prompt (table ai_worker_cache).
 
-select pgcache_internal.declare_type('ai_worker', 'ai_worker_cache', 'SQL that a model generated from a prompt',
+select pgcache_internal.declare_type(
+    'ai_worker', 'ai_worker_cache', 'SQL that a model generated from a prompt',
     fields => '{
         "prompt_text": "string!", "model": "string!", "schema_version": "string!", "generated_sql": "string!",
         "validated": "boolean=true", "tokens_used": "count=0"
-    }');
+    }'
+);
 
 create or replace function pgcache.ai_worker_key(prompt text, model text, schema_version text) returns text
 language sql immutable parallel safe
@@ -54,11 +56,14 @@ create or replace function pgcache.cache_set_ai_worker(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.cache_set('ai_worker', pgcache.ai_worker_key(prompt, model, schema_version),
+    select pgcache.cache_set(
+        'ai_worker', pgcache.ai_worker_key(prompt, model, schema_version),
         pg_catalog.jsonb_build_object(
             'prompt_text', prompt, 'model', model, 'schema_version', schema_version, 'generated_sql', generated_sql,
             'validated', validated, 'tokens_used', tokens_used
-        ), ttl)
+        ),
+        ttl
+    )
 $$;
 
 comment on function pgcache.cache_set_ai_worker(text, text, text, text, integer, boolean, interval) is
@@ -69,8 +74,10 @@ create or replace function pgcache.cache_invalidate_schema(schema_version text) 
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)',
-        array[check_given('schema version', schema_version)])
+    select delete_where(
+        'ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)',
+        array[check_given('schema version', schema_version)]
+    )
 $$;
 
 comment on function pgcache.cache_invalidate_schema(text) is

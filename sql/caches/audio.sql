@@ -1,10 +1,13 @@
 -- audio: synthesized speech (table cache_audio_chunks). The bytes are stored out of line and uncompressed: audio is.
 
-select pgcache_internal.declare_type('audio', 'cache_audio_chunks', 'synthesized speech', ttl => '24 hours',
+select pgcache_internal.declare_type(
+    'audio', 'cache_audio_chunks', 'synthesized speech', ttl => '24 hours',
     fields => '{
         "audio_data": "base64!", "format": "string!", "duration_ms": "count", "sample_rate": "count",
         "channels": "count", "voice": "string"
-    }', writer => 'write_audio');
+    }',
+    writer => 'write_audio'
+);
 
 create or replace function pgcache_internal.put_audio(
     key text, audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer, voice text,
@@ -33,9 +36,13 @@ begin
     where overwrite or t.expires_at <= moment
     returning pg_catalog.nextval('pgcache_internal.writes_audio') into clock;
     if clock is null then
-        return pgcache_internal.explain_refusal('audio', key,
+        return pgcache_internal.explain_refusal(
+            'audio', key,
             pg_catalog.jsonb_build_object(
-                'audio_data', case when audio_data is not null then '' end, 'format', format), ttl);
+                'audio_data', case when audio_data is not null then '' end, 'format', format
+            ),
+            ttl
+        );
     end if;
     if clock = 1 or pg_catalog.octet_length(audio_data) > pgcache_internal.large_value() then
         perform pgcache_internal.note_writes('audio', clock = 1, pg_catalog.octet_length(audio_data));
@@ -54,8 +61,8 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.put_audio(
         key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format',
-        (value ->> 'duration_ms')::integer,
-        (value ->> 'sample_rate')::integer, (value ->> 'channels')::integer, value ->> 'voice', ttl, overwrite
+        (value ->> 'duration_ms')::integer, (value ->> 'sample_rate')::integer, (value ->> 'channels')::integer,
+        value ->> 'voice', ttl, overwrite
     )
 $$;
 
@@ -86,7 +93,7 @@ begin
         select
             t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels,
             pgcache_internal.count_hit('pgcache_internal.hits_audio'), t.hit_weight,
-                pgcache_internal.draw_hit(t.hit_weight)
+            pgcache_internal.draw_hit(t.hit_weight)
         into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
         from pgcache.cache_audio_chunks t
         where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
@@ -111,10 +118,10 @@ create or replace function pgcache.cache_set_audio(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache_internal.is_writable()
-        and pgcache_internal.put_audio(pgcache.audio_key(text, voice, provider, settings), audio_data, format,
-            duration_ms,
-        sample_rate, channels, voice, ttl, true)
+    select pgcache_internal.is_writable() and pgcache_internal.put_audio(
+        pgcache.audio_key(text, voice, provider, settings), audio_data, format, duration_ms, sample_rate, channels,
+        voice, ttl, true
+    )
 $$;
 
 comment on function pgcache.cache_set_audio(

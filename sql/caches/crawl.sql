@@ -1,9 +1,10 @@
 -- crawl: images that a crawler has already stored, per tenant (table crawl_cache).
 
-select pgcache_internal.declare_type('crawl', 'crawl_cache', 'images that a crawler has stored, and where',
-    ttl => null, max_bytes => null,
+select pgcache_internal.declare_type(
+    'crawl', 'crawl_cache', 'images that a crawler has stored, and where', ttl => null, max_bytes => null,
     fields => '{"url": "string!", "image_hash": "string!", "raw_key": "string!", "thumbnail_key": "string"}',
-    hot_ttl => '24 hours');
+    hot_ttl => '24 hours'
+);
 
 create or replace function pgcache.crawl_key(url text, image bytea) returns text
 language sql immutable parallel safe
@@ -31,10 +32,13 @@ create or replace function pgcache.crawl_store(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache_internal.set_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image),
+    select pgcache_internal.set_for_tenant(
+        tenant, 'crawl', pgcache.crawl_key(url, image),
         pg_catalog.jsonb_build_object(
-        'url', url, 'image_hash', pgcache.image_key(image), 'raw_key', raw_key, 'thumbnail_key', thumbnail_key
-    ), ttl)
+            'url', url, 'image_hash', pgcache.image_key(image), 'raw_key', raw_key, 'thumbnail_key', thumbnail_key
+        ),
+        ttl
+    )
 $$;
 
 comment on function pgcache.crawl_store(text, bytea, text, text, text, interval) is

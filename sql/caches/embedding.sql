@@ -1,7 +1,9 @@
 -- embedding: vectors of texts (table cache_embeddings).
 
-select pgcache_internal.declare_type('embedding', 'cache_embeddings', 'vectors of texts', ttl => '24 hours',
-    fields => '{"embedding": "vector!", "model": "string"}', writer => 'write_embedding');
+select pgcache_internal.declare_type(
+    'embedding', 'cache_embeddings', 'vectors of texts', ttl => '24 hours',
+    fields => '{"embedding": "vector!", "model": "string"}', writer => 'write_embedding'
+);
 
 create or replace function pgcache_internal.put_embedding(
     key text, embedding text, model text, ttl interval, overwrite boolean
@@ -23,12 +25,12 @@ begin
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache_internal.current_tenant(), key, vector, model, moment,
-            moment + coalesce(ttl, pgcache_internal.type_ttl('embedding')),
-        moment, pgcache_internal.type_hit_weight('embedding')
+        pgcache_internal.current_tenant(), key, vector, model,
+        moment, moment + coalesce(ttl, pgcache_internal.type_ttl('embedding')), moment,
+        pgcache_internal.type_hit_weight('embedding')
     where pgcache_internal.may_write('embedding', key, ttl)
         and vector is not null
-            and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache_internal.type_dimensions('embedding'), true)
+        and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache_internal.type_dimensions('embedding'), true)
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
         expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
@@ -80,14 +82,16 @@ declare
     moment constant timestamptz := pgcache_internal.cache_now();
     keys constant text[] := array(
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
-        from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place);
+        from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place
+    );
     crowding constant integer := pgcache_internal.hit_log_crowding();
     logged integer[];
     found record;
 begin
     if pgcache_internal.is_readable('embedding') then
         for found in
-            select t.embedding,
+            select
+                t.embedding,
                 pgcache_internal.count_and_draw('pgcache_internal.hits_embedding', t.hit_weight, crowding) as logged
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
@@ -108,6 +112,7 @@ begin
         'embedding', keys, pg_catalog.cardinality(pg_catalog.array_positions(logged, null)), keys, logged);
 end
 $$;
+
 comment on function pgcache.cache_get_embeddings(text[], text) is
 'One row for each text asked, in the order asked, with its own vector or NULL on a miss.';
 
@@ -122,7 +127,8 @@ declare
     drawn boolean;
 begin
     if pgcache_internal.is_readable('embedding') then
-        select t.embedding, pgcache_internal.count_hit('pgcache_internal.hits_embedding'), t.hit_weight,
+        select
+            t.embedding, pgcache_internal.count_hit('pgcache_internal.hits_embedding'), t.hit_weight,
             pgcache_internal.draw_hit(t.hit_weight)
         into found_embedding, counted, weight, drawn
         from pgcache.cache_embeddings t
@@ -141,8 +147,7 @@ comment on function pgcache.cache_get_embedding(text, text) is
 
 create or replace function pgcache.cache_set_embedding(
     text text, model text, embedding vector, ttl interval default null
-)
-returns boolean
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.is_writable()

@@ -1,8 +1,9 @@
 -- face: face embeddings of an image, per tenant (table face_embeddings_cache).
 
-select pgcache_internal.declare_type('face', 'face_embeddings_cache',
-    'the faces in an image, an array of {bbox, embedding, det_score}',
-    ttl => null, max_bytes => null, fields => '{"embeddings": "array!"}');
+select pgcache_internal.declare_type(
+    'face', 'face_embeddings_cache', 'the faces in an image, an array of {bbox, embedding, det_score}',
+    ttl => null, max_bytes => null, fields => '{"embeddings": "array!"}'
+);
 
 create or replace function pgcache.cache_get_face(image bytea, tenant text) returns jsonb
 language sql volatile parallel unsafe  -- not pinned: hot path
@@ -17,8 +18,9 @@ create or replace function pgcache.cache_set_face(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache_internal.set_for_tenant(tenant, 'face', pgcache.image_key(image),
-        pg_catalog.jsonb_build_object('embeddings', embeddings), ttl)
+    select pgcache_internal.set_for_tenant(
+        tenant, 'face', pgcache.image_key(image), pg_catalog.jsonb_build_object('embeddings', embeddings), ttl
+    )
 $$;
 
 comment on function pgcache.cache_set_face(bytea, text, jsonb, interval) is

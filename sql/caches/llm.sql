@@ -1,7 +1,9 @@
 -- llm: answers of language models (table cache_llm_responses).
 
-select pgcache_internal.declare_type('llm', 'cache_llm_responses', 'answers of language models',
-    fields => '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "count"}');
+select pgcache_internal.declare_type(
+    'llm', 'cache_llm_responses', 'answers of language models',
+    fields => '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "count"}'
+);
 
 create or replace function pgcache.llm_key(prompt text, model text, context text default '') returns text
 language sql immutable parallel safe
@@ -23,9 +25,13 @@ create or replace function pgcache.cache_set_llm(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.cache_set('llm', pgcache.llm_key(prompt, model, context), pg_catalog.jsonb_build_object(
-        'response', response, 'model', model, 'provider', provider, 'tokens_used', tokens_used
-    ), ttl)
+    select pgcache.cache_set(
+        'llm', pgcache.llm_key(prompt, model, context),
+        pg_catalog.jsonb_build_object(
+            'response', response, 'model', model, 'provider', provider, 'tokens_used', tokens_used
+        ),
+        ttl
+    )
 $$;
 
 comment on function pgcache.cache_set_llm(text, text, text, integer, text, text, interval) is

@@ -1,7 +1,9 @@
 -- phash: perceptual hashes of images, per tenant (table perceptual_hash_cache).
 
-select pgcache_internal.declare_type('phash', 'perceptual_hash_cache', 'perceptual hashes of images',
-    ttl => null, max_bytes => null, fields => '{"phash": "string!"}', hot_ttl => '2 hours');
+select pgcache_internal.declare_type(
+    'phash', 'perceptual_hash_cache', 'perceptual hashes of images', ttl => null, max_bytes => null,
+    fields => '{"phash": "string!"}', hot_ttl => '2 hours'
+);
 
 create or replace function pgcache.cache_get_phash(image bytea, tenant text) returns text
 language sql volatile parallel unsafe  -- not pinned: hot path
@@ -14,8 +16,9 @@ create or replace function pgcache.cache_set_phash(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache_internal.set_for_tenant(tenant, 'phash', pgcache.image_key(image),
-        pg_catalog.jsonb_build_object('phash', phash), ttl)
+    select pgcache_internal.set_for_tenant(
+        tenant, 'phash', pgcache.image_key(image), pg_catalog.jsonb_build_object('phash', phash), ttl
+    )
 $$;
 
 comment on function pgcache.cache_set_phash(bytea, text, text, interval) is

@@ -1,7 +1,9 @@
 -- vector_search: results of similarity searches, each in the scope of a user (table cache_vector_search).
 
-select pgcache_internal.declare_type('vector_search', 'cache_vector_search', 'results of similarity searches',
-    fields => '{"results": "any!", "user_id": "string"}', hot_ttl => '5 minutes');
+select pgcache_internal.declare_type(
+    'vector_search', 'cache_vector_search', 'results of similarity searches',
+    fields => '{"results": "any!", "user_id": "string"}', hot_ttl => '5 minutes'
+);
 
 create or replace function pgcache.vector_search_key(
     query vector, filters jsonb, top_k integer, user_id text
@@ -32,8 +34,10 @@ create or replace function pgcache.cache_set_vector_search(
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.cache_set('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id),
-        pg_catalog.jsonb_build_object('results', results, 'user_id', nullif(user_id, '')), ttl)
+    select pgcache.cache_set(
+        'vector_search', pgcache.vector_search_key(query, filters, top_k, user_id),
+        pg_catalog.jsonb_build_object('results', results, 'user_id', nullif(user_id, '')), ttl
+    )
 $$;
 
 comment on function pgcache.cache_set_vector_search(vector, jsonb, jsonb, integer, text, interval) is
@@ -44,8 +48,10 @@ create or replace function pgcache.cache_invalidate_user(user_id text) returns b
 language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where('vector_search', 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]',
-        array[check_given('user', user_id)])
+    select delete_where(
+        'vector_search', 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]',
+        array[check_given('user', user_id)]
+    )
 $$;
 
 comment on function pgcache.cache_invalidate_user(text) is

@@ -11,13 +11,15 @@ declare
     hot record;
     expires timestamptz;
 begin
-    select h.ttl, c.relation into hot from hot_types h inner join types c on c.type = h.type
+    select h.ttl, t.relation into hot
+    from hot_types h inner join types t on t.type = h.type
     where h.type = hot_get.type;
     may_push := hot.ttl is not null and hot_sees_the_newest();
     if may_push then
         -- Before the value: a version that is too old does no harm, one that is too new would.
-        execute format('select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2',
-            hot.relation)
+        execute format(
+            'select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2', hot.relation
+        )
         into version, expires using current_tenant(), key;
         ttl_ms := hot_ttl_ms(hot.ttl, case when expires > moment then expires end, moment);
     end if;
@@ -46,7 +48,8 @@ declare
     versions bigint[];
     expiries timestamptz[];
 begin
-    select h.ttl, c.relation into hot from hot_types h inner join types c on c.type = h.type
+    select h.ttl, t.relation into hot
+    from hot_types h inner join types t on t.type = h.type
     where h.type = hot_get_many.type;
     -- Once for all of them: to log a hit is to write.
     pushable := hot.ttl is not null and hot_sees_the_newest();
@@ -59,12 +62,17 @@ begin
         into versions, expiries using keys, current_tenant();
     end if;
     return query
-    select g.key, g.value::text, case when not pushable then null when g.value is null then 0
-        else coalesce(versions[g.place], 0) end,
-        case when pushable then hot_ttl_ms(hot.ttl, case when expiries[g.place] > moment then expiries[g.place] end,
-            moment) end,
+    select
+        g.key, g.value::text,
+        case
+            when not pushable then null
+            when g.value is null then 0
+            else coalesce(versions[g.place], 0)
+        end,
+        case when pushable then hot_ttl_ms(hot.ttl, e.expires, moment) end,
         pushable
     from cache_get_many(type, keys) with ordinality g (key, value, place)
+    cross join lateral (select case when expiries[g.place] > moment then expiries[g.place] end as expires) e
     order by g.place;
 end
 $$;
@@ -96,8 +104,8 @@ declare
     expires timestamptz;
 begin
     stored := cache_set(type, key, value, ttl);
-    select h.ttl, c.relation, value_of(c.type, c.fields) as value_of into hot from hot_types h
-        inner join types c on c.type = h.type
+    select h.ttl, t.relation, value_of(t.type, t.fields) as value_of into hot
+    from hot_types h inner join types t on t.type = h.type
     where h.type = hot_set.type;
     if stored and found then
         execute format('select t.version, t.expires_at, %s::text from %s t where t.tenant = $1 and t.cache_key = $2',
@@ -148,8 +156,11 @@ begin
             from unnest($3, $4) r (key, hits) left join %s t on t.tenant = $2 and t.cache_key = r.key
             where random() * $5 < 1
             $sql$,
-            case when registered.fields ? 'tokens_used' then (expressions_of(registered) ->> '@model')
-                || ', t.tokens_used' else 'null, null' end,
+            case
+                when registered.fields ? 'tokens_used'
+                    then (expressions_of(registered) ->> '@model') || ', t.tokens_used'
+                else 'null, null'
+            end,
             registered.relation)
         using type, current_tenant(), keys, counts, crowding, cache_now();
     end if;

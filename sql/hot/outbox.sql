@@ -27,12 +27,13 @@ begin
     end if;
     if tg_op <> 'DELETE' then
         insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
-        values (tg_argv[0], new.tenant, new.cache_key, new.version) returning id into place;
+        values (tg_argv[0], new.tenant, new.cache_key, new.version)
+        returning id into place;
     end if;
     if tg_op = 'DELETE' or tg_op = 'UPDATE' and (old.tenant, old.cache_key) <> (new.tenant, new.cache_key) then
         insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
         values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version'))
-            returning id into place;
+        returning id into place;
     end if;
     perform pg_catalog.pg_notify('pgcache_hot', '');
     if place % 256 = 0 and place >= (select d.last_value from pgcache_internal.hot_outbox_due d) then

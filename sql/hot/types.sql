@@ -63,21 +63,30 @@ declare
     relation constant regclass := (check_type(type)).relation;
     -- All but what upkeep changes.
     columns constant text := (
-        select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a
+        select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+        from pg_attribute a
         where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-            and a.attname <> all('{hit_count,last_accessed_at,hit_weight}'));
+            and a.attname not in ('hit_count', 'last_accessed_at', 'hit_weight')
+    );
     name text;
 begin
-    execute format('create or replace trigger hot_stamp before insert or update of %s on %s'
-        ' for each row execute function hot_stamp()', columns, relation);
-    execute format('create or replace trigger hot_note after insert or update of %s on %s'
-        ' for each row execute function hot_note(%L)', columns, relation, type);
+    execute format($sql$
+        create or replace trigger hot_stamp before insert or update of %s on %s
+        for each row execute function hot_stamp()
+        $sql$, columns, relation);
+    execute format($sql$
+        create or replace trigger hot_note after insert or update of %s on %s
+        for each row execute function hot_note(%L)
+        $sql$, columns, relation, type);
     -- What has expired has done so in Redis too.
-    execute format('create or replace trigger hot_note_delete after delete on %s'
-        ' for each row when (old.expires_at is null or old.expires_at > cache_now()) execute function hot_note(%L)',
-        relation, type);
-    execute format('create or replace trigger hot_note_truncate after truncate on %s'
-        ' for each statement execute function hot_void()', relation);
+    execute format($sql$
+        create or replace trigger hot_note_delete after delete on %s
+        for each row when (old.expires_at is null or old.expires_at > cache_now()) execute function hot_note(%L)
+        $sql$, relation, type);
+    execute format($sql$
+        create or replace trigger hot_note_truncate after truncate on %s
+        for each statement execute function hot_void()
+        $sql$, relation);
     foreach name in array hot_triggers() loop  -- changes that logical replication applies count, too
         execute format('alter table %s enable always trigger %I', relation, name);
     end loop;
@@ -134,7 +143,7 @@ create or replace trigger hot_void after delete on pgcache_internal.hot_types
 for each row execute function pgcache_internal.hot_void();
 
 create or replace trigger hot_void after update of enabled on pgcache_internal.types
-for each row when (old.enabled and not new.enabled
-    and pgcache_internal.is_hot(new.type)) execute function pgcache_internal.hot_void();
+for each row when (old.enabled and not new.enabled and pgcache_internal.is_hot(new.type))
+execute function pgcache_internal.hot_void();
 
 select pgcache_internal.hot_attach(type) from pgcache_internal.hot_types order by type;

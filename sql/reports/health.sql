@@ -21,35 +21,47 @@ begin
     return query
     select 'hit rate: ' || s.type,
         case when s.hits + s.misses < 100 or s.hit_rate >= low_rate then 'ok' else 'warning' end,
-        case when s.hits + s.misses = 0 then 'no requests yet'
-            else format('%s %% of %s requests', round(100 * s.hit_rate, 1), s.hits + s.misses) end,
-        case when s.hits + s.misses >= 100 and s.hit_rate < low_rate
-            then format('Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)? '
-                'cache_entry tells about one key.',
-                coalesce(s.ttl::text, 'never'), s.type, s.evicted) end
+        case
+            when s.hits + s.misses = 0 then 'no requests yet'
+            else format('%s %% of %s requests', round(100 * s.hit_rate, 1), s.hits + s.misses)
+        end,
+        case
+            when s.hits + s.misses >= 100 and s.hit_rate < low_rate then format(
+                'Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)?'
+                ' cache_entry tells about one key.',
+                coalesce(s.ttl::text, 'never'), s.type, s.evicted
+            )
+        end
     from cache_stats s
     union all
     select 'size: ' || s.type,
-        case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size
-            then 'warning' else 'ok' end,
-        format('%s entries, %s, %s', coalesce(s.entries, 0), pg_size_pretty(coalesce(s.bytes, 0)), coalesce(
-            round(100 * greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes), 1)
-                || ' % of the limit',
-            'no limit')),
-        case when greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) > high_size
-            then format('Entries are evicted at the limit. '
-                'Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type) end
+        case when l.used > high_size then 'warning' else 'ok' end,
+        format('%s entries, %s, %s', coalesce(s.entries, 0), pg_size_pretty(coalesce(s.bytes, 0)),
+            coalesce(round(100 * l.used, 1) || ' % of the limit', 'no limit')),
+        case
+            when l.used > high_size then format(
+                'Entries are evicted at the limit.'
+                ' Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type
+            )
+        end
     from cache_stats s
+    cross join lateral (
+        select greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) as used
+    ) l
     union all
     select 'upkeep: ' || j.job_name,
         case when j.outcome = 'failed' then 'critical' when j.overdue then 'warning' else 'ok' end,
-        case when j.last_run is null then 'has not run yet'
-            else format('%s at %s%s', j.outcome, j.last_run, coalesce(': ' || j.detail, '')) end,
-        case when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
+        case
+            when j.last_run is null then 'has not run yet'
+            else format('%s at %s%s', j.outcome, j.last_run, coalesce(': ' || j.detail, ''))
+        end,
+        case
+            when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
                 then 'Run CALL hot_relay(''0 seconds'') by hand to see the error.'
             when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
-            when j.overdue then 'Run CALL cache_upkeep(), and see that a scheduler does: '
-                'SELECT cache_schedule() with pg_cron.' end
+            when j.overdue
+                then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.'
+        end
     from cache_jobs j
     union all
     select 'hit log', case when backlog > 50000 then 'warning' else 'ok' end,
@@ -59,9 +71,11 @@ begin
     select 'hot tier', case when w.absent or changes > max_changes then 'warning' else 'ok' end,
         format('%s %s, %s changes in the outbox',
             case when w.absent then 'no relay since' else 'last relay at' end, relay_seen, changes),
-        case when w.absent or changes > max_changes
-            then 'Start the relay: python -m pgcache_py relay, '
-                'or SELECT cache_hot_schedule() with plpython3u and pg_cron.' end
+        case
+            when w.absent or changes > max_changes
+                then 'Start the relay: python -m pgcache_py relay,'
+                ' or SELECT cache_hot_schedule() with plpython3u and pg_cron.'
+        end
     from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
     where relay_seen is not null;
 end

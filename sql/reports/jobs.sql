@@ -8,6 +8,7 @@ as $$
 #variable_conflict use_column
 declare
     patience constant interval := cache_setting('overdue_after')::interval;
+    installed_at constant timestamptz := (select min(m.applied_at) from schema_migrations m);
     cron_here constant boolean := cron_has('job', 'SELECT') and cron_has('job_run_details', 'SELECT');
     own record;
 begin
@@ -23,18 +24,22 @@ begin
         schedule := null;
         active := null;
         if cron_here then
-            execute 'select c.schedule, c.active from cron.job c'
-                ' where c.database = current_database() and c.jobname = $1'
+            execute $sql$
+                select c.schedule, c.active from cron.job c
+                where c.database = current_database() and c.jobname = $1
+                $sql$
             into schedule, active using job_name;
         end if;
         continue when job_name = 'pgcache_hot_relay' and schedule is null;
         if cron_here then
-            execute 'select d.start_time, d.end_time - d.start_time, d.status, d.return_message'
-                ' from cron.job_run_details d'
-                ' inner join cron.job c on c.jobid = d.jobid where c.database = current_database() and c.jobname = $1'
-                ' and d.start_time is not null and d.start_time >= coalesce($2, ''-infinity'')'
-                -- One run of the relay follows the other: what counts is how the last one ended.
-                ' order by d.end_time is null and c.jobname = ''pgcache_hot_relay'', d.start_time desc limit 1'
+            -- One run of the relay follows the other: what counts is how the last one ended.
+            execute $sql$
+                select d.start_time, d.end_time - d.start_time, d.status, d.return_message
+                from cron.job_run_details d inner join cron.job c on c.jobid = d.jobid
+                where c.database = current_database() and c.jobname = $1
+                    and d.start_time is not null and d.start_time >= coalesce($2, '-infinity')
+                order by d.end_time is null and c.jobname = 'pgcache_hot_relay', d.start_time desc limit 1
+                $sql$
             into last_run, duration, outcome, detail using job_name, own.started_at - interval '1 minute';
         end if;
         if last_run is null then
@@ -47,9 +52,7 @@ begin
         overdue := case
             when last_run is not null then last_run < cache_now() - patience
             when job_name = 'pgcache_hot_relay' then false  -- cache_health says whether a relay is there
-            when active then (select min(m.applied_at) from schema_migrations m) < cache_now() - patience
-            else job_name = 'pgcache_upkeep' and (select min(m.applied_at)
-                from schema_migrations m) < cache_now() - patience
+            else (active is true or job_name = 'pgcache_upkeep') and installed_at < cache_now() - patience
         end;
         return next;
     end loop;

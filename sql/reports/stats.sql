@@ -4,8 +4,7 @@ create or replace function pgcache_internal.type_stats() returns table (
     type text, entries bigint, valid bigint, expired bigint, hits bigint, misses bigint, hit_rate numeric,
     hits_per_entry numeric, tokens_saved numeric, money_saved numeric, bytes bigint, oldest timestamptz,
     newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, entry_hits bigint, max_hits bigint,
-        max_entries bigint,
-    max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
+    max_entries bigint, max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
 )
 language plpgsql volatile parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
