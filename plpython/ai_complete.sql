@@ -14,6 +14,7 @@ declare
     claim text;
     until timestamptz;
     value jsonb;
+    messages jsonb;
     reply jsonb;
 begin
     perform ai_check_text('prompt', prompt);
@@ -37,12 +38,15 @@ begin
         end if;
     end loop;
     perform count_miss('llm', key);
-    reply := ai_ask('chat', jsonb_build_object('model', chosen, 'messages',
-        case when coalesce(context, '') = '' then '[]'
-            else jsonb_build_array(jsonb_build_object('role', 'system', 'content', context)) end
-        || jsonb_build_array(jsonb_build_object('role', 'user', 'content', prompt))));
-    value := jsonb_build_object('response', reply -> 'content', 'model', chosen, 'provider', reply -> 'provider',
-        'tokens_used', reply -> 'tokens');
+    messages := jsonb_build_array(jsonb_build_object('role', 'user', 'content', prompt));
+    if context <> '' then
+        messages := jsonb_build_object('role', 'system', 'content', context) || messages;
+    end if;
+    reply := ai_ask('chat', jsonb_build_object('model', chosen, 'messages', messages));
+    value := jsonb_build_object(
+        'response', reply -> 'content', 'model', chosen, 'provider', reply -> 'provider',
+        'tokens_used', reply -> 'tokens'
+    );
     if claim <> 'late' and coalesce(reply ->> 'finish', 'stop') not in ('length', 'content_filter') then
         perform ai_store('llm', key, value, ttl);
     end if;

@@ -123,7 +123,8 @@ begin
             hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
     end if;
     if not has_schema_privilege(role, 'pgcache', 'usage')
-        or not has_table_privilege(role, 'pgcache.ai_worker_cache', 'insert') then
+        or not has_table_privilege(role, 'pgcache.ai_worker_cache', 'insert')
+    then
         perform cache_grant(role, 'write');
     end if;
     execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);

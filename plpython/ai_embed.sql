@@ -34,10 +34,14 @@ as $$
         select coalesce(model, ai_setting('embedding_model')) as name
     ), known as materialized (
         select k.text, k.embedding
-        from chosen c, cache_get_embeddings(array(select distinct t from unnest(texts) t where t is not null), c.name) k
+        from chosen c
+        cross join lateral cache_get_embeddings(
+            array(select distinct t from unnest(texts) t where t is not null), c.name
+        ) k
     ), fetched as materialized (
         select f.text, f.embedding
-        from chosen c, ai_embed_missing(array(select k.text from known k where k.embedding is null), c.name) f
+        from chosen c
+        cross join lateral ai_embed_missing(array(select k.text from known k where k.embedding is null), c.name) f
     )
     select a.text, coalesce(k.embedding, f.embedding)
     from unnest(texts) with ordinality a (text, place)
@@ -92,7 +96,8 @@ begin
     -- Under the locks, what others have asked for meanwhile is there to be seen.
     missing := texts;
     for text, embedding in
-        select t, e.embedding from unnest(texts) t
+        select t, e.embedding
+        from unnest(texts) t
         inner join cache_embeddings e on e.tenant = current_tenant() and e.cache_key = embedding_key(t, model)
         where e.expires_at is null or e.expires_at > cache_now()
     loop
@@ -103,7 +108,8 @@ begin
         part := missing[:batch];
         missing := missing[batch + 1:];
         vectors := array(select jsonb_array_elements_text(
-            ai_ask('embeddings', jsonb_build_object('model', model, 'input', part)) -> 'vectors'));
+            ai_ask('embeddings', jsonb_build_object('model', model, 'input', part)) -> 'vectors'
+        ));
         for text, embedding in select f.t, f.v from unnest(part, vectors) f (t, v) loop
             return next;
         end loop;

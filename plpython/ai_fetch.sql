@@ -26,7 +26,8 @@ declare
     reply constant jsonb := ai_fetch(kind, request);
 begin
     if reply ? 'error' then
-        raise exception using errcode = reply #>> '{error,sqlstate}', message = reply #>> '{error,message}',
+        raise exception using errcode = reply #>> '{error,sqlstate}',
+            message = reply #>> '{error,message}',
             hint = reply #>> '{error,hint}';
     end if;
     return reply;
@@ -42,8 +43,9 @@ as $$
 begin
     if not ai_may_spend() then
         raise exception using errcode = '42501',
-            message = format('this is not cached, and the role %I may not spend money on asking the AI endpoint',
-                current_user),
+            message = format(
+                'this is not cached, and the role %I may not spend money on asking the AI endpoint', current_user
+            ),
             hint = format('Let the owner of schema pgcache run SELECT ai_grant(%L)', current_user);
     end if;
     perform check_writable();

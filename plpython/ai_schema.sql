@@ -39,7 +39,7 @@ as $$
         select r.near, r.nspname, r.relname,
             case when r.is_view then 'view ' else 'table ' end
             || case when r.near then '' else pg_catalog.quote_ident(r.nspname) || '.' end
-                || pg_catalog.quote_ident(r.relname)
+            || pg_catalog.quote_ident(r.relname)
             || ' (' || pg_catalog.string_agg(f.line, ', ' order by f.kind, f.place) || ')'
             || coalesce(' -- ' || pg_catalog.left(pg_catalog.regexp_replace(r.note, '\s+', ' ', 'g'), 200), '') as line
         from relation r
@@ -52,12 +52,17 @@ as $$
         from written w
         window wide as (order by w.near desc, w.nspname, w.relname)
     )
-    select coalesce(pg_catalog.string_agg(m.line, e'\n' order by m.place) filter (where m.fits), '')
-        || case when pg_catalog.bool_and(m.fits) then ''
-            else pg_catalog.format(e'\n(%s more tables are not shown)', pg_catalog.count(*)
-                filter (where not m.fits)) end,
+    select
+        coalesce(pg_catalog.string_agg(m.line, e'\n' order by m.place) filter (where m.fits), '')
+        || case
+            when pg_catalog.bool_and(m.fits) then ''
+            else pg_catalog.format(
+                e'\n(%s more tables are not shown)', pg_catalog.count(*) filter (where not m.fits)
+            )
+        end,
         'auto-' || pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
-            coalesce(pg_catalog.string_agg(m.line, e'\n' order by m.place), ''), 'UTF8')), 'hex'), 15)
+            coalesce(pg_catalog.string_agg(m.line, e'\n' order by m.place), ''), 'UTF8'
+        )), 'hex'), 15)
     from measured m
 $$;
 

@@ -53,9 +53,11 @@ begin
     end if;
     -- A statement of its own, which sees the hit that was just logged.
     return (
-        select jsonb_build_object('sql', found_value -> 'generated_sql', 'validated', found_value -> 'validated',
+        select jsonb_build_object(
+            'sql', found_value -> 'generated_sql', 'validated', found_value -> 'validated',
             'tokens_used', found_value -> 'tokens_used', 'schema_version', found_value -> 'schema_version',
-            'cache_hit', true, 'hit_count', e.hit_count)
+            'cache_hit', true, 'hit_count', e.hit_count
+        )
         from cache_entry('ai_worker', key) e
     );
 end
@@ -175,12 +177,13 @@ language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select format(
-        e'You translate a request into SQL for PostgreSQL %s. '
-        'Answer with the SQL alone: one %s statement, no explanation. '
-        'Use only the tables and columns below, with their names as they are written there.\n%s\n%s',
+        e'You translate a request into SQL for PostgreSQL %s.'
+        ' Answer with the SQL alone: one %s statement, no explanation.'
+        ' Use only the tables and columns below, with their names as they are written there.\n%s\n%s',
         current_setting('server_version_num')::integer / 10000,
         case mode when 'sql_only' then 'SELECT' else 'SELECT, INSERT, UPDATE, DELETE or MERGE' end,
-        ai_setting('instructions'), description)
+        ai_setting('instructions'), description
+    )
 $$;
 
 comment on function pgcache_internal.ai_worker_instructions(text, text) is 'What the model is told before the prompt.';
@@ -208,8 +211,9 @@ as $$
 begin
     if not has_database_privilege(current_database(), 'temporary') then
         raise exception using errcode = '42501',
-            message = format('the role %I may not create temporary objects, which checking generated SQL needs',
-                current_user),
+            message = format(
+                'the role %I may not create temporary objects, which checking generated SQL needs', current_user
+            ),
             hint = format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user);
     end if;
 end
@@ -240,7 +244,8 @@ begin
             message = case
                 when source is null then 'the table is NULL'
                 when missing is null then 'this is pgcache''s own table'
-                else format('the table %s is no cache of the C++ AI worker: it has no %s', source, missing) end,
+                else format('the table %s is no cache of the C++ AI worker: it has no %s', source, missing)
+            end,
             hint = 'Name the worker''s table: SELECT adopt_ai_worker_cache(''public.ai_worker_cache'')';
     end if;
     perform check_writable();
@@ -250,8 +255,8 @@ begin
             tenant, cache_key, prompt_text, model, schema_version, generated_sql, validated, tokens_used,
             created_at, expires_at, last_accessed_at, hit_count, hit_weight
         )
-        select pgcache_internal.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version,
-            s.generated_sql,
+        select
+            pgcache_internal.current_tenant(), s.cache_key, s.prompt_text, s.model, s.schema_version, s.generated_sql,
             s.validated, s.tokens_used, s.created_at, s.expires_at, s.last_accessed_at, s.hit_count,
             pgcache_internal.hit_weight_at(r.hit_tracking, s.hit_count)
         from %s s cross join pgcache_internal.types r

@@ -25,8 +25,10 @@ declare
     report jsonb;
 begin
     if pgcache_internal.cron_has('job_run_details', 'DELETE') then
-        execute 'delete from cron.job_run_details d where d.database = current_database() and d.end_time < $1'
-            ' and d.command = ''CALL pgcache.hot_relay()'''
+        execute $sql$
+            delete from cron.job_run_details d
+            where d.database = current_database() and d.end_time < $1 and d.command = 'CALL pgcache.hot_relay()'
+            $sql$
         using pgcache_internal.cache_now() - pgcache.cache_setting('keep_runs')::interval;
         commit;
     end if;
@@ -47,7 +49,8 @@ begin
         perform pg_catalog.pg_sleep(0.2);
     end loop;
     if report ? 'error' then
-        raise exception using errcode = report #>> '{error,sqlstate}', message = report #>> '{error,message}',
+        raise exception using errcode = report #>> '{error,sqlstate}',
+            message = report #>> '{error,message}',
             hint = report #>> '{error,hint}';
     end if;
 end
@@ -87,10 +90,11 @@ language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select check_cron(format(
-        'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L). '
-        'Or run the relay outside of the server: python -m pgcache_py relay',
+        'In the one that it lives in (SHOW cron.database_name): SELECT cron.schedule_in_database(%L, %L, %L, %L).'
+        ' Or run the relay outside of the server: python -m pgcache_py relay',
         -- A name of its own: another database's job of the same name would be replaced.
-        'pgcache_hot_relay_' || current_database(), '* * * * *', 'CALL pgcache.hot_relay()', current_database()))
+        'pgcache_hot_relay_' || current_database(), '* * * * *', 'CALL pgcache.hot_relay()', current_database()
+    ))
 $$;
 
 comment on function pgcache_internal.check_relay_cron() is
