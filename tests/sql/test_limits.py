@@ -803,7 +803,7 @@ def test_none_takes_back_what_is_rolled_back(ask: Session) -> None:
 
 
 def test_none_keeps_nobody_waiting_who_has_counted(ask: Session, new_session: NewSession) -> None:
-    """The turn that the count takes ends with it, not with the transaction."""
+    """The lock that the count takes ends with it, not with the transaction."""
     ask("SELECT cache_create_type('mine', max_entries => 100, eviction => 'none')")
     together(ask, 1, 100)
     ask("SELECT cache_delete_pattern('mine', 'k5%')")

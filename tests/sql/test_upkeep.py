@@ -146,7 +146,7 @@ def test_upkeep_that_is_interrupted_loses_nothing(ask: Session, new_session: New
     assert ask("SELECT count(*) FROM pgcache_internal.upkeep_runs WHERE outcome = 'running'") == 0
 
 
-def test_a_write_that_is_interrupted_while_it_looks_after_the_type(ask: Session, new_session: NewSession) -> None:
+def test_a_write_that_is_interrupted_while_it_notes_what_is_due(ask: Session, new_session: NewSession) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 40)")
     ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 60) i")
     ask("SELECT cache_get('mine', 'k60')")

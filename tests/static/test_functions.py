@@ -228,7 +228,7 @@ def test_what_should_be_inlined_is(ask: Session, call: str) -> None:
     for type, values in {**VALUES, "mine": ["1"]}.items():
         ask("SELECT cache_configure(%s, hit_tracking => 'off')", type)
         ask("SELECT cache_set(%s, 'k', %s)", type, values[0])
-    for _ in range(10):  # the first writes look after the type, and the first plans are made for their arguments
+    for _ in range(10):  # the first writes make room, and the first plans are made for their arguments
         ask(f"SELECT {call}")
     # Without hit tracking one hit in 32,767 is drawn, and then not logged.
     assert called(ask, [f"SELECT {call}"] * 20) - {"record_hit"} == CALLS[call]
