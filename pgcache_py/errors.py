@@ -30,7 +30,7 @@ class PgcacheError(Exception):
 
     def __str__(self) -> str:
         more = {"DETAIL": self.detail, "HINT": self.hint}
-        return "\n".join([self.message, *(f"{name + ':':8}{text}" for name, text in more.items() if text)])
+        return "\n".join([self.message, *(f"{name}:  {text}" for name, text in more.items() if text)])
 
 
 class UnknownTypeError(PgcacheError):

@@ -67,7 +67,7 @@ def test_what_depends_on_what_changes_stops_the_upgrade(
         install(empty_dsn, sources=newer(), cron=False)
     assert (caught.value.sqlstate, caught.value.detail) == ("PC093", detail)
     assert "Drop these objects, install again" in (caught.value.hint or "")
-    assert f"DETAIL: {detail}\nHINT:   Nothing has changed." in str(caught.value)
+    assert f"DETAIL:  {detail}\nHINT:  Nothing has changed." in str(caught.value)
     assert catalog(ask) == before
     ask("DROP VIEW IF EXISTS mine")
     ask("DROP FUNCTION IF EXISTS mine")
