@@ -114,17 +114,10 @@ begin
             hint = 'sql_only: one statement that reads (default); sql_write: also INSERT, UPDATE, DELETE and MERGE.';
     end if;
     perform ai_check_text('prompt', prompt);
-    if mode <> 'sql_only' then
-        key := cache_key(prompt, model, schema_version, mode);
-    elsif not cache_exists('ai_worker', ai_worker_key(prompt, model, schema_version)) and exists (
-        select from ai_worker_cache t
-        where t.tenant = current_tenant() and t.cache_key = ai_worker_legacy_key(prompt, model, schema_version)
-            and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version
-            and (t.expires_at is null or t.expires_at > cache_now())
-    ) then
-        key := ai_worker_legacy_key(prompt, model, schema_version);
+    if mode = 'sql_only' then
+        key := ai_worker_stored_key(prompt, model, schema_version);
     else
-        key := ai_worker_key(prompt, model, schema_version);
+        key := cache_key(prompt, model, schema_version, mode);
     end if;
     loop
         if cache_exists('ai_worker', key) then

@@ -25,26 +25,39 @@ comment on function pgcache.ai_worker_legacy_key(text, text, text) is
 'The key of the C++ AI worker, for its existing rows: SHA-256 of prompt|model|schema_version. It collides:'
 ' (''a|b'',''c'',''v1'') and (''a'',''b|c'',''v1'') share a key, so readers must compare the stored columns too.';
 
-create or replace function pgcache.cache_get_ai_worker(prompt text, model text, schema_version text) returns jsonb
-language plpgsql volatile parallel unsafe
+create or replace function pgcache_internal.ai_worker_stored_key(
+    prompt text, model text, schema_version text
+) returns text
+language plpgsql volatile parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    key text := ai_worker_key(prompt, model, schema_version);
+    key constant text := ai_worker_key(prompt, model, schema_version);
+    legacy_key constant text := ai_worker_legacy_key(prompt, model, schema_version);
 begin
     if not is_readable('ai_worker') then
-        return null;
+        return key;  -- nor may the table be named in one statement with that question
     elsif not cache_exists('ai_worker', key) and exists (
         select from ai_worker_cache t
-        where t.tenant = current_tenant() and t.cache_key = ai_worker_legacy_key(prompt, model, schema_version)
+        where t.tenant = current_tenant() and t.cache_key = legacy_key
             and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version
+            and (t.expires_at is null or t.expires_at > cache_now())
     ) then
-        key := ai_worker_legacy_key(prompt, model, schema_version);
+        return legacy_key;
     end if;
-    return cache_get('ai_worker', key);
+    return key;
 end
 $$;
+
+comment on function pgcache_internal.ai_worker_stored_key(text, text, text) is
+'The key to look for the SQL of a prompt under: ai_worker_legacy_key where only that has a live entry, and for just'
+' this prompt, model and schema version; otherwise ai_worker_key.';
+
+create or replace function pgcache.cache_get_ai_worker(prompt text, model text, schema_version text) returns jsonb
+language sql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ select cache_get('ai_worker', ai_worker_stored_key(prompt, model, schema_version)) $$;
 
 comment on function pgcache.cache_get_ai_worker(text, text, text) is
 'The cached SQL for a prompt, also from a row with the C++ AI worker''s key if its columns match: {"prompt_text",'
