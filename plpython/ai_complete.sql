@@ -10,9 +10,7 @@ as $$
 declare
     chosen constant text := coalesce(model, ai_setting('model'));
     key constant text := llm_key(prompt, chosen, context);
-    question bigint;
-    claim text;
-    until timestamptz;
+    turn text;
     value jsonb;
     messages jsonb;
     reply jsonb;
@@ -26,16 +24,8 @@ begin
                 return value || '{"cache_hit": true}';
             end if;
         end if;
-        exit when claim in ('mine', 'alone', 'late');
-        if claim is null then
-            perform ai_check_spending();
-            question := ai_question('llm', key);
-            until := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
-        end if;
-        claim := ai_claim(question, ai_locks_held());
-        if claim = 'busy' and not ai_await(question, until) then
-            claim := 'late';
-        end if;
+        exit when turn <> 'answered';
+        turn := ai_take_turn('llm', key);
     end loop;
     perform count_miss('llm', key);
     messages := jsonb_build_array(jsonb_build_object('role', 'user', 'content', prompt));
@@ -47,7 +37,7 @@ begin
         'response', reply -> 'content', 'model', chosen, 'provider', reply -> 'provider',
         'tokens_used', reply -> 'tokens'
     );
-    if claim <> 'late' and coalesce(reply ->> 'finish', 'stop') not in ('length', 'content_filter') then
+    if turn <> 'late' and coalesce(reply ->> 'finish', 'stop') not in ('length', 'content_filter') then
         perform ai_store('llm', key, value, ttl);
     end if;
     return value || jsonb_build_object('cache_hit', false, 'finish_reason', reply -> 'finish');

@@ -59,6 +59,35 @@ comment on function pgcache_internal.ai_await(bigint, timestamptz) is
 'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too'
 ' long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
 
+create or replace function pgcache_internal.ai_take_turn(type text, key text) returns text
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    question constant bigint := ai_question(type, key);
+    until constant timestamptz := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
+    claim text;
+begin
+    perform ai_check_spending();
+    loop
+        claim := ai_claim(question, ai_locks_held());
+        if claim = 'busy' and not ai_await(question, until) then
+            claim := 'late';
+        end if;
+        if cache_exists(type, key) then  -- by a statement of its own, which sees what was committed last
+            return 'answered';
+        end if;
+        exit when claim <> 'busy';
+    end loop;
+    return claim;
+end
+$$;
+
+comment on function pgcache_internal.ai_take_turn(text, text) is
+'Before a question is asked that the cache has no answer to: lets others that are asking it finish, for the setting'
+' lease at most. answered: the cache has the answer now; mine, alone: see ai_claim; late: the others took too long, and'
+' may still store their answer. Errors: as ai_check_spending.';
+
 create or replace function pgcache_internal.ai_store(type text, key text, value jsonb, ttl interval) returns boolean
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp

@@ -101,9 +101,7 @@ as $$
 #variable_conflict use_variable
 declare
     key text;
-    question bigint;
-    claim text;
-    until timestamptz;
+    turn text;
     found jsonb;
     reply jsonb;
     verdict jsonb;
@@ -126,18 +124,10 @@ begin
                 return found;
             end if;
         end if;
-        exit when claim in ('mine', 'alone', 'late');
-        if claim is null then
-            perform ai_check_spending();
-            perform ai_check_temp();
-            question := ai_question('ai_worker', key);
-            until := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
-        end if;
-        claim := ai_claim(question, ai_locks_held());
-        if claim = 'busy' and not ai_await(question, until) then
-            claim := 'late';
-        end if;
+        exit when turn <> 'answered';
+        turn := ai_take_turn('ai_worker', key);
     end loop;
+    perform ai_check_temp();
     perform count_miss('ai_worker', key);
     if description is null then
         perform set_config('search_path', search_path, true);
@@ -149,7 +139,7 @@ begin
         jsonb_build_object('role', 'user', 'content', prompt)
     )));
     verdict := ai_validate(reply ->> 'content', mode, search_path, ai_setting('row_limit')::integer);
-    if claim <> 'late' and (verdict -> 'validated')::boolean then
+    if turn <> 'late' and (verdict -> 'validated')::boolean then
         perform ai_store('ai_worker', key, jsonb_build_object(
             'prompt_text', prompt, 'model', model, 'schema_version', schema_version,
             'generated_sql', verdict -> 'sql', 'validated', true, 'tokens_used', reply -> 'tokens'
