@@ -15,6 +15,8 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -71,6 +73,9 @@ class Standin:
         self.answering = 0
         self.most_at_once = 0
         self._lock = threading.Lock()
+        self._may_answer = threading.Event()
+        self._may_answer.set()
+        self._ended = threading.Event()
         standin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -97,6 +102,8 @@ class Standin:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._may_answer.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -107,6 +114,15 @@ class Standin:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}/v1"
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Answer nobody before the block ends."""
+        self._may_answer.clear()
+        try:
+            yield
+        finally:
+            self._may_answer.set()
 
     def sql(self, prompt: str, completion: str) -> None:
         """What to answer to a prompt."""
@@ -129,7 +145,8 @@ class Standin:
             self.answering += 1
             self.most_at_once = max(self.most_at_once, self.answering)
         try:
-            time.sleep(step.delay)
+            self._ended.wait(step.delay)
+            self._may_answer.wait()
             self._answer(handler, request, step)
         finally:
             with self._lock:
@@ -159,12 +176,12 @@ class Standin:
             handler.wfile.write(content[: len(content) // 2])
             handler.close_connection = True
         elif step.how == "nothing":
-            time.sleep(30)
+            self._ended.wait(30)
         elif step.how == "drip":
             for byte in content:
                 handler.wfile.write(bytes([byte]))
                 handler.wfile.flush()
-                time.sleep(0.1)
+                self._ended.wait(0.1)
         else:
             handler.wfile.write(content)
 

@@ -104,21 +104,20 @@ def test_failures(
     found = failure(bodies, lambda: ask(timeout="0.5"))
     assert found.sqlstate == sqlstate
     assert len(standin_server.log) == requests
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
 
 
 def test_a_slow_drip_is_not_waited_for_for_ever(ask: Ask, bodies: SimpleNamespace, standin_server: Standin) -> None:
     standin_server.script = [Reply(how="drip")]
     started = time.monotonic()
-    assert "no answer within 0.5 s" in failure(bodies, lambda: ask(timeout="0.5")).message
-    assert time.monotonic() - started < 1
+    assert "no answer within 0.5 s" in failure(bodies, lambda: ask(timeout="0.5", deadline="60")).message
+    assert time.monotonic() - started < 10, "the whole answer takes longer"
 
 
 def test_the_deadline_holds_over_all_repetitions(ask: Ask, bodies: SimpleNamespace, standin_server: Standin) -> None:
     standin_server.script = [Reply(status=500, delay=0.4)] * 50
-    started = time.monotonic()
     failure(bodies, lambda: ask(deadline="1", retries="20"))
-    assert time.monotonic() - started < 1.5
+    assert len(standin_server.log) <= 3
 
 
 def test_nobody_listens(bodies: SimpleNamespace, ask: Ask) -> None:
@@ -143,16 +142,16 @@ def test_a_check_is_called_while_waiting_and_can_end_it(ask: Ask, standin_server
             raise CancelledError
 
     for step in (
-        Reply(delay=3),
+        Reply(delay=30),
         Reply(how="nothing"),
         Reply(how="drip"),
-        Reply(status=429, headers={"Retry-After": "4"}),
+        Reply(status=429, headers={"Retry-After": "30"}),
     ):
         standin_server.script = [step]
         started = time.monotonic()
         with pytest.raises(CancelledError):
-            ask(check=check)
-        assert time.monotonic() - started < 0.6
+            ask(check=check, timeout="60", deadline="60")
+        assert time.monotonic() - started < 10, "it waited for the endpoint, which takes longer"
 
 
 @pytest.mark.parametrize(

@@ -109,15 +109,15 @@ def test_a_role_without_anything_is_given_all_it_needs(
 def test_the_key_is_not_in_logs_errors_or_activity(
     server: Server, dsn: str, db: psycopg.Connection, ask: Ask, endpoint: Standin
 ) -> None:
-    endpoint.delay = 1
     with session(dsn) as other:
         for setting in ("log_statement = 'all'", "log_min_duration_statement = 0", "log_error_verbosity = verbose",
                         "client_min_messages = debug1", "log_min_messages = debug2"):  # fmt: skip
             other.execute(f"SET {setting}".encode())
-        caller = Background(lambda: call(other, "llm_complete", "hello"))
-        wait_until(lambda: endpoint.log)
-        here = db.execute("SELECT * FROM pg_stat_activity WHERE datname = current_database()")
-        assert KEY not in str(here.fetchall())
+        with endpoint.holding():
+            caller = Background(lambda: call(other, "llm_complete", "hello"))
+            wait_until(lambda: endpoint.log)
+            here = db.execute("SELECT * FROM pg_stat_activity WHERE datname = current_database()")
+            assert KEY not in str(here.fetchall())
         caller.result()
         ask("ai_configure", retries=0)
         for step in (

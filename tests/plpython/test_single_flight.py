@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,23 +32,19 @@ def asking(dsn: str, *arguments: Any, **named: Any) -> Background:
 @pytest.mark.parametrize("function", ["ai_worker_generate", "llm_complete", "embed"])
 def test_fifty_callers_one_call(dsn: str, db: psycopg.Connection, endpoint: Standin, function: str) -> None:
     endpoint.sql("users", SQL)
-    endpoint.delay = 0.5
-    barrier = threading.Barrier(50)
 
     def run() -> Any:
         with session(dsn) as connection:
-            barrier.wait(60)
-            started = time.monotonic()
-            answer = call(connection, function, "users")
-            return answer, time.monotonic() - started
+            return call(connection, function, "users")
 
-    outcomes = [caller.result() for caller in [Background(run) for _ in range(50)]]
+    with endpoint.holding():
+        callers = [Background(run) for _ in range(50)]
+        wait_until(lambda: waiting(db) == 49, 60)
+    answers = [caller.result() for caller in callers]
     assert len(endpoint.log) == 1
     if function != "embed":
-        assert sorted(answer["cache_hit"] for answer, _ in outcomes) == [False] + [True] * 49
-    assert len({str(answer.get("sql") if isinstance(answer, dict) else answer) for answer, _ in outcomes}) <= 2
-    # 50 sessions on a few cores take a while by themselves; one after another they would take 25 s.
-    assert max(seconds for _, seconds in outcomes) < 10
+        assert sorted(answer["cache_hit"] for answer in answers) == [False] + [True] * 49
+    assert len({str(answer.get("sql") if isinstance(answer, dict) else answer) for answer in answers}) <= 2
     assert advisory_locks(db) == 0
 
 
@@ -58,22 +53,22 @@ def test_the_place_of_a_caller_that_is_gone_is_taken_at_once(
     dsn: str, db: psycopg.Connection, endpoint: Standin, how: str
 ) -> None:
     db.execute("SELECT pgcache.ai_configure(retries => 0)")
-    endpoint.script = [Reply(status=500, delay=0.5) if how == "fails" else Reply(delay=20)]
-    first = asking(dsn, "llm_complete", "hello")
-    wait_until(lambda: endpoint.log)
-    second = asking(dsn, "llm_complete", "hello")
-    wait_until(lambda: waiting(db))
-    if how != "fails":
-        db.execute(f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE query LIKE '%llm_complete%'"
-                   " AND pid <> pg_backend_pid() AND wait_event IS DISTINCT FROM 'advisory'"
-                   " AND datname = current_database()".encode())  # fmt: skip
-    started = time.monotonic()
+    endpoint.script = [Reply(status=500)] if how == "fails" else []
+    with endpoint.holding():
+        first = asking(dsn, "llm_complete", "hello")
+        wait_until(lambda: endpoint.log)
+        second = asking(dsn, "llm_complete", "hello")
+        wait_until(lambda: waiting(db))
+        if how != "fails":
+            db.execute(f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE query LIKE '%llm_complete%'"
+                       " AND pid <> pg_backend_pid() AND wait_event IS DISTINCT FROM 'advisory'"
+                       " AND datname = current_database()".encode())  # fmt: skip
+            wait_until(lambda: len(endpoint.log) == 2)
     with pytest.raises(psycopg.Error):
         first.result()
     assert not second.result()["cache_hit"]
-    assert time.monotonic() - started < 2
     assert len(endpoint.log) == 2
-    assert advisory_locks(db) == 0
+    wait_until(lambda: advisory_locks(db) == 0)  # the one that was terminated may still be ending
 
 
 def waiting(db: psycopg.Connection) -> int:
@@ -93,7 +88,7 @@ def test_waiting_for_a_transaction_that_stays_open_ends_with_the_lease(
             call(other, "llm_complete", "hello")
             started = time.monotonic()
             answer = ask("llm_complete", "hello")
-            assert 0.5 < time.monotonic() - started < 2
+            assert time.monotonic() - started > 0.5
             assert not answer["cache_hit"]
             assert len(endpoint.log) == 2
             assert advisory_locks(db) in (1, 2), "the other's; upkeep may hold one of its own"
@@ -113,13 +108,15 @@ def test_a_rollback_gives_the_question_to_those_who_wait(dsn: str, db: psycopg.C
 
 
 def test_those_who_waited_keep_no_lock(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
-    endpoint.delay = 0.3
-    first = asking(dsn, "llm_complete", "hello")
-    wait_until(lambda: endpoint.log)
     with session(dsn) as other, other.transaction():
-        assert call(other, "llm_complete", "hello")["cache_hit"]
-        assert advisory_locks(db) == 0
+        with endpoint.holding():
+            first = asking(dsn, "llm_complete", "hello")
+            wait_until(lambda: endpoint.log)
+            second = Background(lambda: call(other, "llm_complete", "hello"))
+            wait_until(lambda: waiting(db))
+        assert second.result()["cache_hit"]
         first.result()
+        assert advisory_locks(db) == 0
 
 
 def test_two_transactions_that_wait_for_each_other(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
@@ -155,8 +152,8 @@ def test_batches_of_texts_that_overlap(dsn: str, db: psycopg.Connection, endpoin
 
 
 def test_different_questions_do_not_wait_for_each_other(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
-    endpoint.delay = 1
-    callers = [asking(dsn, "llm_complete", f"prompt {n}") for n in range(8)]
+    with endpoint.holding():
+        callers = [asking(dsn, "llm_complete", f"prompt {n}") for n in range(8)]
+        wait_until(lambda: endpoint.answering == 8)
     for caller in callers:
         caller.result()
-    assert endpoint.most_at_once == 8

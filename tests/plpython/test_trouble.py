@@ -95,24 +95,22 @@ def test_statement_timeout(db: psycopg.Connection, ask: Ask, endpoint: Standin, 
     started = time.monotonic()
     with pytest.raises(psycopg.errors.QueryCanceled) as raised:
         ask(function, "hello")
-    assert time.monotonic() - started < 0.7
+    assert time.monotonic() - started < 5, "it waited for the endpoint, which takes 9 s or more"
     assert "statement timeout" in str(raised.value)
     db.execute("RESET statement_timeout")
+    endpoint.script = []  # on a busy machine it may not even have asked
     assert advisory_locks(db) == 0
     assert ask(function, "hello"), "the session goes on"
 
 
 def test_cancel(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
-    endpoint.delay = 20
     with session(dsn) as other:
-        caller = Background(lambda: call(other, "llm_complete", "hello"))
-        wait_until(lambda: endpoint.log)
-        started = time.monotonic()
-        other.cancel()
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            caller.result()
-        assert time.monotonic() - started < 0.5
-        endpoint.delay = 0
+        with endpoint.holding():
+            caller = Background(lambda: call(other, "llm_complete", "hello"))
+            wait_until(lambda: endpoint.log)
+            other.cancel()
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                caller.result(20)  # without an answer it would take 60 s
         assert call(other, "llm_complete", "hello")
 
 
@@ -125,7 +123,7 @@ def test_a_cancel_while_waiting_for_another_session(
         started = time.monotonic()
         with pytest.raises(psycopg.errors.QueryCanceled):
             ask("llm_complete", "hello")
-        assert time.monotonic() - started < 0.7
+        assert time.monotonic() - started < 20, "it waited for the lease, which is 60 s"
 
 
 def test_settings_of_the_session_are_as_they_were(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
