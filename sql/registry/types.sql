@@ -12,6 +12,9 @@ declare
         'fillfactor=90', 'autovacuum_vacuum_scale_factor=0.05', 'autovacuum_vacuum_threshold=500',
         'autovacuum_vacuum_insert_scale_factor=0.2', 'autovacuum_analyze_scale_factor=0.2'
     ];
+    has_lz4 constant boolean := (
+        select 'lz4' = any(s.enumvals) from pg_settings s where s.name = 'default_toast_compression'
+    );
     counter text;
     value_column record;
 begin
@@ -38,18 +41,14 @@ begin
         where a.attrelid = registered.relation and a.attnum > 0
             and coalesce(registered.fields ? a.attname, a.attname = 'data')
             and case when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e'
-                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' end
+                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' and has_lz4 end
     loop
         if value_column.is_binary then  -- audio and images are compressed already
             execute format('alter table %s alter column %I set storage external', registered.relation,
                 value_column.name);
         else
-            begin
-                execute format('alter table %s alter column %I set compression lz4', registered.relation,
-                    value_column.name);
-            exception when feature_not_supported then
-                null;  -- this server was built without lz4: pglz then
-            end;
+            execute format('alter table %s alter column %I set compression lz4', registered.relation,
+                value_column.name);
         end if;
     end loop;
 end
