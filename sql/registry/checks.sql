@@ -55,8 +55,8 @@ begin
     elsif key is null or key = '' then
         raise exception using errcode = 'PC002',
             message = format('a cache key cannot be %s', case when key is null then 'NULL' else 'empty' end),
-            hint = 'Pass a text of 1 to 1024 bytes; '
-                'cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
+            hint = 'Pass a text of 1 to 1024 bytes;'
+                ' cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
     end if;
     raise exception using errcode = 'PC002',
         message = format('a cache key of %s bytes is too long: the limit is 1024', octet_length(key)),
@@ -146,11 +146,14 @@ as $$
 begin
     if current_setting('transaction_read_only') = 'on' then
         raise exception using errcode = '25006',
-            message = case when pg_is_in_recovery()
-                then 'this server is a standby: the cache can be read here, not written'
-                else 'the cache cannot be written in a READ ONLY transaction' end,
-            hint = case when pg_is_in_recovery() then 'Write on the primary server.'
-                else 'cache_get works here; for writes use BEGIN READ WRITE or a connection of its own.' end;
+            message = case
+                when pg_is_in_recovery() then 'this server is a standby: the cache can be read here, not written'
+                else 'the cache cannot be written in a READ ONLY transaction'
+            end,
+            hint = case
+                when pg_is_in_recovery() then 'Write on the primary server.'
+                else 'cache_get works here; for writes use BEGIN READ WRITE or a connection of its own.'
+            end;
     end if;
     return true;
 end

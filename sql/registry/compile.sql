@@ -28,8 +28,10 @@ begin
     perform pg_advisory_xact_lock(hashtext('pgcache_internal.compile_types')), compile_clock(), compile_settings();
     -- The most used ones first: each look-up goes through the types before its own.
     all_types := (
-        select jsonb_agg(jsonb_build_object('writer', t.writer, 'expressions', expressions_of(t))
-            order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type)
+        select jsonb_agg(
+            jsonb_build_object('writer', t.writer, 'expressions', expressions_of(t))
+            order by t.type <> 'store', t.type <> 'llm', t.builtin, t.type
+        )
         from types t
     );
     for template in select * from templates loop
@@ -39,8 +41,10 @@ begin
             cross join lateral (
                 select fill(
                     coalesce(
-                        case when each.type ->> 'writer' <> '' then template.branch_of_own_writer end, template.branch),
-                    each.type -> 'expressions') as filled
+                        case when each.type ->> 'writer' <> '' then template.branch_of_own_writer end, template.branch
+                    ),
+                    each.type -> 'expressions'
+                ) as filled
             ) b
             where b.filled <> ''
         ));
@@ -76,7 +80,8 @@ begin
         select jsonb_build_object(
             '@columns', coalesce(string_agg(quote_ident(f.name), ', '), 'type, data'),
             '@given', coalesce(string_agg(f.given, ', '), quote_literal(registered.type) || ', value'),
-            '@updates', coalesce(string_agg(format('%1$I = excluded.%1$I', f.name), ', '), 'data = excluded.data'))
+            '@updates', coalesce(string_agg(format('%1$I = excluded.%1$I', f.name), ', '), 'data = excluded.data')
+        )
         from fields_of(registered.type, registered.fields) f
     )
     into expressions
@@ -139,11 +144,15 @@ begin
         ) f (name, result, setting, description)
         group by f.name, f.result, f.description
     loop
-        call make(format('create or replace function pgcache_internal.%I(type text) returns %s'
+        call make(format(
+            'create or replace function pgcache_internal.%I(type text) returns %s'
             ' language sql immutable parallel safe as %L',
-            compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end'));
-        execute format('comment on function pgcache_internal.%I(text) is %L', compiled.name,
-            compiled.description || ' Compiled from types by compile_settings().');
+            compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end'
+        ));
+        execute format(
+            'comment on function pgcache_internal.%I(text) is %L',
+            compiled.name, compiled.description || ' Compiled from types by compile_settings().'
+        );
     end loop;
 end
 $$;

@@ -63,8 +63,9 @@ begin
                 when k.json_type is null and not d.required then 'true'
                 when k.json_type is null then format('pg_catalog.jsonb_typeof(value -> %L) <> ''null''', d.name)
                 when d.required then format('pg_catalog.jsonb_typeof(value -> %L) = %L', d.name, k.json_type)
-                else format('coalesce(pg_catalog.jsonb_typeof(value -> %L), ''null'') in (%L, ''null'')', d.name,
-                    k.json_type)
+                else format(
+                    'coalesce(pg_catalog.jsonb_typeof(value -> %L), ''null'') in (%L, ''null'')', d.name, k.json_type
+                )
             end,
             format(case when d.required then k.condition else '(' || k.condition || ') is not false' end, d.name, type)
         ) as condition
@@ -72,8 +73,10 @@ begin
     -- A conversion stands in a CASE, though the value is checked before: the planner, which knows the value, would else
     -- fold it, and fail before anything is checked.
     cross join lateral (
-        select format(case when k.column_type in ('text', 'jsonb') then '%s' else 'case when %2$s then %1$s end' end,
-            format(k.given, d.name), c.condition) as given
+        select format(
+            case when k.column_type in ('text', 'jsonb') then '%s' else 'case when %2$s then %1$s end' end,
+            format(k.given, d.name), c.condition
+        ) as given
     ) g
     order by d.name collate "C";
 end
@@ -123,15 +126,20 @@ begin
         from (
             select
                 format('pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ')) as all_fields,
-                format('pg_catalog.jsonb_build_object(%s)',
-                    string_agg(p.pair, ', ') filter (where not f.nullable)) as certain,
-                string_agg(format(' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end',
-                    f.name, p.pair), '')
-                    filter (where f.nullable) as others,
+                format(
+                    'pg_catalog.jsonb_build_object(%s)', string_agg(p.pair, ', ') filter (where not f.nullable)
+                ) as certain,
+                string_agg(
+                    format(
+                        ' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end',
+                        f.name, p.pair
+                    ), ''
+                ) filter (where f.nullable) as others,
                 count(*) filter (where f.nullable) as nullable,
                 min(f.name) filter (where f.nullable) as one_nullable,
                 bool_and(f.column_type not in ('jsonb', 'vector')) as flat
-            from fields_of(type, fields) f cross join lateral (select format('%L, %s', f.name, f.shown) as pair) p
+            from fields_of(type, fields) f
+            cross join lateral (select format('%L, %s', f.name, f.shown) as pair) p
         ) a
     );
 end
@@ -145,13 +153,16 @@ language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
+    if fields is null then
+        return 'value is not null';
+    end if;
     return (
-        select case when fields is null then 'value is not null' else (
-            -- In parentheses, since the THEN of a CASE in it would else end the condition of an IF.
-            select format('(pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}'')',
-                string_agg(f.condition, ' and '), array_agg(f.name))
-            from fields_of(type, fields) f
-        ) end
+        -- In parentheses, since the THEN of a CASE in it would else end the condition of an IF.
+        select format(
+            '(pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}'')',
+            string_agg(f.condition, ' and '), array_agg(f.name)
+        )
+        from fields_of(type, fields) f
     );
 end
 $$;
@@ -166,8 +177,9 @@ set search_path to pg_catalog, pg_temp
 as $$
 begin
     return (
-        select coalesce(string_agg(format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f),
-            'pg_column_size(t.data)')
+        select coalesce(
+            string_agg(format('coalesce(pg_column_size(t.%I), 0)', f), ' + ' order by f), 'pg_column_size(t.data)'
+        )
         from jsonb_object_keys(fields) f
     );
 end
@@ -181,7 +193,7 @@ language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    return (select '96 + octet_length(t.tenant) + octet_length(t.cache_key) + ' || payload_size(fields));
+    return '96 + octet_length(t.tenant) + octet_length(t.cache_key) + ' || payload_size(fields);
 end
 $$;
 
@@ -202,17 +214,19 @@ begin
     if value is null then
         raise exception using errcode = 'PC004',
             message = 'the value is NULL',
-            hint = 'NULL is what a miss returns. '
-                'Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
+            hint = 'NULL is what a miss returns.'
+                ' Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
     elsif jsonb_typeof(value) <> 'object' then
         problem := format('it is a JSON %s, not an object', jsonb_typeof(value));
     else
-        select f.name, f.kind, v.*, f.kind is null as is_unknown,
+        select
+            f.name, f.kind, v.*, f.kind is null as is_unknown,
             f.required and coalesce(v.json_type, 'null') = 'null' as is_missing
         into wrong
         from fields_of(type, fields) f
         full join (
-            select e.key as field, jsonb_typeof(e.value) as json_type, e.value as content from jsonb_each(value) e
+            select e.key as field, jsonb_typeof(e.value) as json_type, e.value as content
+            from jsonb_each(value) e
         ) v on v.field = f.name
         where f.name is null or not value_has(value, f.condition)
         limit 1;
@@ -225,16 +239,18 @@ begin
         then
             perform reject_dimensions(type, jsonb_array_length(wrong.content));
         elsif wrong.kind is not null then
-            problem := format('its field %I should be of kind %s, not the %s %s', wrong.name, wrong.kind,
-                wrong.json_type, left(wrong.content::text, 40));
+            problem := format(
+                'its field %I should be of kind %s, not the %s %s',
+                wrong.name, wrong.kind, wrong.json_type, left(wrong.content::text, 40)
+            );
         end if;
     end if;
     raise exception using errcode = 'PC004',
         message = format('the value does not fit the type %s: %s', type, coalesce(problem, 'it cannot be stored')),
         hint = format('%s takes a JSON object of %s.', type, (
-            select string_agg(format('%s (%s%s)', f.name, f.kind, case when f.required then ', required' else '' end),
-                ', ')
-            from fields_of(type, fields) f));
+            select string_agg(format('%s (%s%s)', f.name, f.kind, case when f.required then ', required' end), ', ')
+            from fields_of(type, fields) f
+        ));
 end
 $$;
 
@@ -262,8 +278,9 @@ as $$
 begin
     raise exception using errcode = 'PC005',
         message = format('the vector has %s dimensions, the type %s takes %s', dimensions, type, type_dimensions(type)),
-        hint = format('Check the model; SELECT cache_configure(%L, reset => ''{dimensions}'') lets the type take any.',
-            type);
+        hint = format(
+            'Check the model; SELECT cache_configure(%L, reset => ''{dimensions}'') lets the type take any.', type
+        );
 end
 $$;
 
@@ -278,18 +295,19 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     hint constant text := format(
-        'For example {"text": "string!", "tokens_used": "count"}. Kinds: %s. '
-        'With a ! the field must be present; =value is stored where it is absent.',
-        (select string_agg(k.kind, ', ') from field_kinds() k));
+        'For example {"text": "string!", "tokens_used": "count"}. Kinds: %s.'
+        ' With a ! the field must be present; =value is stored where it is absent.',
+        (select string_agg(k.kind, ', ') from field_kinds() k)
+    );
     own_columns constant text[] := array[
         'id', 'type', 'tenant', 'cache_key', 'created_at', 'expires_at', 'last_accessed_at', 'hit_count', 'hit_weight',
-        'version',
-        'ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'
+        'version', 'ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'
     ];
     names text[];
     problem text;
     declared jsonb;
     with_fallback record;
+    stored jsonb;
     fits boolean;
 begin
     if fields is null then
@@ -324,24 +342,27 @@ begin
         raise exception using errcode = 'PC010', message = problem, hint = hint;
     end if;
     declared := (
-        select jsonb_object_agg(f.key, case f.key
-            when 'tokens_used' then regexp_replace(f.value, '^integer', 'count')
-            else f.value end)
+        select jsonb_object_agg(
+            f.key, case f.key when 'tokens_used' then regexp_replace(f.value, '^integer', 'count') else f.value end
+        )
         from json_each_text(fields) f
     );
     for with_fallback in select * from fields_of('', declared) f where f.fallback is not null loop
         begin
-            fits := value_has(jsonb_build_object(with_fallback.name,
-                case with_fallback.kind when 'string' then to_jsonb(with_fallback.fallback)
-                    else with_fallback.fallback::jsonb end),
-                with_fallback.condition);
+            stored := case with_fallback.kind
+                when 'string' then to_jsonb(with_fallback.fallback)
+                else with_fallback.fallback::jsonb
+            end;
+            fits := value_has(jsonb_build_object(with_fallback.name, stored), with_fallback.condition);
         exception when data_exception then
             fits := false;
         end;
         if not fits then
             raise exception using errcode = 'PC010',
-                message = format('%L is no %s, so the field %s cannot have it where it is absent',
-                    with_fallback.fallback, with_fallback.kind, with_fallback.name),
+                message = format(
+                    '%L is no %s, so the field %s cannot have it where it is absent',
+                    with_fallback.fallback, with_fallback.kind, with_fallback.name
+                ),
                 hint = hint;
         end if;
     end loop;
@@ -365,10 +386,12 @@ declare
 begin
     if fields is null then
         -- CREATE TABLE ... PARTITION OF would wait for all who are writing any JSON type, with others behind it.
-        execute format('create %s table pgcache.%I (like pgcache.cache_store including defaults)', persistence,
-            relation);
-        execute format('alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation,
-            type);
+        execute format(
+            'create %s table pgcache.%I (like pgcache.cache_store including defaults)', persistence, relation
+        );
+        execute format(
+            'alter table pgcache.cache_store attach partition pgcache.%I for values in (%L)', relation, type
+        );
     else
         execute format($sql$
             create %s table pgcache.%I (
@@ -386,7 +409,8 @@ begin
             )
             $sql$, persistence, relation, (
                 select string_agg(
-                    column_definition(f.name, f.column_type, f.required, f.fallback), ', ' order by d.place)
+                    column_definition(f.name, f.column_type, f.required, f.fallback), ', ' order by d.place
+                )
                 from json_object_keys(fields) with ordinality d (name, place)
                 inner join fields_of(type, check_fields(fields)) f on f.name = d.name
             ));
@@ -406,13 +430,19 @@ create or replace function pgcache_internal.column_definition(
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select format('%I %s', name, case when column_type <> 'vector' then column_type else (
-            select format('%I.vector', n.nspname)
-            from pg_extension e inner join pg_namespace n on n.oid = e.extnamespace
-            where e.extname = 'vector'
-        ) end)
-        || case when required or fallback is not null then ' not null' else '' end
-        || coalesce(format(' default %L', fallback), '')
+    select format('%I %s%s%s',
+        name,
+        case column_type
+            when 'vector' then (
+                select format('%I.vector', n.nspname)
+                from pg_extension e inner join pg_namespace n on n.oid = e.extnamespace
+                where e.extname = 'vector'
+            )
+            else column_type
+        end,
+        case when required or fallback is not null then ' not null' end,
+        ' default ' || quote_literal(fallback)
+    )
 $$;
 
 comment on function pgcache_internal.column_definition(text, text, boolean, text) is

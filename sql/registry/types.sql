@@ -1,5 +1,5 @@
 -- Types: what users create, configure and drop; the counters and storage settings that every type has.
--- SECURITY DEFINER: an application's role may manage types without owning the tables (see grants.sql).
+-- SECURITY DEFINER: an application's role may manage types without owning the tables (see roles.sql).
 
 create or replace function pgcache_internal.prepare_type(type text) returns void
 language plpgsql volatile
@@ -33,22 +33,29 @@ begin
     -- What is so already is left alone: to alter it would lock a table, or a sequence, that others are using.
     -- Churn is the rule: vacuum early, and leave room on each page for the updates of hit counts to be HOT.
     if not exists (select from pg_class c where c.oid = registered.relation and c.reloptions @> options) then
-        execute format('alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)', registered.relation,
-            array_to_string(options, ', '));
+        execute format(
+            'alter table %s set (%s, toast.autovacuum_vacuum_scale_factor = 0.05)',
+            registered.relation, array_to_string(options, ', ')
+        );
     end if;
     for value_column in
-        select a.attname as name, a.atttypid = 'bytea'::regtype as is_binary from pg_attribute a
+        select a.attname as name, a.atttypid = 'bytea'::regtype as is_binary
+        from pg_attribute a
         where a.attrelid = registered.relation and a.attnum > 0
             and coalesce(registered.fields ? a.attname, a.attname = 'data')
-            and case when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e'
-                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' and has_lz4 end
+            and case
+                when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e'
+                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' and has_lz4
+            end
     loop
         if value_column.is_binary then  -- audio and images are compressed already
-            execute format('alter table %s alter column %I set storage external', registered.relation,
-                value_column.name);
+            execute format(
+                'alter table %s alter column %I set storage external', registered.relation, value_column.name
+            );
         else
-            execute format('alter table %s alter column %I set compression lz4', registered.relation,
-                value_column.name);
+            execute format(
+                'alter table %s alter column %I set compression lz4', registered.relation, value_column.name
+            );
         end if;
     end loop;
 end
@@ -61,14 +68,13 @@ create or replace function pgcache_internal.hit_weight_at(hit_tracking text, hit
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
-    select (case hit_tracking
-        when 'off' then 32767
-        when 'exact' then -1
-        else case
-            when hit_count < 16 then 1
-            when hit_count < 100 then hit_count / 5
-            when hit_count < 10000 then 20
-            else least(hit_count / 500, 32000) end
+    select (case
+        when hit_tracking = 'off' then 32767
+        when hit_tracking = 'exact' then -1
+        when hit_count < 16 then 1
+        when hit_count < 100 then hit_count / 5
+        when hit_count < 10000 then 20
+        else least(hit_count / 500, 32000)
     end)::smallint
 $$;
 
@@ -99,10 +105,14 @@ begin
         end loop;
     end if;
     insert into types as t (type, builtin, relation, fields, ttl, max_bytes, writer, hot_ttl)
-    values (type, true,
-        coalesce(existing,
-            create_entry_table(relation, type, fields, true, format('Entries of type %s: %s.', type, description))),
-        check_fields(fields), ttl, max_bytes, writer, hot_ttl)
+    values (
+        type, true,
+        coalesce(
+            existing,
+            create_entry_table(relation, type, fields, true, format('Entries of type %s: %s.', type, description))
+        ),
+        check_fields(fields), ttl, max_bytes, writer, hot_ttl
+    )
     on conflict on constraint types_pkey do update
     set fields = excluded.fields, writer = excluded.writer, hot_ttl = excluded.hot_ttl;
 end
@@ -134,8 +144,10 @@ begin
     elsif exists (select from types t where t.type = type) then
         raise exception using errcode = 'PC007',
             message = format('the cache type %L exists already', type),
-            hint = format('Change it with SELECT cache_configure(%L, ttl => ...), '
-                'or drop it first with SELECT cache_drop_type(%L).', type, type);
+            hint = format(
+                'Change it with SELECT cache_configure(%1$L, ttl => ...),'
+                ' or drop it first with SELECT cache_drop_type(%1$L).', type
+            );
     elsif exists (
         select from unnest(counter_names()) n
         where to_regclass(format('pgcache_internal.%I', n || '_' || type)) is not null
@@ -148,9 +160,11 @@ begin
     end if;
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
     insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
-    values (type, check_fields(fields),
+    values (
+        type, check_fields(fields),
         create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
-        ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled);
+        ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled
+    );
     perform prepare_type(type), compile_types(), grant_like_store(type);
 exception when unique_violation or duplicate_table then
     raise exception using errcode = 'PC007',
@@ -228,12 +242,18 @@ begin
     end if;
     update types t
     set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
-        max_entries = case when 'max_entries' = any(reset) then null
-            else coalesce(cache_configure.max_entries, t.max_entries) end,
-        max_bytes = case when 'max_bytes' = any(reset) then null
-            else coalesce(cache_configure.max_bytes, t.max_bytes) end,
-        dimensions = case when 'dimensions' = any(reset) then null
-            else coalesce(cache_configure.dimensions, t.dimensions) end,
+        max_entries = case
+            when 'max_entries' = any(reset) then null
+            else coalesce(cache_configure.max_entries, t.max_entries)
+        end,
+        max_bytes = case
+            when 'max_bytes' = any(reset) then null
+            else coalesce(cache_configure.max_bytes, t.max_bytes)
+        end,
+        dimensions = case
+            when 'dimensions' = any(reset) then null
+            else coalesce(cache_configure.dimensions, t.dimensions)
+        end,
         eviction = coalesce(cache_configure.eviction, t.eviction),
         hit_tracking = coalesce(cache_configure.hit_tracking, t.hit_tracking),
         durable = coalesce(cache_configure.durable, t.durable),
@@ -246,7 +266,7 @@ begin
     -- cache_get does not look at the registry (it would cost a third of the call), so the entries have to know.
     if hit_tracking <> before.hit_tracking then
         execute format('update %s t set hit_weight = hit_weight_at($1, t.hit_count)', before.relation)
-            using hit_tracking;
+        using hit_tracking;
     end if;
     if enabled = false then
         execute format('delete from %s', before.relation);
@@ -315,8 +335,10 @@ begin
     if registered.builtin then
         raise exception using errcode = 'PC008',
             message = format('the built-in type %s cannot be dropped', type),
-            hint = format('Empty it with SELECT cache_clear(%L), '
-                'or stop its use with SELECT cache_configure(%L, enabled => false).', type, type);
+            hint = format(
+                'Empty it with SELECT cache_clear(%1$L),'
+                ' or stop its use with SELECT cache_configure(%1$L, enabled => false).', type
+            );
     end if;
     -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks;
     -- with the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
