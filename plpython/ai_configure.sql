@@ -34,7 +34,7 @@ begin
     for given in
         select s.name, s.value, s.good, s.hint
         from (values
-            ('ai_base_url', rtrim(base_url, '/'), base_url ~ '^https?://[^/@?#\s]+(/[^@?#\s]*)?$',
+            ('ai_base_url', rtrim(base_url, '/'), base_url ~ '^https?://[^/@?#[:space:]]+(/[^@?#[:space:]]*)?$',
                 'http:// or https://, a host and a path such as /v1; no password'),
             ('ai_model', model, model <> '', 'the name of a model'),
             ('ai_embedding_model', embedding_model, embedding_model <> '', 'the name of a model'),
@@ -47,9 +47,9 @@ begin
             ('ai_schema_bytes', schema_bytes::text, schema_bytes between 0 and 10000000,
                 'a number of bytes up to 10000000'),
             ('ai_batch', batch::text, batch between 1 and 2048, '1 to 2048'),
-            ('ai_temperature', temperature, temperature ~ '^(\d(\.\d+)?)?$',
+            ('ai_temperature', temperature, temperature ~ '^([0-9]([.][0-9]+)?)?$',
                 'a number from 0 to 2, or empty for the model''s default'),
-            ('ai_max_tokens', max_tokens, max_tokens ~ '^\d{0,7}$',
+            ('ai_max_tokens', max_tokens, max_tokens ~ '^[0-9]{0,7}$',
                 'a number of tokens, or empty for the model''s default'),
             ('ai_instructions', instructions, true, ''),
             ('ai_api_key_file', api_key_file, api_key_file ~ '^(/.*)?$', 'the absolute path of a file on the server')
@@ -65,7 +65,7 @@ begin
     end loop;
     if api_key = '' then
         delete from ai_secrets s where s.name = 'api_key';
-    elsif api_key ~ '[^\x21-\x7e]' then
+    elsif api_key ~ E'[^\\x21-\\x7e]' then
         raise exception using errcode = 'PC010',
             message = 'the API key has spaces, line ends or other characters that no key has',
             hint = 'Pass it as the provider shows it, without the quotes around it.';
@@ -87,7 +87,7 @@ create or replace function pgcache.ai_settings() returns table (name text, value
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select substr(s.name, 4), s.value, s.description from settings s where s.name like 'ai\_%' order by 1
+    select substr(s.name, 4), s.value, s.description from settings s where starts_with(s.name, 'ai_') order by 1
 $$;
 
 comment on function pgcache.ai_settings() is

@@ -13,8 +13,8 @@ as $$
         from pg_catalog.pg_class c
         inner join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'v', 'm', 'f') and not c.relispartition
-            and n.nspname not like 'pg\_%' and n.nspname not in ('information_schema', 'pgcache', 'pgcache_internal',
-                'cron')
+            and not pg_catalog.starts_with(n.nspname, 'pg_')
+            and n.nspname not in ('information_schema', 'pgcache', 'pgcache_internal', 'cron')
             and pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_any_column_privilege(c.oid, 'select')
             and not exists (
                 select from pg_catalog.pg_depend d
@@ -24,7 +24,8 @@ as $$
             || pg_catalog.format_type(a.atttypid, a.atttypmod)
             || case when a.attnotnull then ' not null' else '' end
             || coalesce(' /* ' || pg_catalog.left(pg_catalog.regexp_replace(
-                pg_catalog.col_description(a.attrelid, a.attnum), '[\s*/]+', ' ', 'g'), 200) || ' */', '') as line
+                pg_catalog.col_description(a.attrelid, a.attnum), '[[:space:]*/]+', ' ', 'g'), 200) || ' */', '')
+            as line
         from relation r
         inner join pg_catalog.pg_attribute a on a.attrelid = r.oid
         where a.attnum > 0 and not a.attisdropped
@@ -41,7 +42,8 @@ as $$
             || case when r.near then '' else pg_catalog.quote_ident(r.nspname) || '.' end
             || pg_catalog.quote_ident(r.relname)
             || ' (' || pg_catalog.string_agg(f.line, ', ' order by f.kind, f.place) || ')'
-            || coalesce(' -- ' || pg_catalog.left(pg_catalog.regexp_replace(r.note, '\s+', ' ', 'g'), 200), '') as line
+            || coalesce(' -- ' || pg_catalog.left(pg_catalog.regexp_replace(r.note, '[[:space:]]+', ' ', 'g'), 200), '')
+            as line
         from relation r
         inner join facet f on f.oid = r.oid
         group by r.oid, r.near, r.nspname, r.relname, r.is_view, r.note

@@ -70,7 +70,7 @@ begin
     perform check_owner();
     if url = '' then
         delete from hot_secrets s where s.name = 'redis_url';
-    elsif url is null or url !~ '^(rediss?|unix)://[^\s]+$' then
+    elsif url is null or url !~ '^(rediss?|unix)://[^[:space:]]+$' then
         raise exception using errcode = 'PC010',
             message = 'this is not the URL of a Redis',
             hint = 'redis://[:password@]host[:port][/database], rediss:// for TLS, or unix://path; '''' removes it.';

@@ -120,7 +120,7 @@ as $$
 #variable_conflict use_variable
 declare
     words constant text[] := pg_catalog.regexp_match(
-        statement, '^\s*create or replace (function|procedure|view) (\w+)\.(\w+)', 'i'
+        statement, '^[[:space:]]*create or replace (function|procedure|view) "?([a-z0-9_]+)"?[.]"?([a-z0-9_]+)', 'i'
     );
     kind constant text := case pg_catalog.lower(words[1]) when 'view' then 'view' else 'routine' end;
     schema constant name := pg_catalog.lower(words[2]);

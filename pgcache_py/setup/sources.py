@@ -45,6 +45,14 @@ SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL default_table_access_method = heap;
 SET LOCAL default_tablespace = '';
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = off;
+SET LOCAL transform_null_equals = off;
+SET LOCAL array_nulls = on;
+SET LOCAL extra_float_digits = 1;
+SET LOCAL datestyle = 'ISO, MDY';
+SET LOCAL intervalstyle = postgres;
+SET LOCAL row_security = on;
 """
 TAKE_LOCK = f"SELECT pg_advisory_xact_lock({LOCK});\n"
 LOCK_TIMEOUT = "SET LOCAL lock_timeout = '15s';\n"

@@ -11,7 +11,7 @@ create or replace function pgcache.vector_search_key(
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select cache_key(coalesce(user_id, ''), query::real[]::text, canonical_json(coalesce(filters, '{}')), top_k::text)
+    select cache_key(coalesce(user_id, ''), query::text, canonical_json(coalesce(filters, '{}')), top_k::text)
 $$;
 
 comment on function pgcache.vector_search_key(vector, jsonb, integer, text) is

@@ -121,7 +121,7 @@ comment on function pgcache.cache_keys(text, text, integer) is
 create or replace function pgcache.get_all_cache_keys(
     max_keys integer default 1000
 ) returns table (type text, cache_key text)
-language sql stable parallel safe
+language sql stable parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select t.type, k

@@ -12,7 +12,7 @@ comment on function pgcache_internal.hot_database() is
 'Tells this database from all others, also from those that are copied or restored from it; the same on its standbys.';
 
 create or replace function pgcache_internal.hot_identity(out database text, out prefix text)
-language sql stable parallel safe security definer
+language sql stable parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select hot_database(), cache_setting('hot_prefix') $$;
 

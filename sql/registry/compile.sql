@@ -73,7 +73,7 @@ begin
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::text' end,
-        '@tokens', case when registered.fields ? 'tokens_used' then '\1' else '' end,
+        '@tokens', case when registered.fields ? 'tokens_used' then E'\\1' else '' end,
         -- A standby has nothing of an UNLOGGED table: there its entries are misses.
         '@readable', case when c.relpersistence = 'u' then ' and not pg_catalog.pg_is_in_recovery()' else '' end
     ) || (
@@ -116,6 +116,18 @@ $$;
 
 comment on function pgcache_internal.fill(text, jsonb) is 'A template for one type, see expressions_of.';
 
+create or replace function pgcache_internal.interval_constant(value interval) returns text
+language sql immutable strict parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select format('pg_catalog.make_interval(months => %s, days => %s, secs => %s)',
+        12 * extract(year from value) + extract(month from value), extract(day from value),
+        3600 * extract(hour from value) + 60 * extract(minute from value) + extract(second from value))
+$$;
+
+comment on function pgcache_internal.interval_constant(interval) is
+'The SQL expression of an interval, the same whatever the session''s IntervalStyle.';
+
 -- A look-up of the registry would cost a set an eighth of its time. So the settings that a set needs are compiled into
 -- functions, whose calls the planner folds into constants; it plans anew when they change.
 create or replace function pgcache_internal.compile_settings() returns void
@@ -130,7 +142,7 @@ begin
             string_agg(format('when %L then %s', t.type, f.setting), ' ' order by t.type) as cases
         from types t
         cross join lateral (values
-            ('type_ttl', 'interval', quote_nullable(t.ttl) || '::interval',
+            ('type_ttl', 'interval', coalesce(interval_constant(t.ttl), 'null::interval'),
                 'The default TTL of a type, NULL for never.'),
             ('type_hit_weight', 'smallint',
                 coalesce(case when t.enabled then hit_weight_at(t.hit_tracking, 0) end::text, 'null') || '::smallint',

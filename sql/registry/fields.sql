@@ -10,8 +10,8 @@ as $kinds$
     values
         ('string', 'string', 'text', null, 'value ->> %1$L', 't.%1$I'),
         ('boolean', 'boolean', 'boolean', null, '(value ->> %1$L)::boolean', 't.%1$I'),
-        ('count', 'number', 'integer', $$value ->> %1$L ~ '^\d{1,9}$'$$, '(value ->> %1$L)::integer', 't.%1$I'),
-        ('integer', 'number', 'bigint', $$value ->> %1$L ~ '^-?\d{1,18}$'$$, '(value ->> %1$L)::bigint', 't.%1$I'),
+        ('count', 'number', 'integer', $$value ->> %1$L ~ '^[0-9]{1,9}$'$$, '(value ->> %1$L)::integer', 't.%1$I'),
+        ('integer', 'number', 'bigint', $$value ->> %1$L ~ '^-?[0-9]{1,18}$'$$, '(value ->> %1$L)::bigint', 't.%1$I'),
         ('number', 'number', 'numeric', null, '(value ->> %1$L)::numeric', 't.%1$I'),
         ('array', 'array', 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
         ('object', 'object', 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
@@ -25,7 +25,7 @@ as $kinds$
                 not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")')
                 and coalesce(pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L),
                     true) end$$,
-            'pgcache_internal.to_vector(value ->> %1$L)', 't.%1$I::real[]')
+            'pgcache_internal.to_vector(value ->> %1$L)', 't.%1$I::text::jsonb')
 $kinds$;
 
 comment on function pgcache_internal.field_kinds() is
@@ -52,7 +52,7 @@ begin
         end,
         format(k.shown, d.name)
     from (
-        select f.key as name, substring(f.value from '^\w+') as kind, f.value like '%!' as required,
+        select f.key as name, substring(f.value from '^[a-z0-9]+') as kind, f.value like '%!' as required,
             substring(f.value from '=(.*)$') as fallback
         from jsonb_each_text(fields) f
     ) d
@@ -88,7 +88,7 @@ comment on function pgcache_internal.fields_of(text, jsonb) is
 ' the field as it should; given: what goes into the column; shown: how it comes back.';
 
 create or replace function pgcache_internal.to_vector(written text) returns vector
-language plpgsql immutable parallel safe  -- not pinned: hot path
+language plpgsql immutable parallel unsafe  -- not pinned: hot path
 as $$
 declare
     converted pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
@@ -290,7 +290,7 @@ comment on function pgcache_internal.reject_dimensions(text, integer) is
 -- Declarations.
 
 create or replace function pgcache_internal.check_fields(fields json) returns jsonb
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
@@ -323,8 +323,8 @@ begin
                 when f.key = any(own_columns) then format('%s cannot name a field: every entry has such a column',
                     f.key)
                 when cardinality(array_positions(names, f.key)) > 1 then format('the field %s is declared twice', f.key)
-                when f.value is null or f.value !~ '^\w+(!|=.*)?$'
-                    or substring(f.value from '^\w+') not in (select k.kind from field_kinds() k)
+                when f.value is null or f.value !~ '^[a-z0-9]+(!|=.*)?$'
+                    or substring(f.value from '^[a-z0-9]+') not in (select k.kind from field_kinds() k)
                     then format('the field %s cannot be of kind %L', f.key, f.value)
                 -- These two go into the statistics and the eviction by cost.
                 when f.key = 'tokens_used' and f.value !~ '^(count|integer)' then 'tokens_used has to be a count'

@@ -39,7 +39,7 @@ begin
     for routine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
-            and not (p.proname like any('{cache\_grant,cache\_revoke,ai\_fetch}'))
+            and p.proname <> all('{cache_grant,cache_revoke,ai_fetch}')
             and case
                 when access = 'admin' or p.proname = 'hot_identity' then true
                 when access = 'write' and p.proname = any(array[

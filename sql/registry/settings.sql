@@ -60,7 +60,7 @@ declare
     old_value constant text := cache_setting(name);
 begin
     begin
-        if name like 'ttl\_%' or name like 'keep\_%' or name = 'overdue_after' then
+        if starts_with(name, 'ttl_') or starts_with(name, 'keep_') or name = 'overdue_after' then
             if value::interval <= interval '0' then
                 raise exception using errcode = 'invalid_parameter_value';
             end if;

@@ -316,7 +316,7 @@ comment on function pgcache_internal.types_here() is
 ' session. One that has just been dropped is left out.';
 
 create or replace function pgcache_internal.is_here(registered types) returns boolean
-language sql stable parallel safe
+language sql stable parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from types_here() t where t.relation = registered.relation) $$;
 

@@ -2,7 +2,7 @@ create or replace function pgcache_internal.top_entries(per_type integer default
     type text, tenant text, cache_key text, hit_count bigint, bytes bigint, created_at timestamptz,
     last_accessed_at timestamptz, expires_at timestamptz
 )
-language plpgsql stable parallel safe
+language plpgsql stable parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

@@ -137,10 +137,31 @@ def test_volatility_and_parallel_safety_are_true(ask: Session) -> None:
         if WRITES.search(text):
             assert function.volatility == "v", function.signature
             assert function.parallel == "u", function.signature  # parallel workers cannot write
+        if re.search(r"\bexception when\b", function.code, re.IGNORECASE):
+            assert function.parallel == "u", function.signature  # a subtransaction cannot begin in a parallel operation
         if function.volatility == "i":
-            assert not re.search(r"\b(current_setting|statement_timestamp|now\(\)|pg_is_in_recovery)", function.code), (
+            assert not re.search(r"\b(current_setting|clock_timestamp|now\(\)|pg_is_in_recovery)", function.code), (
                 function.signature
             )
+
+
+def test_what_is_parallel_safe_calls_nothing_that_is_not(ask: Session) -> None:
+    everything = functions(ask)
+    unsafe = {function.name for function in everything if function.parallel == "u"}
+    for function in everything:
+        if function.parallel != "u":
+            called = set(re.findall(r"\b(\w+)\s*\(", function.code))
+            assert not called & unsafe - {function.name}, function.signature
+
+
+def test_bodies_read_the_same_whatever_standard_conforming_strings(ask: Session) -> None:
+    """A session may have it off: then a backslash escapes, unless the constant begins with an E anyway."""
+    for function in functions(ask, all_levels=True):
+        if function.language in ("sql", "plpgsql"):
+            bare = re.sub(
+                r"\be'(?:[^'\\]|\\.|'')*'(?:\s*\n\s*'(?:[^'\\]|\\.|'')*')*", "''", function.body, flags=re.IGNORECASE
+            )
+            assert "\\" not in re.sub(r"--.*", "", bare), function.signature
 
 
 def test_each_has_a_comment(ask: Session) -> None:
