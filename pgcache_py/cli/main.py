@@ -24,7 +24,7 @@ from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.install import InstallReport, install
 from ..setup.levels import Connection, Level
-from ..setup.session import version_numbers
+from ..setup.session import connect, version_numbers
 from ..setup.sources import load
 from ..setup.status import Status, status
 from ..setup.target import Target, target
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _session(where: Target) -> Connection:
-    return psycopg.connect(where.conninfo, autocommit=True, application_name="pgcache")
+    return connect(where.conninfo)
 
 
 # install, upgrade, uninstall, status, sql ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import psycopg
 
 from ..errors import InvalidValueError, PgcacheError, translated
 from ..setup.levels import Connection
+from ..setup.session import connect
 from .lines import SET_MANY, Entry, entry, shapes
 
 STDIN = "-"
@@ -73,7 +74,7 @@ def warm(
     """
     started = time.monotonic()
     try:
-        with psycopg.connect(conninfo, autocommit=True, application_name="pgcache warm") as connection:
+        with connect(conninfo, "pgcache warm") as connection:
             loader = _Loader(connection, strict, on_bad, on_progress)
             for name in files:
                 loader.load(name)

@@ -26,15 +26,23 @@ def installed(connection: Connection) -> dict[str, tuple[str, str]]:
     return {component: (version, digest) for component, version, digest in rows}
 
 
+def connect(conninfo: str, purpose: str = "pgcache") -> Connection:
+    """A connection in autocommit, whatever the database's defaults. purpose: its application_name."""
+    connection = psycopg.connect(
+        conninfo, autocommit=True, prepare_threshold=None, client_encoding="utf-8", application_name=purpose
+    )
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    # psycopg reads no intervals in another style.
+    connection.execute("SET intervalstyle = postgres; SET datestyle = ISO")
+    return connection
+
+
 @contextmanager
 def session(conninfo: str) -> Iterator[Connection]:
     """A session whose transactions are the caller's; its psycopg errors become PgcacheError, with the server's hint."""
     try:
-        with psycopg.connect(
-            conninfo, autocommit=True, prepare_threshold=None, application_name="pgcache install"
-        ) as connection:
-            # Whatever the database's defaults: installers that waited for the lock have to see what the first one did.
-            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        # In READ COMMITTED, so that installers that waited for the lock see what the first one did.
+        with connect(conninfo, "pgcache install") as connection:
             if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
                 connection.read_only = False
             yield connection

@@ -6,13 +6,15 @@ import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py import __version__
+from pgcache_py import Cache, __version__
+from pgcache_py.cli.main import main
 from pgcache_py.errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
 from pgcache_py.setup import sources
 from pgcache_py.setup.install import install
@@ -356,3 +358,30 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
     assert install(empty_dsn).action == "current"
     assert fetch(empty_dsn, "SELECT cache_set('orders', 'o', '8')") is True
     assert fetch(empty_dsn, "SELECT cache_get('orders', 'o')") == 8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"standard_conforming_strings": "off", "escape_string_warning": "off", "quote_all_identifiers": "on"},
+        {"datestyle": "German, DMY", "intervalstyle": "sql_standard", "extra_float_digits": "-15"},
+        {"default_transaction_isolation": "serializable", "transform_null_equals": "on", "array_nulls": "off"},
+    ],
+    ids=lambda settings: next(iter(settings.values())),
+)
+def test_whatever_the_settings_of_the_database(empty_dsn: str, settings: dict[str, str]) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        for name, value in settings.items():
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET {name} = '{value}'".encode())
+    assert install(empty_dsn, cron=False).action == "installed"
+    assert install(empty_dsn, cron=False).action == "current"
+    assert main(["status", "--dsn", empty_dsn]) == 0
+    assert main(["stats", "--dsn", empty_dsn]) == 0
+    with Cache(empty_dsn) as cache:
+        cache.create_type("mine", ttl="1 day 2 hours")
+        cache.llm.set("p", "m", "r", tokens_used=5)
+        assert cache.llm.get("p", "m") == {"response": "r", "model": "m", "tokens_used": 5}
+        cache.set("store", "a_b", 1)
+        assert cache.keys("store", "a\\_%") == ["a_b"]
+        (row,) = [row for row in cache.stats() if row["type"] == "mine"]
+        assert row["ttl"] == timedelta(days=1, hours=2)

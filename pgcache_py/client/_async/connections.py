@@ -348,7 +348,7 @@ def receive(cursor: AnyCursor, call: Call[T]) -> T:
 
 async def rows(connection: AnyConnection, query: str) -> list[Row]:
     cursor = AsyncRawCursor(connection, row_factory=dict_row)
-    await cursor.execute(query.encode(), prepare=False)
+    await cursor.execute(query.encode(), prepare=False, binary=True)  # not as DateStyle and IntervalStyle have it
     return await cursor.fetchall()
 
 

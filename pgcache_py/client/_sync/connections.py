@@ -349,7 +349,7 @@ def receive(cursor: AnyCursor, call: Call[T]) -> T:
 
 def rows(connection: AnyConnection, query: str) -> list[Row]:
     cursor = RawCursor(connection, row_factory=dict_row)
-    cursor.execute(query.encode(), prepare=False)
+    cursor.execute(query.encode(), prepare=False, binary=True)  # not as DateStyle and IntervalStyle have it
     return cursor.fetchall()
 
 
