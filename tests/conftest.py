@@ -1,7 +1,8 @@
 """Servers and databases for the tests.
 
 A test that takes `db`, `dsn`, `empty_dsn` or `server` runs on every server that this machine can run. Each database is
-the test's own: a copy of a template in which pgcache is installed.
+the test's own: a copy of a template in which pgcache is installed. With --installed-by=VERSION a released version was
+installed there, and upgraded since; tests that are marked with `upgraded` run on both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import repeat
 from typing import Any
 
 import psycopg
@@ -21,6 +23,7 @@ from psycopg.conninfo import make_conninfo
 from tests.servers import Cluster, Server, all_servers
 from tests.servers.cluster import FOR_TESTS
 from tests.servers.server import RUN, end_abandoned_runs
+from tests.tools import releases
 from tests.tools.names import unique
 from tests.tools.redis import INSTALLED, Redis, redis_maker
 from tests.tools.session import Session, user
@@ -34,6 +37,9 @@ NewRole = Callable[..., Session]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--server", action="append", default=[], metavar="NAME", help="run on this server only (repeatable)"
+    )
+    parser.addoption(
+        "--installed-by", choices=releases.VERSIONS, metavar="VERSION", help="in databases upgraded from this release"
     )
 
 
@@ -66,7 +72,8 @@ def pytest_configure_node(node: Any) -> None:
     """The servers are started once, before the first of the processes that share them."""
     servers = node.config.stash[SERVERS]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(prepare, [server for server in servers if not server.why_not]))
+        wanted = [server for server in servers if not server.why_not]
+        list(pool.map(prepare, wanted, repeat(node.config.getoption("installed_by"))))
     node.workerinput["servers"] = {server.name: (server.why_not, server.conninfo) for server in servers}
 
 
@@ -83,6 +90,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat the test on each server, skipping it where the server lacks what the test needs."""
     if "server" not in metafunc.fixturenames:
         return
+    if metafunc.definition.get_closest_marker("upgraded") and not metafunc.config.getoption("installed_by"):
+        versions = [version for version in releases.VERSIONS[-1:] if not releases.has_changed_since(version)]
+        metafunc.parametrize("installed_by", [None, *versions], indirect=True, scope="session", ids=_upgraded_from)
     needs = [feature for marker in metafunc.definition.iter_markers("needs") for feature in marker.args]
     lacking = {
         server: [feature for feature in needs if not server.offers(feature)]
@@ -125,26 +135,61 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{server.name:14} {outcome}")
 
 
-def prepare(server: Server) -> None:
+def _upgraded_from(version: str | None) -> str:
+    return f"from-{version}" if version else "fresh"
+
+
+def prepare(server: Server, installed_by: str | None) -> None:
     """Start the server and install pgcache in the database that the tests get copies of, unless that is done."""
+    if not server.conninfo:
+        server.start()
+        make_template(server, TEMPLATE, installed_by)
+
+
+def make_template(server: Server, name: str, installed_by: str | None) -> None:
     from pgcache_py.setup.install import install
 
-    if server.conninfo:
-        return
-    server.start()
+    unfinished = f"{name}_unfinished"
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {TEMPLATE}".encode())
-    install(server.dsn(TEMPLATE), cron=False)  # a job would connect to the template, which must stay free to be copied
-    with psycopg.connect(server.dsn(TEMPLATE)) as connection:
+        connection.execute(f'CREATE DATABASE "{unfinished}"'.encode())
+    dsn = server.dsn(unfinished)
+    if installed_by:
+        releases.install_frozen(dsn, installed_by, plpython="plpython3u" in server.extensions)
+        releases.upgrade(dsn)
+    else:
+        install(dsn, cron=False)  # a job would connect to the template, which must stay free to be copied
+    with psycopg.connect(dsn) as connection:
         connection.execute("SELECT pgcache.cache_configure_setting('test_clock', 'on')")
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{unfinished}" RENAME TO "{name}"'.encode())
 
 
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Server:
     """A running server, which the tests of all processes share. It is stopped at the end of the run."""
     server: Server = request.param
-    prepare(server)
+    prepare(server, request.config.getoption("installed_by"))
     return server
+
+
+@pytest.fixture(scope="session")
+def installed_by(request: pytest.FixtureRequest) -> str | None:
+    """The released version that installed the tests' databases, if they are not as --installed-by says."""
+    version: str | None = getattr(request, "param", None)
+    return version
+
+
+@pytest.fixture(scope="session")
+def template(server: Server, admin: psycopg.Connection, installed_by: str | None) -> str:
+    """The database that is copied for each test."""
+    if not installed_by:
+        return TEMPLATE
+    name = f"{TEMPLATE}_{installed_by}"
+    with admin.transaction():  # one of the processes makes it
+        admin.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+        if not admin.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
+            make_template(server, name, installed_by)
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -157,15 +202,15 @@ def admin(server: Server) -> Iterator[psycopg.Connection]:
 def fresh_database(server: Server, admin: psycopg.Connection, template: str = TEMPLATE) -> Iterator[str]:
     name = unique("test")
     # FILE_COPY takes 10 ms in memory, the default strategy 16.
-    admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY".encode())
+    admin.execute(f'CREATE DATABASE {name} TEMPLATE "{template}" STRATEGY FILE_COPY'.encode())
     yield server.dsn(name)
     admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
-def dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
+def dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
     """The conninfo of the test's own database, with pgcache in it."""
-    yield from fresh_database(server, admin)
+    yield from fresh_database(server, admin, template)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from tests.tools.session import Session
 
 
 @pytest.fixture(scope="module")
-def shared_session(server: Server, admin: psycopg.Connection) -> Iterator[Session]:
+def shared_session(server: Server, admin: psycopg.Connection, template: str) -> Iterator[Session]:
     """A session in a database that a module's tests share, with a type `mine`."""
-    for dsn in fresh_database(server, admin):
+    for dsn in fresh_database(server, admin, template):
         session = Session(dsn)
         session("SELECT cache_create_type('mine')")
         yield session

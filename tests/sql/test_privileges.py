@@ -10,6 +10,8 @@ from tests.sql.test_read_only import READS, fill
 from tests.tools.names import unique
 from tests.tools.session import Session, refused
 
+pytestmark = pytest.mark.upgraded
+
 ADMINISTRATION = [
     "cache_create_type('other')",
     "cache_configure('store', ttl => '1 hour')",

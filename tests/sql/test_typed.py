@@ -8,6 +8,8 @@ import pytest
 
 from tests.tools.session import Session, refused
 
+pytestmark = pytest.mark.upgraded
+
 
 def test_llm(ask: Session) -> None:
     assert ask("SELECT cache_get_llm('What is AI?', 'm')") is None
