@@ -17,6 +17,8 @@ from pgcache_py import __version__
 from pgcache_py.cli import main as cli
 from tests.tools.session import database, fetch
 
+from .versions import ANOTHER_VIEW, TIER, edited, without
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -150,6 +152,32 @@ def test_install_says_what_it_did(empty_dsn: str, run: Run) -> None:
     code, output, _ = run("install", "--dsn", empty_dsn)
     assert (code, "and current" in output) == (0, True)
     assert run("upgrade", "--no-cron", "--dsn", empty_dsn)[0] == 0
+
+
+def test_an_upgrade_says_what_it_drops(empty_dsn: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = edited(*ANOTHER_VIEW, sources=without("registry/settings.sql", *TIER))
+    run("install", "--no-cron", "--dsn", empty_dsn)
+    monkeypatch.setattr("pgcache_py.setup.install.load", lambda: newer)
+    code, output, _ = run("upgrade", "--dry-run", "--no-cron", "--dsn", empty_dsn)
+    assert code == 0
+    assert f"pgcache {__version__} upgraded in the database {database(empty_dsn)} (before: {__version__})." in output
+    assert "  dropped: function pgcache.cache_tier(pg_catalog.text)\n" in output
+    assert "  dropped and made again, with the rights to it: view pgcache.cache_settings\n" in output
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE VIEW public.mine AS SELECT name FROM pgcache.cache_settings")
+    code, _, errors = run("upgrade", "--no-cron", "--dsn", empty_dsn)
+    assert code == 1
+    assert "\ndetail: view public.mine depends on view cache_settings\nhint:  Nothing has changed. Drop these" in errors
+
+
+def test_the_script_of_an_upgrade(run: Run) -> None:
+    code, output, _ = run("sql", "--upgrade-from", "0.0.9")
+    assert code == 0
+    assert output.startswith(f"-- pgcache from 0.0.9 to {__version__}. Run it with psql")
+    for version in ("99.0.0", "new", ""):
+        code, output, errors = run("sql", "--upgrade-from", version)
+        assert (code, output) == (1, "")
+        assert f"this package is {__version__}, which upgrades no database with {version}" in errors
 
 
 def test_status(dsn: str, run: Run) -> None:
