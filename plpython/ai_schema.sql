@@ -7,7 +7,8 @@ create or replace function pgcache.ai_describe_schema(
 language sql stable parallel safe
 as $$
     with relation as (
-        select c.oid, c.relname, n.nspname, pg_catalog.pg_table_is_visible(c.oid) as near,
+        select
+            c.oid, c.relname, n.nspname, pg_catalog.pg_table_is_visible(c.oid) as near,
             pg_catalog.obj_description(c.oid, 'pg_class') as note,
             c.relkind in ('v', 'm') as is_view, pg_catalog.has_table_privilege(c.oid, 'select') as whole
         from pg_catalog.pg_class c
@@ -18,14 +19,16 @@ as $$
             and pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_any_column_privilege(c.oid, 'select')
             and not exists (
                 select from pg_catalog.pg_depend d
-                where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e')
+                where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid and d.deptype = 'e'
+            )
     ), facet as (
-        select a.attrelid as oid, 0 as kind, a.attnum as place, pg_catalog.quote_ident(a.attname) || ' '
-            || pg_catalog.format_type(a.atttypid, a.atttypmod)
+        select
+            a.attrelid as oid, 0 as kind, a.attnum as place,
+            pg_catalog.quote_ident(a.attname) || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod)
             || case when a.attnotnull then ' not null' else '' end
             || coalesce(' /* ' || pg_catalog.left(pg_catalog.regexp_replace(
-                pg_catalog.col_description(a.attrelid, a.attnum), '[[:space:]*/]+', ' ', 'g'), 200) || ' */', '')
-            as line
+                pg_catalog.col_description(a.attrelid, a.attnum), '[[:space:]*/]+', ' ', 'g'
+            ), 200) || ' */', '') as line
         from relation r
         inner join pg_catalog.pg_attribute a on a.attrelid = r.oid
         where a.attnum > 0 and not a.attisdropped

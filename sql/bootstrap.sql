@@ -13,14 +13,14 @@ begin
     -- CREATE SCHEMA IF NOT EXISTS would ask for CREATE on the database even if the schema exists.
     if to_regnamespace('pgcache') is null then
         create schema pgcache;
-        comment on schema pgcache
-            is 'A cache inside PostgreSQL. SELECT * FROM pgcache.cache_stats shows what it holds.';
+        comment on schema pgcache is
+        'A cache inside PostgreSQL. SELECT * FROM pgcache.cache_stats shows what it holds.';
     end if;
     if to_regnamespace('pgcache_internal') is null then
         create schema pgcache_internal;
-        comment on schema pgcache_internal
-            is 'What pgcache is made of. It is on nobody''s search_path and may change with every version: '
-            'call what is in pgcache.';
+        comment on schema pgcache_internal is
+        'What pgcache is made of. It is on nobody''s search_path and may change with every version: call what is in'
+        ' pgcache.';
     end if;
 end
 $$;
@@ -54,8 +54,8 @@ create table if not exists pgcache_internal.made_objects (
     primary key (kind, schema, name, arguments)
 );
 comment on table pgcache_internal.made_objects is
-'The functions and views that installations have made, and so may drop: what a user has made beside them is left'
-' alone. arguments: names of types, as a dump keeps them. made_at: when the transaction began that made it last.';
+'The functions and views that installations have made, and so may drop: what a user has made beside them is left alone.'
+' arguments: names of types, as a dump keeps them. made_at: when the transaction began that made it last.';
 
 -- What is made below is not among the made objects: where its parameters or columns change, drop the old ones here.
 
@@ -207,13 +207,15 @@ begin
         left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
         inner join own_objects() o on case o.kind
             when 'view' then o.oid = r.ev_class
-            else d.classid = 'pg_proc'::regclass and o.oid = d.objid end
+            else d.classid = 'pg_proc'::regclass and o.oid = d.objid
+        end
         where o.oid <> object and case kind
             when 'routine' then (d.refclassid, d.refobjid) = ('pg_proc'::regclass, object)
             else (d.refclassid, d.refobjid) in (
                 ('pg_class'::regclass, object),
                 ('pg_type'::regclass, (select c.reltype from pg_class c where c.oid = object))
-            ) end
+            )
+        end
     loop
         call unmake(dependent.kind, dependent.oid);
     end loop;

@@ -25,7 +25,8 @@ begin
                         where (m.kind, m.schema, m.name) = ('routine', k.schema, k.name)
                     )
                 )::pg_catalog.regprocedure::text
-                else pg_catalog.to_regclass(pg_catalog.format('%I.%I', k.schema, k.name))::text end as target
+                else pg_catalog.to_regclass(pg_catalog.format('%I.%I', k.schema, k.name))::text
+            end as target
         ) o
         where o.target is not null and (k.column_name is null or exists (
             select from pg_catalog.pg_attribute a

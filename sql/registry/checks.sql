@@ -113,8 +113,8 @@ begin
     elsif (length(pattern) - length(rtrim(pattern, E'\\'))) % 2 = 1 then
         raise exception using errcode = 'PC006',
             message = format('the key pattern %s ends in a lone escape character', pattern),
-            hint = E'A backslash escapes the next character (\\% and \\_ are literal); '
-                'write \\\\ for a backslash itself.';
+            hint = E'A backslash escapes the next character (\\% and \\_ are literal);'
+                ' write \\\\ for a backslash itself.';
     end if;
     return pattern;
 end

@@ -12,17 +12,19 @@ create or replace function pgcache_internal.cache_now() returns timestamptz
 language sql volatile parallel safe  -- not pinned: inlined
 as %L;
 comment on function pgcache_internal.cache_now() is
-'The time by which entries expire: clock_timestamp(); with the setting test_clock on, that of the session (SET '
-'pgcache.clock, a timestamptz), if it has any.';
+'The time by which entries expire: clock_timestamp(); with the setting test_clock on, that of the session (SET'
+' pgcache.clock, a timestamptz), if it has any.';
 $function$,
-        case when cache_setting('test_clock') = 'on' then $body$
+        case cache_setting('test_clock')
+            when 'on' then $body$
     select case
         when pg_catalog.current_setting('pgcache.clock', true) <> ''
             then pg_catalog.current_setting('pgcache.clock', true)::timestamptz
         else pg_catalog.clock_timestamp()
     end
 $body$
-        else ' select pg_catalog.clock_timestamp() ' end
+            else ' select pg_catalog.clock_timestamp() '
+        end
     ));
 end
 $compile$;

@@ -120,9 +120,12 @@ create or replace function pgcache_internal.interval_constant(value interval) re
 language sql immutable strict parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
-    select format('pg_catalog.make_interval(months => %s, days => %s, secs => %s)',
-        12 * extract(year from value) + extract(month from value), extract(day from value),
-        3600 * extract(hour from value) + 60 * extract(minute from value) + extract(second from value))
+    select format(
+        'pg_catalog.make_interval(months => %s, days => %s, secs => %s)',
+        12 * extract(year from value) + extract(month from value),
+        extract(day from value),
+        3600 * extract(hour from value) + 60 * extract(minute from value) + extract(second from value)
+    )
 $$;
 
 comment on function pgcache_internal.interval_constant(interval) is

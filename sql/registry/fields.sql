@@ -23,8 +23,10 @@ as $kinds$
         ('vector', 'array', 'vector',
             $$case when pg_catalog.jsonb_typeof(value -> %1$L) = 'array' then
                 not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")')
-                and coalesce(pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L),
-                    true) end$$,
+                and coalesce(
+                    pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L), true
+                )
+            end$$,
             'pgcache_internal.to_vector(value ->> %1$L)', 't.%1$I::text::jsonb')
 $kinds$;
 
@@ -317,23 +319,26 @@ begin
     else
         names := array(select json_object_keys(fields));
         select case
-                when f.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'
-                    then format('%L cannot name a field: that takes 1 to 63 letters, digits and underscores, '
-                        'no digit first', f.key)
-                when f.key = any(own_columns) then format('%s cannot name a field: every entry has such a column',
-                    f.key)
-                when cardinality(array_positions(names, f.key)) > 1 then format('the field %s is declared twice', f.key)
-                when f.value is null or f.value !~ '^[a-z0-9]+(!|=.*)?$'
-                    or substring(f.value from '^[a-z0-9]+') not in (select k.kind from field_kinds() k)
-                    then format('the field %s cannot be of kind %L', f.key, f.value)
-                -- These two go into the statistics and the eviction by cost.
-                when f.key = 'tokens_used' and f.value !~ '^(count|integer)' then 'tokens_used has to be a count'
-                when f.key = 'model' and f.value !~ '^string' and 'tokens_used' = any(names)
-                    then 'beside tokens_used, model has to be a string'
-                when f.value ~ '^(base64|vector)=' then format('the field %s cannot have a value where it is absent',
-                    f.key)
-                when cardinality(names) > 100 then 'a type has 100 fields at most'
-            end
+            when f.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$' then format(
+                '%L cannot name a field: that takes 1 to 63 letters, digits and underscores, no digit first', f.key
+            )
+            when f.key = any(own_columns)
+                then format('%s cannot name a field: every entry has such a column', f.key)
+            when cardinality(array_positions(names, f.key)) > 1
+                then format('the field %s is declared twice', f.key)
+            when f.value is null or f.value !~ '^[a-z0-9]+(!|=.*)?$'
+                or substring(f.value from '^[a-z0-9]+') not in (select k.kind from field_kinds() k)
+                then format('the field %s cannot be of kind %L', f.key, f.value)
+            -- These two go into the statistics and the eviction by cost.
+            when f.key = 'tokens_used' and f.value !~ '^(count|integer)'
+                then 'tokens_used has to be a count'
+            when f.key = 'model' and f.value !~ '^string' and 'tokens_used' = any(names)
+                then 'beside tokens_used, model has to be a string'
+            when f.value ~ '^(base64|vector)='
+                then format('the field %s cannot have a value where it is absent', f.key)
+            when cardinality(names) > 100
+                then 'a type has 100 fields at most'
+        end
         into problem
         from json_each_text(fields) f
         order by 1 nulls last limit 1;

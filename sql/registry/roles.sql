@@ -46,7 +46,8 @@ begin
                     'note_writes', 'measure', 'recount_admitted', 'fold_hits', 'cache_clear_expired', 'cache_cleanup',
                     'hot_shrink'
                 ]) then true
-                else not p.prosecdef end
+                else not p.prosecdef
+            end
     loop
         execute format('grant execute on function %s to %I', routine, role);
     end loop;
@@ -57,8 +58,8 @@ end
 $$;
 
 comment on function pgcache.cache_grant(name, text) is
-'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or'
-' admin (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
+'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or admin'
+' (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
 
 create or replace function pgcache.cache_revoke(role name) returns void
 language plpgsql volatile
@@ -89,8 +90,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.roles_with_access() is
-'The roles that cache_grant has given access, and which. Not those that have lost it by other ways, as by DROP OWNED'
-' or in a dump without privileges.';
+'The roles that cache_grant has given access, and which. Not those that have lost it by other ways, as by DROP OWNED or'
+' in a dump without privileges.';
 
 create or replace function pgcache_internal.grant_like_store(type text) returns void
 language plpgsql volatile

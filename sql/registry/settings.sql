@@ -74,8 +74,8 @@ begin
     exception when data_exception or null_value_not_allowed then
         raise exception using errcode = 'PC010',
             message = format('setting %s cannot be %L', name, value),
-            hint = 'Times are positive intervals such as ''1 hour''; '
-                'rates and prices are numbers that are not negative; test_clock is on or off.';
+            hint = 'Times are positive intervals such as ''1 hour'';'
+                ' rates and prices are numbers that are not negative; test_clock is on or off.';
     end;
     if value is null then
         raise exception using errcode = 'PC010',

@@ -196,8 +196,10 @@ declare
     key constant integer := hashtext('pgcache_internal.make_room');
     type_key constant integer := hashtext(type);
 begin
-    got := case when shared then pg_try_advisory_xact_lock_shared(key, type_key)
-        else pg_try_advisory_xact_lock(key, type_key) end;
+    got := case
+        when shared then pg_try_advisory_xact_lock_shared(key, type_key)
+        else pg_try_advisory_xact_lock(key, type_key)
+    end;
     waited := not got;
     if waited then
         begin

@@ -26,8 +26,10 @@ comment on function pgcache_internal.sweep_every(bigint, bigint) is
 create or replace function pgcache_internal.measure_every(max_entries bigint, max_bytes bigint) returns bigint
 language sql immutable parallel safe  -- not pinned: inlined
 as $$
-    select case when max_entries is not null
-        then greatest(1, max_entries / 50 / pgcache_internal.sweep_every(max_entries, max_bytes)) end
+    select case
+        when max_entries is not null
+            then greatest(1, max_entries / 50 / pgcache_internal.sweep_every(max_entries, max_bytes))
+    end
 $$;
 
 comment on function pgcache_internal.measure_every(bigint, bigint) is
