@@ -65,7 +65,7 @@ begin
     end loop;
     if api_key = '' then
         delete from ai_secrets s where s.name = 'api_key';
-    elsif api_key ~ E'[^\\x21-\\x7e]' then
+    elsif api_key ~ e'[^\\x21-\\x7e]' then
         raise exception using errcode = 'PC010',
             message = 'the API key has spaces, line ends or other characters that no key has',
             hint = 'Pass it as the provider shows it, without the quotes around it.';

@@ -110,10 +110,10 @@ begin
         raise exception using errcode = 'PC006',
             message = 'a key pattern cannot be NULL or empty',
             hint = 'Use LIKE wildcards: ''user:42:%'' for a prefix, ''%'' for every key.';
-    elsif (length(pattern) - length(rtrim(pattern, E'\\'))) % 2 = 1 then
+    elsif (length(pattern) - length(rtrim(pattern, e'\\'))) % 2 = 1 then
         raise exception using errcode = 'PC006',
             message = format('the key pattern %s ends in a lone escape character', pattern),
-            hint = E'A backslash escapes the next character (\\% and \\_ are literal);'
+            hint = e'A backslash escapes the next character (\\% and \\_ are literal);'
                 ' write \\\\ for a backslash itself.';
     end if;
     return pattern;

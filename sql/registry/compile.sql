@@ -73,7 +73,7 @@ begin
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::text' end,
-        '@tokens', case when registered.fields ? 'tokens_used' then E'\\1' else '' end,
+        '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
         -- A standby has nothing of an UNLOGGED table: there its entries are misses.
         '@readable', case when c.relpersistence = 'u' then ' and not pg_catalog.pg_is_in_recovery()' else '' end
     ) || (

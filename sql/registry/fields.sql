@@ -19,7 +19,7 @@ as $kinds$
         ('base64', 'string', 'bytea',
             $$value ->> %1$L ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'$$,
             $$pg_catalog.decode(value ->> %1$L, 'base64')$$,
-            $$pg_catalog.translate(pg_catalog.encode(t.%1$I, 'base64'), E'\n', '')$$),
+            $$pg_catalog.translate(pg_catalog.encode(t.%1$I, 'base64'), e'\n', '')$$),
         ('vector', 'array', 'vector',
             $$case when pg_catalog.jsonb_typeof(value -> %1$L) = 'array' then
                 not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")')
