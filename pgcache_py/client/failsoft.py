@@ -18,7 +18,6 @@ from ..errors import (
     InvalidValueError,
     NotInstalledError,
     PermissionDeniedError,
-    PgcacheError,
     ReadOnlyError,
     UnavailableError,
     UnrepresentableError,
@@ -63,15 +62,10 @@ TIMEOUT = 5.0
 
 
 @contextmanager
-def keeping(cache: str, but: tuple[type[PgcacheError], ...] = ()) -> Iterator[None]:
-    """Store what was computed. If that fails it is logged: who has paid for it gets it all the same.
-
-    but: errors that are raised.
-    """
+def keeping(cache: str) -> Iterator[None]:
+    """Store what was computed. If that fails it is logged: who has paid for it gets it all the same."""
     try:
         yield
-    except but:
-        raise
     except UNKEPT as error:
         logger.warning("what was computed is not cached in %s: %s", cache, error)
 

@@ -24,7 +24,7 @@ class Proxy:
         self.dsn = make_conninfo(target, host="127.0.0.1", port=self._listener.getsockname()[1])
         self.round_trips = 0
         self.connections = 0
-        self.relays: list[threading.Thread] = []
+        self.relays: dict[threading.Thread, _Talk] = {}
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._flowing = threading.Event()
         self._flowing.set()
@@ -60,9 +60,13 @@ class Proxy:
     def admit(self) -> None:
         self._refusing = False
 
+    def established(self) -> set[threading.Thread]:
+        """Those of connections that the server has answered; of one that says nothing yet it does not know."""
+        return {relay for relay, talk in list(self.relays.items()) if relay.is_alive() and talk.answered}
+
     def wait_for_the_end(self) -> None:
         """Wait until no connection is open any more."""
-        for relay in self.relays:
+        for relay in list(self.relays):
             relay.join(10)
             assert not relay.is_alive()
 
@@ -82,8 +86,9 @@ class Proxy:
             self._pairs.append((client, server))
             talk = _Talk(self)
             for ends in ((client, server, talk, True), (server, client, talk, False)):
-                self.relays.append(threading.Thread(target=self._relay, args=ends, daemon=True))
-                self.relays[-1].start()
+                relay = threading.Thread(target=self._relay, args=ends, daemon=True)
+                self.relays[relay] = talk
+                relay.start()
 
     def _relay(self, source: socket.socket, sink: socket.socket, talk: _Talk, from_client: bool) -> None:
         try:
@@ -109,6 +114,7 @@ class _Talk:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._client_spoke_last = False
+        self.answered = False
         self._lock = threading.Lock()
 
     def said(self, by_client: bool) -> None:
@@ -116,3 +122,4 @@ class _Talk:
             if by_client and not self._client_spoke_last:
                 self._proxy.round_trips += 1
             self._client_spoke_last = by_client
+            self.answered = self.answered or not by_client

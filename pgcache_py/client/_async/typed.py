@@ -174,13 +174,13 @@ class AsyncEmbeddingCache(AsyncTypedCache):
 
     async def _keep_many(self, texts: Sequence[str], model: str, vectors: Sequence[Array], ttl: TTL) -> None:
         cache = self._in_savepoints()
-        try:
-            with keeping("embedding", but=(InvalidValueError,)):
+        with keeping("embedding"):
+            try:
                 await cache.set_many(texts, model, vectors, ttl=ttl)
-        except InvalidValueError:  # all or none: the others by themselves
-            for text, vector in zip(texts, vectors, strict=True):
-                with keeping("embedding"):
-                    await cache.set(text, model, vector, ttl=ttl)
+            except InvalidValueError:  # all or none: the others by themselves
+                for text, vector in zip(texts, vectors, strict=True):
+                    with keeping("embedding"):
+                        await cache.set(text, model, vector, ttl=ttl)
 
 
 class AsyncVectorSearchCache(AsyncTypedCache):

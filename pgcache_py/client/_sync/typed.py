@@ -171,13 +171,13 @@ class EmbeddingCache(TypedCache):
 
     def _keep_many(self, texts: Sequence[str], model: str, vectors: Sequence[Array], ttl: TTL) -> None:
         cache = self._in_savepoints()
-        try:
-            with keeping("embedding", but=(InvalidValueError,)):
+        with keeping("embedding"):
+            try:
                 cache.set_many(texts, model, vectors, ttl=ttl)
-        except InvalidValueError:  # all or none: the others by themselves
-            for text, vector in zip(texts, vectors, strict=True):
-                with keeping("embedding"):
-                    cache.set(text, model, vector, ttl=ttl)
+            except InvalidValueError:  # all or none: the others by themselves
+                for text, vector in zip(texts, vectors, strict=True):
+                    with keeping("embedding"):
+                        cache.set(text, model, vector, ttl=ttl)
 
 
 class VectorSearchCache(TypedCache):
