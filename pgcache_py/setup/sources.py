@@ -187,9 +187,9 @@ class Sources:
         yield f"-- pgcache {what}. Run it with psql -f FILE: all or nothing, it is one transaction."
         yield FOR_PSQL + "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
         yield SETTINGS + TAKE_LOCK + LOCK_TIMEOUT
-        yield _expect(upgrade_from)
         yield CREATE_VECTOR
         yield BECOME_OWNER
+        yield _expect(upgrade_from)
         yield _titled(self.bootstrap, self.bootstrap.text)
         yield SEARCH_PATH
         for script in self.before:

@@ -109,7 +109,8 @@ end
 $$;
 
 comment on function pgcache.cache_get_audio(text, text, text, jsonb) is
-'The cached speech of a text in a voice: one row, or none on a miss. duration_ms in milliseconds, sample_rate in Hz.';
+'The cached speech of a text in a voice: one row, or none on a miss. duration_ms in milliseconds, sample_rate in'
+' Hz. settings are compared as JSON values. Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_audio(
     text text, voice text, audio_data bytea, format text, duration_ms integer default null,

@@ -25,7 +25,8 @@ as $$
 $$;
 
 comment on function pgcache.crawl_should_skip(text, bytea, text) is
-'Whether this image from this URL is stored already, and under which raw_key.';
+'Whether this image from this URL is stored already for a tenant, NULL or '''' for the shared one, and under which'
+' raw_key. Errors: PC002 image NULL; as cache_get.';
 
 create or replace function pgcache.crawl_store(
     url text, image bytea, raw_key text, thumbnail_key text, tenant text, ttl interval default null

@@ -114,7 +114,7 @@ end
 $$;
 
 comment on function pgcache.cache_get_embeddings(text[], text) is
-'One row for each text asked, in the order asked, with its own vector or NULL on a miss.';
+'One row for each text asked, in the order asked, with its own vector or NULL on a miss. Errors: as cache_get_many.';
 
 create or replace function pgcache.cache_get_embedding(text text, model text) returns vector
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
@@ -143,7 +143,7 @@ end
 $$;
 
 comment on function pgcache.cache_get_embedding(text, text) is
-'The cached vector of a text by a model; NULL on a miss.';
+'The cached vector of a text by a model; NULL on a miss. Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_embedding(
     text text, model text, embedding vector, ttl interval default null

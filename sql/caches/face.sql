@@ -10,8 +10,8 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.get_for_tenant(tenant, 'face', pgcache.image_key(image)) -> 'embeddings' $$;
 
 comment on function pgcache.cache_get_face(bytea, text) is
-'The face embeddings of an image: a JSON array of {"bbox", "embedding", "det_score"}, empty if it has no face; NULL on'
-' a miss.';
+'The face embeddings of an image that were cached for a tenant, NULL or '''' for the shared one: a JSON array of'
+' {"bbox", "embedding", "det_score"}, empty if it has no face; NULL on a miss. Errors: PC002 image NULL; as cache_get.';
 
 create or replace function pgcache.cache_set_face(
     image bytea, tenant text, embeddings jsonb, ttl interval default null

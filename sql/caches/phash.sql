@@ -9,7 +9,9 @@ create or replace function pgcache.cache_get_phash(image bytea, tenant text) ret
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache_internal.get_for_tenant(tenant, 'phash', pgcache.image_key(image)) ->> 'phash' $$;
 
-comment on function pgcache.cache_get_phash(bytea, text) is 'The perceptual hash of an image; NULL on a miss.';
+comment on function pgcache.cache_get_phash(bytea, text) is
+'The perceptual hash of an image that was cached for a tenant, NULL or '''' for the shared one; NULL on a miss. Errors:'
+' PC002 image NULL; as cache_get.';
 
 create or replace function pgcache.cache_set_phash(
     image bytea, tenant text, phash text, ttl interval default null

@@ -26,7 +26,8 @@ as $$
 $$;
 
 comment on function pgcache.cache_get_vector_search(vector, jsonb, integer, text) is
-'The cached results of a search by the same vector, filters and top_k for the same user; NULL on a miss.';
+'The cached results of a search by the same vector, filters and top_k for the same user; NULL on a miss.'
+' filters are compared as JSON values, the vector by its float32 numbers. Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_vector_search(
     query vector, results jsonb, filters jsonb default '{}', top_k integer default 10, user_id text default '',

@@ -21,7 +21,8 @@ begin
 end
 $body$;
 comment on function pgcache.cache_get_many(text, text[]) is
-'One row for each key asked, in the order asked, with the value NULL on a miss. Counts and errors as cache_get.';
+'One row for each key asked, in the order asked, with the value as JSON, NULL on a miss. Counts each as cache_get'
+' does. Errors: PC002 where a key, or the array, is NULL or invalid; as cache_get.';
 $frame$, $branch$type = '@type'@readable then
         select
             pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{,
@@ -72,7 +73,7 @@ end
 $body$;
 comment on function pgcache.cache_get_many_json(text, text[]) is
 'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular order; a'
-' key given twice counts once. Else counts and errors as cache_get.';
+' key given twice counts once. Errors: as cache_get_many.';
 $frame$, $branch$type = '@type'@readable then
         select
             pg_catalog.json_object_agg(f.cache_key, f.value),
@@ -261,7 +262,10 @@ declare
     ttl interval;
 begin
     if entries is null or jsonb_typeof(entries) <> 'array' or exists (
-        select from jsonb_array_elements(entries) e where jsonb_typeof(e) <> 'object' or not e ?& array['key', 'value']
+        select from jsonb_array_elements(entries) e
+        where jsonb_typeof(e) <> 'object'
+            or not e ?& array['key', 'value']
+            or e - array['key', 'value', 'ttl'] <> '{}'
     ) then
         raise exception using errcode = 'PC004',
             message = 'cache_warm takes a JSON array of objects with the fields key, value and, if you like, ttl',
@@ -285,4 +289,5 @@ end
 $$;
 
 comment on function pgcache.cache_warm(text, jsonb) is
-'Stores the entries of a JSON array [{"key", "value", "ttl"?}, ...] and returns how many. Errors: PC004; as cache_set.';
+'Stores the entries of a JSON array, [{"key": "a", "value": 1, "ttl": "5 minutes"}, ...], all or none, and returns how'
+' many. ttl, if it is there: an interval, or a number of seconds. Errors: PC004 another form; as cache_set.';

@@ -3,14 +3,16 @@ language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
     select encode(sha256(convert_to(
-        coalesce(string_agg(coalesce(octet_length(p.part) || ':' || p.part, '~'), ',' order by p.place), ''), 'UTF8'
+        coalesce(string_agg(
+            coalesce(octet_length(convert_to(p.part, 'UTF8')) || ':' || p.part, '~'), ',' order by p.place
+        ), ''), 'UTF8'
     )), 'hex')
     from unnest(parts) with ordinality p (part, place)
 $$;
 
 comment on function pgcache.cache_key(text[]) is
-'64 hex digits of SHA-256 over the parts, each written as its length in bytes, a colon and itself (NULL as ~), joined'
-' by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc'').';
+'64 hex digits of SHA-256 over the parts in UTF-8, each written as its length in bytes, a colon and itself (NULL as ~),'
+' joined by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc'').';
 
 create or replace function pgcache_internal.canonical_json(value jsonb) returns text
 language sql immutable parallel safe
@@ -19,7 +21,7 @@ as $$
     select case jsonb_typeof(value)
         when 'object' then (
             select '{' || coalesce(string_agg(
-                to_json(e.key)::text || ':' || canonical_json(e.value), ',' order by e.key collate "C"
+                to_json(e.key)::text || ':' || canonical_json(e.value), ',' order by convert_to(e.key, 'UTF8')
             ), '') || '}'
             from jsonb_each(value) e
         )
@@ -33,7 +35,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.canonical_json(jsonb) is
-'One text for all JSON values that are equal: keys sorted by bytes, no spaces, numbers without trailing zeros.';
+'One text for all JSON values that are equal: keys sorted by their bytes in UTF-8, no spaces, numbers without trailing'
+' zeros.';
 
 create or replace function pgcache.cache_key_json(value jsonb) returns text
 language sql immutable parallel safe

@@ -59,6 +59,14 @@ as $$
 declare
     old_value constant text := cache_setting(name);
 begin
+    if starts_with(name, 'ai_') or starts_with(name, 'hot_') then
+        raise exception using errcode = 'PC010',
+            message = format('setting %s has a function of its own, which knows what it may be', name),
+            hint = case
+                when starts_with(name, 'ai_') then format('SELECT ai_configure(%s => ...)', substr(name, 4))
+                else format('SELECT cache_hot_configure(%s => ...)', substr(name, 5))
+            end;
+    end if;
     begin
         if starts_with(name, 'ttl_') or starts_with(name, 'keep_') or name = 'overdue_after' then
             if value::interval <= interval '0' then
@@ -94,7 +102,8 @@ end
 $$;
 
 comment on function pgcache.cache_configure_setting(text, text) is
-'Changes a setting, see view cache_settings, and returns its old value. Errors: PC010.';
+'Changes a setting, see view cache_settings, and returns its old value. Those of the AI functions and of the hot tier'
+' are for ai_configure and cache_hot_configure. Errors: PC010.';
 
 create or replace function pgcache.cache_tier(tier text) returns interval
 language sql stable parallel safe
@@ -103,7 +112,7 @@ as $$ select cache_setting('ttl_' || tier)::interval $$;
 
 comment on function pgcache.cache_tier(text) is
 'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with'
-' cache_configure_setting(''ttl_short'', ...).';
+' cache_configure_setting(''ttl_short'', ...). Errors: PC010 for another tier.';
 
 create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
 language plpgsql volatile security definer

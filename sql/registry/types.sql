@@ -194,19 +194,22 @@ begin
     perform expiry('epoch', ttl, null);
     for allowed in
         select * from (values
-            ('max_entries', max_entries > 0,
+            ('max_entries', max_entries::text, max_entries > 0,
                 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
-            ('max_bytes', max_bytes > 0,
+            ('max_bytes', max_bytes::text, max_bytes > 0,
                 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
-            ('dimensions', dimensions > 0, 'a positive number of dimensions, NULL for any'),
-            ('eviction', eviction is null or exists (select from eviction_policies() p where p.policy = eviction),
+            ('dimensions', dimensions::text, dimensions between 1 and 16000,
+                'a number from 1 to 16000, which is pgvector''s limit'),
+            ('eviction', quote_literal(eviction),
+                eviction is null or exists (select from eviction_policies() p where p.policy = eviction),
                 'one of ' || (select string_agg(p.policy, ', ') from eviction_policies() p)),
-            ('hit_tracking', hit_tracking in ('exact', 'sampled', 'off'), 'exact, sampled or off')
-        ) o (name, fine, values)
+            ('hit_tracking', quote_literal(hit_tracking), hit_tracking in ('exact', 'sampled', 'off'),
+                'exact, sampled or off')
+        ) o (name, value, fine, values)
     loop
         if not allowed.fine then
             raise exception using errcode = 'PC010',
-                message = format('%s is out of range', allowed.name),
+                message = format('%s cannot be %s', allowed.name, allowed.value),
                 hint = format('%s is %s.', allowed.name, allowed.values);
         end if;
     end loop;

@@ -254,8 +254,9 @@ def test_options(shared: Session, call: str) -> None:
 
 
 def test_configure(shared: Session) -> None:
-    with refused("PC010", "dimensions"):
-        shared("SELECT cache_configure('embedding', dimensions => 0)")
+    for wrong in (0, 16_001):
+        with refused("PC010", "dimensions is a number from 1 to 16000"):
+            shared("SELECT cache_configure('embedding', dimensions => %s)", wrong)
     with refused("PC010", "embedding"):
         shared("SELECT cache_configure('llm', dimensions => 3)")
     with refused("PC010", "max_entries"):
@@ -276,6 +277,9 @@ def test_settings(shared: Session) -> None:
     ):  # fmt: skip
         with refused("PC010"):
             shared("SELECT cache_configure_setting(%s, %s)", name, value)
+    for name in shared.column("SELECT name FROM cache_settings WHERE name LIKE 'hot%' OR name LIKE 'ai%'"):
+        with refused("PC010", "cache_hot_configure" if name.startswith("hot") else "ai_configure"):
+            shared("SELECT cache_configure_setting(%s, '1')", name)
     for model, price in (("m", None), (None, 1), ("m", -1), ("m", "NaN")):
         with refused("PC010", "cache_set_price("):
             shared("SELECT cache_set_price(%s, %s::numeric)", model, price)

@@ -188,7 +188,18 @@ def test_warm(ask: Session) -> None:
 
 @pytest.mark.parametrize(
     "entries",
-    ["null", "{}", '"a"', "1", "[1]", "[[]]", '[{"key": "w"}]', '[{"value": 1}]', '[{"key": "w", "value": 1}, null]'],
+    [
+        "null",
+        "{}",
+        '"a"',
+        "1",
+        "[1]",
+        "[[]]",
+        '[{"key": "w"}]',
+        '[{"value": 1}]',
+        '[{"key": "w", "value": 1}, null]',
+        '[{"key": "w", "value": 1, "tl": "1 hour"}]',
+    ],
 )
 def test_warm_says_what_it_takes(shared: Session, entries: str) -> None:
     with refused("PC004", "cache_warm("):

@@ -335,3 +335,35 @@ def test_a_disabled_type_stores_nothing(ask: Session) -> None:
         ask("SELECT cache_set('llm', 'k', '1')")
     ask("SELECT cache_configure('store', enabled => true)")
     assert ask("SELECT cache_set('store', 'k', '1')") is True
+
+
+# What an entry keeps when it is overwritten: where it is, its hits, and what the hot tier numbers.
+KEPT = ["id", "type", "tenant", "cache_key", "hit_count", "hit_weight", "version"]
+WRITERS = (
+    "cache_set(%s, 'k', %s)", "cache_add(%s, 'k', %s)", "cache_set_many_json(%s, jsonb_build_object('k', %s::jsonb))",
+    "cache_incr(%s, 'k', %s)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("type", VALUES)
+def test_nothing_is_left_of_an_entry_that_has_expired_and_is_overwritten(ask: Session, type: str) -> None:
+    ask("SET pgcache.clock = '2030-01-01'")
+    table, fields = ask.rows("SELECT relation::text, fields FROM pgcache_internal.types WHERE type = %s", type)[0]
+    columns = ask.rows(
+        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND NOT attname = ANY(%s)",
+        table, [*KEPT, *(fields or ["data"])],
+    )  # fmt: skip
+    assert {"created_at", "expires_at", "last_accessed_at"} <= dict(columns).keys()
+    something = {"timestamp with time zone": "'2001-01-01'", "boolean": "true", "text": "'x'", "text[]": "'{x}'"}
+    old = ", ".join(f"{name} = {something.get(kind, '77')}" for name, kind in columns)
+    entry = f"SELECT to_jsonb(t) - ARRAY['id', 'version'] FROM {table} t"
+    for writer in WRITERS if type == "store" else WRITERS[:-1]:
+        value = "5" if "incr" in writer else VALUES[type][-1]
+        ask(f"DELETE FROM {table}")
+        assert ask(f"SELECT {writer}", type, value)
+        fresh = ask(entry)
+        ask(f"UPDATE {table} SET {old}")
+        assert ask(entry) != fresh
+        assert ask(f"SELECT {writer}", type, value)
+        assert ask(entry) == fresh, writer

@@ -56,13 +56,14 @@ def caught_up(pair: tuple[Session, Session]) -> Session:
     return standby
 
 
-# What differs from a READ ONLY transaction on the primary.
+# What differs from a READ ONLY transaction on the primary: the entry of an UNLOGGED type is not here.
+STORED = READS["(SELECT count(*) FROM cache_top)"]
 THERE: dict[str, object] = {
     "cache_get('volatile', 'k')": None,
     "(SELECT sum(entries) FROM cache_stats)": None,
     "(SELECT count(*) FROM cache_stats_history)": len(VALUES) + 3,
-    "(SELECT count(*) FROM cache_top)": 11,
-    "(SELECT count(*) FROM get_all_cache_keys())": 8,
+    "(SELECT count(*) FROM cache_top)": STORED - 1,
+    "(SELECT count(*) FROM get_all_cache_keys())": READS["(SELECT count(*) FROM get_all_cache_keys())"] - 1,
 }
 
 
