@@ -17,8 +17,8 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache.cache_get('llm', pgcache.llm_key(prompt, model, context)) $$;
 
 comment on function pgcache.cache_get_llm(text, text, text) is
-'The cached answer to a prompt: {"response", "model", "provider", "tokens_used"}, without what was not stored; NULL on a'
-' miss. NULL is a prompt, or a context, of its own. Errors: as cache_get.';
+'The cached answer to a prompt: {"response", "model", "provider", "tokens_used"}, without what was not stored; NULL on'
+' a miss. NULL is a prompt, or a context, of its own. Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_llm(
     prompt text, model text, response text, tokens_used integer default null, context text default '',
