@@ -101,7 +101,7 @@ begin
     if bytes > registered.max_bytes then  -- as given; what is stored is compressed
         execute format('select exists (select from %s t where t.created_at >= $1 and (%s) > $2)',
             registered.relation, entry_size(registered.fields))
-        into too_large using cache_now(), registered.max_bytes;
+        into too_large using statement_start(), registered.max_bytes;
         if too_large then
             raise exception using errcode = 'PC009',
                 message = format('the value is larger than all that the cache type %s may hold, %s', registered.type,

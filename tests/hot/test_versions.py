@@ -217,6 +217,7 @@ def test_many_of_a_type_outside_of_the_tier(hot: Session) -> None:
 
 
 def test_a_set(hot: Session) -> None:
+    hot.set_clock("2030-01-01 00:00+00")
     stored = hot.row("SELECT * FROM pgcache_internal.hot_set('store', 'k', '1.0', '1 minute')")
     assert stored == {"stored": True, "version": hot(VERSION), "ttl_ms": 60_000, "stored_value": "1.0"}
     assert outbox(hot) == {("store", "", "k")}

@@ -35,6 +35,22 @@ def test_the_clock_goes_on_inside_a_transaction(ask: Session) -> None:
         assert ask("SELECT pgcache_internal.cache_now() > now()")
 
 
+def test_the_clock_goes_on_inside_a_statement(ask: Session) -> None:
+    ask("""
+        DO $$
+        BEGIN
+            PERFORM cache_set('store', 'k', '1', '40 milliseconds');
+            ASSERT cache_get('store', 'k') IS NOT NULL;
+            PERFORM pg_sleep(0.05);
+            ASSERT cache_get('store', 'k') IS NULL;
+            ASSERT NOT cache_exists('store', 'k');
+            ASSERT (SELECT value IS NULL FROM cache_get_many('store', '{k}'));
+            PERFORM cache_set('store', 'k', '2', '10 seconds');
+            ASSERT cache_ttl('store', 'k') > '9 seconds';
+        END $$
+    """)
+
+
 def test_the_clock_of_one_session_is_its_own(ask: Session) -> None:
     assert ask("SELECT pgcache_internal.cache_now() BETWEEN statement_timestamp() AND clock_timestamp()")
     ask.set_clock("2030-01-01 00:00+00")

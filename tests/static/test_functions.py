@@ -140,9 +140,9 @@ def test_volatility_and_parallel_safety_are_true(ask: Session) -> None:
         if re.search(r"\bexception when\b", function.code, re.IGNORECASE):
             assert function.parallel == "u", function.signature  # a subtransaction cannot begin in a parallel operation
         if function.volatility == "i":
-            assert not re.search(r"\b(current_setting|statement_timestamp|now\(\)|pg_is_in_recovery)", function.code), (
-                function.signature
-            )
+            assert not re.search(
+                r"\b(current_setting|(clock|statement)_timestamp|now\(\)|pg_is_in_recovery)", function.code
+            ), function.signature
 
 
 def test_what_is_parallel_safe_calls_nothing_that_is_not(ask: Session) -> None:
