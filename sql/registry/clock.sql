@@ -43,4 +43,5 @@ $body$
 end
 $compile$;
 
-comment on function pgcache_internal.compile_clock() is 'Writes cache_now and statement_start for the setting test_clock.';
+comment on function pgcache_internal.compile_clock() is
+'Writes cache_now and statement_start for the setting test_clock.';
