@@ -6,6 +6,8 @@ STATE := .state
 # make test SERVERS="embedded-18 local-15" ARGS="-k eviction -x"; ARGS="-n0" runs all in one process.
 SERVERS ?=
 ARGS ?=
+# Where an environment says so, as images of Python do, each process would compile all tests anew: 4 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-hybrid test lint sync docs bench server stop dist freeze clean
