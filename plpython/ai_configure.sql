@@ -116,7 +116,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_owner();
+    perform check_owner(), take_turn();
     if role is null or to_regrole(quote_ident(role)) is null then
         raise exception using errcode = 'PC010',
             message = format('there is no role %L', role),
@@ -140,7 +140,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_owner();
+    perform check_owner(), take_turn();
     execute format('revoke execute on function ai_fetch(text, jsonb) from %I', role);
 end
 $$;

@@ -44,6 +44,13 @@ create table if not exists pgcache_internal.installed (
 comment on table pgcache_internal.installed is
 'What is installed here: ''pgcache'', and ''plpython'' if that level is on. The digest is that of the files which ran.';
 
+-- Whatever changes the catalog does so in turn: see take_turn. So does an installation.
+create table if not exists pgcache_internal.turns (taken bigint not null);
+comment on table pgcache_internal.turns is
+'One row, that each call which changes types, settings or rights locks until its transaction ends.';
+insert into pgcache_internal.turns (taken) select 0 where not exists (select from pgcache_internal.turns);
+update pgcache_internal.turns set taken = taken + 1;
+
 create table if not exists pgcache_internal.made_objects (
     kind text not null check (kind in ('routine', 'view')),
     schema name not null,

@@ -215,7 +215,7 @@ CLEAR_ALL = count("cache_clear_all()", tier=SWEEPS)
 INVALIDATE_TENANT = count("cache_invalidate_tenant($1)", tier=SWEEPS)
 
 CREATE_TYPE = Call(
-    "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9)", read_nothing, tier=BYPASSES, repeatable=False
+    "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=BYPASSES, repeatable=False
 )
 CONFIGURE = Call("cache_configure($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=SWEEPS)
 DROP_TYPE = Call("cache_drop_type($1)", read_nothing, tier=SWEEPS, repeatable=False)

@@ -8,7 +8,7 @@ as $$
 declare
     registered types;
 begin
-    perform from types t where t.type = type for no key update;  -- as cache_drop_type does
+    perform take_turn();
     registered := check_type(type);
     perform expiry('epoch', ttl, null);
     insert into hot_types as h (type, ttl)
@@ -29,9 +29,11 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant types := check_type(type);
+    registered types;
     name text;
 begin
+    perform take_turn();
+    registered := check_type(type);
     delete from hot_types h where h.type = type;
     if not found then
         return false;

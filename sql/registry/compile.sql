@@ -25,7 +25,7 @@ declare
     template templates;
     definition text;
 begin
-    perform pg_advisory_xact_lock(hashtext('pgcache_internal.compile_types')), compile_clock(), compile_settings();
+    perform compile_clock(), compile_settings();
     -- The most used ones first: each look-up goes through the types before its own.
     all_types := (
         select jsonb_agg(
@@ -54,7 +54,8 @@ end
 $$;
 
 comment on function pgcache_internal.compile_types() is
-'Writes the functions that depend on the registry of types anew; run after each change of it.';
+'Writes the functions that depend on the registry of types anew; run after each change of it,'
+' in the turn of who changes it.';
 
 create or replace function pgcache_internal.expressions_of(registered types) returns jsonb
 language plpgsql stable

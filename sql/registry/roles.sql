@@ -23,7 +23,7 @@ begin
             message = format('there is no role %L', role),
             hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
     end if;
-    perform cache_revoke(role);
+    perform cache_revoke(role);  -- which takes the turn
     insert into granted_roles (role, access) values (role, access);
     execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
     execute format('grant select on all tables in schema pgcache, pgcache_internal to %I', role);
@@ -66,6 +66,7 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
+    perform take_turn();
     delete from granted_roles g where g.role = cache_revoke.role;
     execute format('revoke all on all routines in schema pgcache, pgcache_internal from %I', role);
     execute format('revoke all on all tables in schema pgcache, pgcache_internal from %I', role);

@@ -57,8 +57,10 @@ language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    old_value constant text := cache_setting(name);
+    old_value text;
 begin
+    perform take_turn();
+    old_value := cache_setting(name);
     if starts_with(name, 'ai_') or starts_with(name, 'hot_') then
         raise exception using errcode = 'PC010',
             message = format('setting %s has a function of its own, which knows what it may be', name),

@@ -128,7 +128,7 @@ comment on function pgcache_internal.declare_type(text, text, text, interval, bi
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
     eviction text default 'lru', hit_tracking text default 'sampled', durable boolean default true,
-    enabled boolean default true, fields json default null
+    enabled boolean default true, fields json default null, exist_ok boolean default false
 ) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -137,11 +137,18 @@ as $$
 declare
     relation constant text := 'cache_type_' || type;
 begin
+    if exist_ok and exists (select from types t where t.type = type) then
+        return;  -- without waiting for those who are changing others
+    end if;
+    perform take_turn();
     if type is null or type !~ '^[a-z][a-z0-9_]{0,39}$' then
         raise exception using errcode = 'PC010',
             message = format('%L cannot name a cache type', type),
             hint = 'A name has 1 to 40 lower-case letters, digits and underscores and begins with a letter.';
     elsif exists (select from types t where t.type = type) then
+        if exist_ok then
+            return;
+        end if;
         raise exception using errcode = 'PC007',
             message = format('the cache type %L exists already', type),
             hint = format(
@@ -166,21 +173,20 @@ begin
         ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled
     );
     perform prepare_type(type), compile_types(), grant_like_store(type);
-exception when unique_violation or duplicate_table then
-    raise exception using errcode = 'PC007',
-        message = format('the cache type %L exists already', type),
-        hint = 'Another session has just created it.';
 end
 $$;
 
-comment on function pgcache.cache_create_type(text, interval, bigint, bigint, text, text, boolean, boolean, json) is
+comment on function pgcache.cache_create_type(
+    text, interval, bigint, bigint, text, text, boolean, boolean, json, boolean
+) is
 'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its own:'
 ' {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, object,'
 ' any, base64 or vector, followed by ! if it must be present, or by =value for what is stored where it is not; hits'
 ' save the tokens of a field tokens_used, at the price of the model of a field model. Without fields: any JSON. ttl:'
 ' default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru,'
 ' cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on'
-' standbys. Errors: PC007 exists, PC010 invalid option.';
+' standbys. exist_ok: a type of this name, however it was made, is left as it is, and is no error; so programs can'
+' create theirs when they start. Errors: PC007 exists, PC010 invalid option.';
 
 create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
@@ -229,8 +235,10 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    before constant types := check_type(type);
+    before types;
 begin
+    perform take_turn();
+    before := check_type(type);
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions);
     if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions'] then
         raise exception using errcode = 'PC010',
@@ -332,9 +340,11 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    registered constant types := check_type(type);
+    registered types;
     counter text;
 begin
+    perform take_turn();
+    registered := check_type(type);
     if registered.builtin then
         raise exception using errcode = 'PC008',
             message = format('the built-in type %s cannot be dropped', type),
@@ -344,11 +354,9 @@ begin
             );
     end if;
     -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks;
-    -- with the row of the registry whoever configures the type waits; with the table all who use it (see types_here).
+    -- with the table all who use it wait (see types_here).
     perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')),
         pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
-    perform from types t where t.type = type for no key update;
-    perform check_type(type);
     execute format('drop table %s', registered.relation);
     delete from types t where t.type = type;
     delete from counters_seen s where s.type = type;

@@ -154,6 +154,27 @@ def test_what_is_parallel_safe_calls_nothing_that_is_not(ask: Session) -> None:
             assert not called & unsafe - {function.name}, function.signature
 
 
+CHANGES_THE_CATALOG = re.compile(
+    r"\bcall make\(|\bexecute\s+format\(\s*(?:\$sql\$|')\s*(?:create|alter|drop|grant|revoke|comment)\b"
+)
+
+
+def test_what_changes_the_catalog_takes_its_turn(ask: Session) -> None:
+    everything = functions(ask, all_levels=True)
+    called = {function.name: set(re.findall(r"\b(\w+)\s*\(", function.code)) for function in everything}
+
+    def reached(names: set[str]) -> set[str]:
+        further = names.union(*(called.get(name, set()) for name in names))
+        return names if further == names else reached(further)
+
+    changing = {function.name for function in everything if CHANGES_THE_CATALOG.search(function.body)}
+    public = ask.column("SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pgcache'::regnamespace")
+    found = [name for name in public if reached({name}) & changing]
+    assert {"cache_create_type", "cache_configure", "cache_drop_type", "cache_hot_on", "cache_grant"} <= set(found)
+    for name in found:
+        assert "take_turn" in reached({name}), name
+
+
 def test_bodies_read_the_same_whatever_standard_conforming_strings(ask: Session) -> None:
     """A session may have it off: then a backslash escapes, unless the constant begins with an E anyway."""
     for function in functions(ask, all_levels=True):

@@ -209,13 +209,14 @@ class AsyncCache(AsyncTypedCaches):
         durable: bool = True,
         enabled: bool = True,
         fields: Mapping[str, str] | None = None,
+        exist_ok: bool = False,
     ) -> None:
         """Create a type. ttl: its default, None for never. max_...: limits, None for none.
 
         eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable: False for a faster type that a
         crash empties. fields: what its values have, each in a column of its own, such as
-        {"text": "string!", "tokens_used": "count"}; without them its values are any JSON. Raises TypeExistsError,
-        InvalidSettingError.
+        {"text": "string!", "tokens_used": "count"}; without them its values are any JSON. exist_ok: a type of this
+        name is left as it is, instead of the error. Raises TypeExistsError, InvalidSettingError.
         """
         await self._run(
             calls.CREATE_TYPE,
@@ -228,6 +229,7 @@ class AsyncCache(AsyncTypedCaches):
             wire.boolean(durable),
             wire.boolean(enabled),
             None if fields is None else wire.json_object(fields),
+            wire.boolean(exist_ok),
         )
 
     async def configure(
