@@ -91,11 +91,17 @@ $$;
 comment on procedure pgcache_internal.migrate(integer, text, text, text, text) is -- noqa: LT01
 'Runs a migration that has not run here yet; one that has must be what it was then. Errors: PC091.';
 
+-- In PL/pgSQL, which keeps its plan: it runs a few times for each function.
 create or replace function pgcache_internal.argument_types(types oidvector) returns text
-language sql stable  -- not pinned: inlined
+language plpgsql stable
+set search_path to pg_catalog, pg_temp
 as $$
-    select coalesce(pg_catalog.string_agg(t.typname, ', ' order by a.place), '')
-    from pg_catalog.unnest(types) with ordinality a (type, place) inner join pg_catalog.pg_type t on t.oid = a.type
+begin
+    return (
+        select coalesce(string_agg(t.typname, ', ' order by a.place), '')
+        from unnest(types) with ordinality a (type, place) inner join pg_type t on t.oid = a.type
+    );
+end
 $$;
 
 comment on function pgcache_internal.argument_types(oidvector) is
@@ -126,49 +132,55 @@ language plpgsql  -- not pinned: runs files
 as $$
 #variable_conflict use_variable
 declare
-    words constant text[] := pg_catalog.regexp_match(
-        statement, '^[[:space:]]*create or replace (function|procedure|view) "?([a-z0-9_]+)"?[.]"?([a-z0-9_]+)', 'i'
+    -- A regular expression would take longer than all the rest.
+    head constant text := pg_catalog.ltrim(pg_catalog.left(statement, 200), e' \n');
+    keyword constant text := pg_catalog.split_part(head, ' ', 4);  -- after CREATE OR REPLACE
+    kind constant text := case pg_catalog.lower(keyword) when 'view' then 'view' else 'routine' end;
+    names constant text[] := pg_catalog.parse_ident(
+        pg_catalog.substr(head, pg_catalog.length('create or replace ' || keyword) + 1), false
     );
-    kind constant text := case pg_catalog.lower(words[1]) when 'view' then 'view' else 'routine' end;
-    schema constant name := pg_catalog.lower(words[2]);
-    name constant name := pg_catalog.lower(words[3]);
+    schema constant name := names[1];
+    name constant name := names[2];
     namespace constant oid := pg_catalog.to_regnamespace(schema::text);
-    -- The row of a routine that is replaced is another one then.
-    rows_before constant tid[] := array(
-        select p.ctid from pg_catalog.pg_proc p where p.pronamespace = namespace and p.proname = name
-    );
-    of_others constant oid[] := array(
-        select p.oid from pg_catalog.pg_proc p
-        where kind = 'routine' and p.pronamespace = namespace and p.proname = name
-        union all
-        select c.oid from pg_catalog.pg_class c
-        where kind = 'view' and c.relnamespace = namespace and c.relname = name
-        except
-        select o.oid from pgcache_internal.own_objects() o where (o.kind, o.schema, o.name) = (kind, schema, name)
-    );
+    found_objects oid[];
+    found_rows tid[];
+    own oid[] := array[]::oid[];
     made oid;
     arguments text := '';
     earlier oid;
 begin
-    begin
+    if kind = 'view' then
+        select pg_catalog.array_agg(c.oid) into found_objects
+        from pg_catalog.pg_class c where c.relnamespace = namespace and c.relname = name;
+    else
+        select pg_catalog.array_agg(p.oid), pg_catalog.array_agg(p.ctid) into found_objects, found_rows
+        from pg_catalog.pg_proc p where p.pronamespace = namespace and p.proname = name;
+    end if;
+    if found_objects is null then
         execute statement;
-    exception when invalid_function_definition or invalid_table_definition or wrong_object_type then
-        -- It has another result, or other names of parameters, than what it would replace.
-        for earlier in
+    else
+        own := array(
             select o.oid from pgcache_internal.own_objects() o where (o.kind, o.schema, o.name) = (kind, schema, name)
-        loop
-            call pgcache_internal.unmake(kind, earlier);
-        end loop;
-        execute statement;
-    end;
+        );
+        begin
+            execute statement;
+        exception when invalid_function_definition or invalid_table_definition or wrong_object_type then
+            -- It has another result, or other names of parameters, than what it would replace.
+            foreach earlier in array own loop
+                call pgcache_internal.unmake(kind, earlier);
+            end loop;
+            execute statement;
+        end;
+    end if;
     if kind = 'view' then
         made := (select c.oid from pg_catalog.pg_class c where c.relnamespace = namespace and c.relname = name);
     else
+        -- The row of a routine that has been replaced is another one.
         select p.oid, pgcache_internal.argument_types(p.proargtypes) into made, arguments
         from pg_catalog.pg_proc p
-        where p.pronamespace = namespace and p.proname = name and p.ctid <> all(rows_before);
+        where p.pronamespace = namespace and p.proname = name and p.ctid <> all(coalesce(found_rows, '{}'));
     end if;
-    if made = any(of_others) then
+    if made = any(found_objects) and made <> all(own) then
         raise exception using errcode = 'PC093',
             message = pg_catalog.format('there is a %I.%I already that pgcache has not made', schema, name),
             hint = 'Give yours another name, or move it to a schema of yours, and install again.';
@@ -178,11 +190,10 @@ begin
     on conflict on constraint made_objects_pkey do update
     set component = excluded.component, made_at = excluded.made_at;
     -- There are no overloads: what else has the name is of an earlier version.
-    for earlier in
-        select o.oid from pgcache_internal.own_objects() o
-        where (o.kind, o.schema, o.name) = (kind, schema, name) and o.oid <> made
-    loop
-        call pgcache_internal.unmake(kind, earlier);
+    foreach earlier in array own loop
+        if earlier <> made then
+            call pgcache_internal.unmake(kind, earlier);
+        end if;
     end loop;
 end
 $$;

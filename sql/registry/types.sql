@@ -12,9 +12,6 @@ declare
         'fillfactor=90', 'autovacuum_vacuum_scale_factor=0.05', 'autovacuum_vacuum_threshold=500',
         'autovacuum_vacuum_insert_scale_factor=0.2', 'autovacuum_analyze_scale_factor=0.2'
     ];
-    has_lz4 constant boolean := (
-        select 'lz4' = any(s.enumvals) from pg_settings s where s.name = 'default_toast_compression'
-    );
     counter text;
     value_column record;
 begin
@@ -45,7 +42,9 @@ begin
             and coalesce(registered.fields ? a.attname, a.attname = 'data')
             and case
                 when a.atttypid = 'bytea'::regtype then a.attstorage <> 'e'
-                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' and has_lz4
+                else a.atttypid in ('text'::regtype, 'jsonb'::regtype) and a.attcompression <> 'l' and (
+                    select 'lz4' = any(s.enumvals) from pg_settings s where s.name = 'default_toast_compression'
+                )
             end
     loop
         if value_column.is_binary then  -- audio and images are compressed already
