@@ -199,10 +199,12 @@ def admin(server: Server) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def fresh_database(server: Server, admin: psycopg.Connection, template: str = TEMPLATE) -> Iterator[str]:
+def fresh_database(
+    server: Server, admin: psycopg.Connection, template: str = TEMPLATE, options: str = ""
+) -> Iterator[str]:
     name = unique("test")
     # FILE_COPY takes 10 ms in memory, the default strategy 16.
-    admin.execute(f'CREATE DATABASE {name} TEMPLATE "{template}" STRATEGY FILE_COPY'.encode())
+    admin.execute(f'CREATE DATABASE {name} TEMPLATE "{template}" STRATEGY FILE_COPY {options}'.encode())
     yield server.dsn(name)
     admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 

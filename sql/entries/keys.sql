@@ -12,7 +12,8 @@ $$;
 
 comment on function pgcache.cache_key(text[]) is
 '64 hex digits of SHA-256 over the parts in UTF-8, each written as its length in bytes, a colon and itself (NULL as ~),'
-' joined by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc'').';
+' joined by commas: different parts never share a key, so cache_key(''ab'',''c'') <> cache_key(''a'',''bc''). It is the'
+' same in databases of all encodings. Errors: 22021 in one of SQL_ASCII for bytes that are not UTF-8.';
 
 create or replace function pgcache_internal.canonical_json(value jsonb) returns text
 language sql immutable parallel safe

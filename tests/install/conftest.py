@@ -11,11 +11,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgcache_py.cli import main as cli
 from pgcache_py.setup.sources import Migration, Script, Sources, load
 from tests.conftest import fresh_database
 from tests.servers import Server
 from tests.tools import releases
 from tests.tools.session import user
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -76,3 +79,19 @@ def with_migration(text: str, sources: Sources | None = None) -> Sources:
     version = sources.newest + 1
     added = Migration(f"migrations/{version:04}_later.sql", text, version=version)
     return replace(sources, migrations=(*sources.migrations, added))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command; returns its exit code, its output and what it wrote to stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(arguments)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
