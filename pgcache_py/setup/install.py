@@ -15,6 +15,7 @@ from ..errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, Re
 from ..version import __version__
 from . import levels, search_path
 from .levels import Connection, Facts, Level
+from .search_path import hiding
 from .session import become_owner, installed, installed_version, session, version_numbers
 from .sources import (
     BECOME_SUPERUSER,
@@ -106,6 +107,7 @@ def install(
             report = installation.run()
             report.dry_run = dry_run
             report.notes += _extend_search_path(connection, installation.extend_path) if search_path else []
+            report.notes += hiding(connection)
             server = levels.look(connection)
             jobs = levels.wanted_jobs(connection, server) if cron else []
             # Another database is another transaction, which must see this one committed.

@@ -55,6 +55,12 @@ def overriding_roles(connection: psycopg.Connection[Any]) -> list[str]:
     return [name for (name,) in connection.execute(ROLES_WITH_THEIR_OWN)]
 
 
+def hiding(connection: psycopg.Connection[Any]) -> list[str]:
+    """What comes before ours in the search_path that new sessions get, a sentence each."""
+    rows = connection.execute("SELECT * FROM pgcache_internal.hiding_objects(%s)", [current(connection)])
+    return [f"{theirs} hides {ours}. {hint}" for ours, theirs, hint in rows]
+
+
 def appending(connection: psycopg.Connection[Any]) -> sql.Composed | None:
     """The statement that appends pgcache; None if it is there."""
     names = current(connection)

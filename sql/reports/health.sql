@@ -77,14 +77,18 @@ begin
                 ' or SELECT cache_hot_schedule() with plpython3u and pg_cron.'
         end
     from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
-    where relay_seen is not null;
+    where relay_seen is not null
+    union all
+    select 'name: ' || o.ours, 'warning', format('hidden by %s, which comes first in search_path', o.theirs), o.hint
+    from hiding_objects() o;
 end
 $$;
 
 comment on function pgcache.cache_health() is
 'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log'
 ' growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), outbox'
-' above half of hot_outbox_limit; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate,'
+' above half of hot_outbox_limit; a table, view or function of ours that another one hides, in a schema that comes'
+' before pgcache in search_path; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate,'
 ' alert_size, overdue_after.';
 
 create or replace function pgcache.get_cache_index_usage() returns table (

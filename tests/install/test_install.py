@@ -385,3 +385,40 @@ def test_whatever_the_settings_of_the_database(empty_dsn: str, settings: dict[st
         assert cache.keys("store", "a\\_%") == ["a_b"]
         (row,) = [row for row in cache.stats() if row["type"] == "mine"]
         assert row["ttl"] == timedelta(days=1, hours=2)
+
+
+def test_what_hides_ours_is_named(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.ai_worker_cache (id bigint)")
+        connection.execute("CREATE SCHEMA later")
+        connection.execute("CREATE TABLE later.crawl_cache (id bigint)")
+        connection.execute("CREATE VIEW public.cache_stats AS SELECT 1 AS one")
+        connection.execute("CREATE FUNCTION public.cache_get(a text, b text) RETURNS text LANGUAGE sql AS 'SELECT a'")
+        connection.execute("CREATE FUNCTION public.cache_set(a text) RETURNS text LANGUAGE sql AS 'SELECT a'")
+    hidden = {
+        "pgcache.ai_worker_cache": "public.ai_worker_cache",
+        "pgcache.cache_stats": "public.cache_stats",
+        "pgcache.cache_get(text,text)": "public.cache_get(text,text)",
+    }
+    for _ in range(2):  # also where it is current
+        notes = [note for note in install(empty_dsn, cron=False).notes if " hides " in note]
+        assert {note.split(" hides ")[1].split(". ")[0]: note.split(" hides ")[0] for note in notes} == hidden
+    with psycopg.connect(empty_dsn) as connection:
+        rows = connection.execute(
+            "SELECT check_name, status, hint FROM pgcache.cache_health() WHERE check_name LIKE 'name:%'"
+        ).fetchall()
+        assert {name.removeprefix("name: ") for name, _, _ in rows} == hidden.keys()
+        assert {status for _, status, _ in rows} == {"warning"}
+        assert "ALTER TABLE public.ai_worker_cache RENAME TO" in rows[0][2]
+        connection.execute("ALTER TABLE public.ai_worker_cache RENAME TO old")
+        connection.execute("ALTER VIEW public.cache_stats RENAME TO old_stats")
+        connection.execute("ALTER ROUTINE public.cache_get(text, text) RENAME TO old_get")
+        assert not connection.execute("SELECT FROM pgcache_internal.hiding_objects()").fetchall()
+
+
+def test_nothing_hides_ours_where_pgcache_comes_first_or_is_not_in_the_path(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE TABLE public.crawl_cache (id bigint)")
+        for schemas, count in ((["pgcache", "public"], 0), (["public"], 0), (["$user", "public", "pgcache"], 1)):
+            found = connection.execute("SELECT FROM pgcache_internal.hiding_objects(%s)", [schemas]).fetchall()
+            assert len(found) == count, schemas
