@@ -215,6 +215,12 @@ def dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[st
     yield from fresh_database(server, admin, template)
 
 
+@pytest.fixture(scope="module")
+def shared_dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
+    """One database for the tests of a module, which says `dsn = shared_dsn`: they do not mind what others leave."""
+    yield from fresh_database(server, admin, template)
+
+
 @pytest.fixture
 def empty_dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
     """The conninfo of a database of the test's own, without pgcache."""

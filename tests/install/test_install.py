@@ -84,31 +84,28 @@ def test_a_failure_leaves_nothing_and_names_file_and_line(empty_dsn: str) -> Non
 # Upgrades -----------------------------------------------------------------------------------------------------------
 
 
-def test_changed_code_runs_again_and_keeps_entries(empty_dsn: str) -> None:
-    install(empty_dsn)
-    fetch(empty_dsn, "SELECT cache_set('store', 'k', '1')")
-    report = install(empty_dsn, sources=with_change())
+def test_changed_code_runs_again_and_keeps_entries(dsn: str) -> None:
+    fetch(dsn, "SELECT pgcache.cache_set('store', 'k', '1')")
+    report = install(dsn, sources=with_change())
     assert (report.action, report.migrations) == ("upgraded", [])
-    assert fetch(empty_dsn, "SELECT cache_get('store', 'k')") == 1
+    assert fetch(dsn, "SELECT cache_get('store', 'k')") == 1
 
 
-def test_a_new_migration_runs_once(empty_dsn: str) -> None:
-    install(empty_dsn)
+def test_a_new_migration_runs_once(dsn: str) -> None:
     newer = with_migration("CREATE TABLE pgcache.later (); COMMENT ON TABLE pgcache.later IS 'later';")
-    assert install(empty_dsn, sources=newer).migrations == [newer.migrations[-1].title]
-    assert install(empty_dsn, sources=newer).action == "current"
-    assert install(empty_dsn, sources=with_change(newer)).migrations == []
+    assert install(dsn, sources=newer).migrations == [newer.migrations[-1].title]
+    assert install(dsn, sources=newer).action == "current"
+    assert install(dsn, sources=with_change(newer)).migrations == []
 
 
-def test_a_changed_migration_is_refused(empty_dsn: str) -> None:
-    install(empty_dsn)
+def test_a_changed_migration_is_refused(dsn: str) -> None:
     first, *rest = sources.load().migrations
     changed = replace(sources.load(), migrations=(replace(first, text=first.text + "\n-- later"), *rest))
     with pytest.raises(PgcacheError, match="0001_tables is not the one that ran") as caught:
-        install(empty_dsn, sources=changed)
+        install(dsn, sources=changed)
     assert caught.value.sqlstate == "PC091"
     assert "new migration" in (caught.value.hint or "")
-    assert install(empty_dsn).action == "current"
+    assert install(dsn).action == "current"
 
 
 def test_a_newer_database_is_refused(empty_dsn: str) -> None:
@@ -119,12 +116,11 @@ def test_a_newer_database_is_refused(empty_dsn: str) -> None:
     assert "Upgrade the package" in (caught.value.hint or "")
 
 
-def test_a_newer_version_without_a_migration_is_refused_too(empty_dsn: str) -> None:
-    install(empty_dsn)
-    with psycopg.connect(empty_dsn) as connection:
+def test_a_newer_version_without_a_migration_is_refused_too(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
         connection.execute("UPDATE pgcache_internal.installed SET version = '99.10.0'")
     with pytest.raises(NewerDatabaseError, match=r"99\.10\.0"):
-        install(empty_dsn)
+        install(dsn)
 
 
 # Few rights ---------------------------------------------------------------------------------------------------------
@@ -282,14 +278,13 @@ PYTHON = (
 
 
 @pytest.mark.needs("plpython3u")
-def test_plpython_functions_are_installed_by_a_superuser(empty_dsn: str) -> None:
-    install(empty_dsn)
+def test_plpython_functions_are_installed_by_a_superuser(dsn: str) -> None:
     tree = replace(sources.load(), plpython=PYTHON)
-    report = install(empty_dsn, sources=tree)
+    report = install(dsn, sources=tree)
     assert report.action == "upgraded"
     assert report.levels[2].on
-    assert fetch(empty_dsn, "SELECT answer()") == 42
-    assert install(empty_dsn, sources=tree).action == "current"
+    assert fetch(dsn, "SELECT answer()") == 42
+    assert install(dsn, sources=tree).action == "current"
 
 
 @pytest.mark.needs("plpython3u")

@@ -90,16 +90,19 @@ def test_released_migrations_are_as_they_were(version: str) -> None:
 
 @pytest.mark.once  # the server's part in it, CREATE OR REPLACE and DROP, is in the upgrade of a released version, too
 @pytest.mark.parametrize("pair", PAIRS)
-def test_one_difference(pair: str, empty_dsn: str, another_dsn: str, new_role: NewRole) -> None:
-    older, newer = (make() for make in PAIRS[pair])
-    install(empty_dsn, sources=older, cron=False)
-    ask = Session(empty_dsn)
+def test_one_difference(pair: str, dsn: str, empty_dsn: str, another_dsn: str, new_role: NewRole) -> None:
+    make_older, make_newer = PAIRS[pair]
+    older, newer = make_older(), make_newer()
+    with_older = dsn if make_older is load else empty_dsn  # the database that has it already
+    with_newer = dsn if make_newer is load else another_dsn
+    install(with_older, sources=older, cron=False)
+    ask = Session(with_older)
     make_types(ask)
-    users = Users(empty_dsn, new_role)
+    users = Users(with_older, new_role)
     ask("CREATE FUNCTION pgcache.cache_tier(integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'")  # a user's own
     ask("CREATE VIEW pgcache.my_view AS SELECT 1 AS a")
     ask("SELECT cache_set('mine', 'k', '1'), cache_set('llm', 'k', '{\"response\": \"r\"}')")
-    report = install(empty_dsn, sources=newer, cron=False)
+    report = install(with_older, sources=newer, cron=False)
     assert report.action == "upgraded"
     assert ask("SELECT cache_get('mine', 'k')") == 1
     assert ask("SELECT cache_get('llm', 'k')") == {"response": "r"}
@@ -107,13 +110,15 @@ def test_one_difference(pair: str, empty_dsn: str, another_dsn: str, new_role: N
     assert ask("SELECT a FROM pgcache.my_view") == 1
     ask("DROP FUNCTION pgcache.cache_tier(integer)")
     ask("DROP VIEW pgcache.my_view")
+    assert install(with_older, sources=newer, cron=False).action == "current"
 
-    install(another_dsn, sources=newer, cron=False)
-    fresh = Session(another_dsn)
+    install(with_newer, sources=newer, cron=False)
+    fresh = Session(with_newer)
     make_types(fresh)
-    users.give(another_dsn)
+    users.give(with_newer)
+    for each in (ask, fresh):
+        each("SELECT cache_configure_setting('test_clock', 'on')")  # as it is in what the tests copy
     assert_the_same(catalog(ask), catalog(fresh))
-    assert install(empty_dsn, sources=newer, cron=False).action == "current"
     ask.close()
     fresh.close()
 
@@ -121,18 +126,17 @@ def test_one_difference(pair: str, empty_dsn: str, another_dsn: str, new_role: N
 # The report ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_it_would_drop_and_which_migrations_would_run(empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
+def test_a_dry_run_says_what_it_would_drop_and_which_migrations_would_run(dsn: str) -> None:
     older = edited(*ANOTHER_VIEW, sources=without("registry/settings.sql", *TIER))
     newer = with_migration("CREATE TABLE pgcache.later ();", older)
-    ask = Session(empty_dsn)
+    ask = Session(dsn)
     before = catalog(ask)
-    report = install(empty_dsn, sources=newer, cron=False, dry_run=True)
+    report = install(dsn, sources=newer, cron=False, dry_run=True)
     assert (report.action, report.dry_run, report.migrations) == ("upgraded", True, [newer.migrations[-1].title])
     assert report.dropped == ["function pgcache.cache_tier(pg_catalog.text)"]
     assert report.remade == ["view pgcache.cache_settings"]
     assert catalog(ask) == before
-    again = install(empty_dsn, sources=newer, cron=False)
+    again = install(dsn, sources=newer, cron=False)
     assert (again.dropped, again.remade, again.migrations) == (report.dropped, report.remade, report.migrations)
     ask.close()
 

@@ -57,32 +57,30 @@ from .versions import (
     ],
 )
 def test_what_depends_on_what_changes_stops_the_upgrade(
-    theirs: str, newer: Callable[[], Sources], detail: str, empty_dsn: str
+    theirs: str, newer: Callable[[], Sources], detail: str, dsn: str
 ) -> None:
-    install(empty_dsn, cron=False)
-    ask = Session(empty_dsn)
+    ask = Session(dsn)
     ask(theirs)
     before = catalog(ask)
     with pytest.raises(PgcacheError) as caught:
-        install(empty_dsn, sources=newer(), cron=False)
+        install(dsn, sources=newer(), cron=False)
     assert (caught.value.sqlstate, caught.value.detail) == ("PC093", detail)
     assert "Drop these objects, install again" in (caught.value.hint or "")
     assert f"DETAIL:  {detail}\nHINT:  Nothing has changed." in str(caught.value)
     assert catalog(ask) == before
     ask("DROP VIEW IF EXISTS mine")
     ask("DROP FUNCTION IF EXISTS mine")
-    assert install(empty_dsn, sources=newer(), cron=False).action == "upgraded"
+    assert install(dsn, sources=newer(), cron=False).action == "upgraded"
     ask.close()
 
 
-def test_what_depends_on_what_stays_is_left_alone(empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
-    with session(empty_dsn) as connection:
+def test_what_depends_on_what_stays_is_left_alone(dsn: str) -> None:
+    with session(dsn) as connection:
         connection.execute("CREATE VIEW public.mine AS SELECT type, hits FROM pgcache.cache_stats")
         connection.execute("CREATE VIEW public.other AS SELECT pgcache.cache_key('a') AS key")
     newer = DIFFERENT["a parameter, of what is compiled"]()
-    assert install(empty_dsn, sources=newer, cron=False).remade == []
-    assert fetch(empty_dsn, "SELECT count(*) > 0 FROM public.mine CROSS JOIN public.other") is True
+    assert install(dsn, sources=newer, cron=False).remade == []
+    assert fetch(dsn, "SELECT count(*) > 0 FROM public.mine CROSS JOIN public.other") is True
 
 
 @pytest.mark.parametrize(
@@ -92,9 +90,8 @@ def test_what_depends_on_what_stays_is_left_alone(empty_dsn: str) -> None:
         ("CREATE VIEW pgcache.later AS SELECT 7 AS b", "later"),
     ],
 )
-def test_what_a_user_made_is_not_overwritten(theirs: str, name: str, empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
-    with session(empty_dsn) as connection:
+def test_what_a_user_made_is_not_overwritten(theirs: str, name: str, dsn: str) -> None:
+    with session(dsn) as connection:
         connection.execute(theirs.encode())
         newer = (
             "create or replace function pgcache.later(b integer) returns integer language sql as 'select 1';"
@@ -102,42 +99,39 @@ def test_what_a_user_made_is_not_overwritten(theirs: str, name: str, empty_dsn: 
             else "create or replace view pgcache.later as select 1 as b;"
         )
         with pytest.raises(PgcacheError, match=r"there is a pgcache\.later already") as caught:
-            install(empty_dsn, sources=added(newer), cron=False)
+            install(dsn, sources=added(newer), cron=False)
         assert caught.value.sqlstate == "PC093"
         call = "SELECT pgcache.later(1)" if "FUNCTION" in theirs else "SELECT b FROM pgcache.later"
         assert connection.execute(call.encode()).fetchone() == (7,)
 
 
-def test_what_is_dropped_by_hand_is_no_trouble(empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
-    with session(empty_dsn) as connection:
+def test_what_is_dropped_by_hand_is_no_trouble(dsn: str) -> None:
+    with session(dsn) as connection:
         connection.execute("DROP FUNCTION pgcache.cache_tier(text)")
-    install(empty_dsn, sources=DIFFERENT["no such function"](), cron=False)
-    assert install(empty_dsn, cron=False).action == "upgraded"
-    assert fetch(empty_dsn, "SELECT cache_tier('short')::text") == "00:05:00"
+    install(dsn, sources=DIFFERENT["no such function"](), cron=False)
+    assert install(dsn, cron=False).action == "upgraded"
+    assert fetch(dsn, "SELECT cache_tier('short')::text") == "00:05:00"
 
 
 # Rights -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_role_that_is_gone_stops_nothing(empty_dsn: str, new_role: NewRole) -> None:
-    install(empty_dsn, cron=False)
-    role = user(new_role(empty_dsn))
-    with session(empty_dsn) as connection:
+def test_a_role_that_is_gone_stops_nothing(dsn: str, new_role: NewRole) -> None:
+    role = user(new_role(dsn))
+    with session(dsn) as connection:
         connection.execute("SELECT pgcache.cache_grant(%s)", [role])
         connection.execute(f"DROP OWNED BY {role}".encode())
         connection.execute(f"DROP ROLE {role}".encode())
         connection.execute(f"CREATE ROLE {role}".encode())  # another one of that name, which has no access
-        install(empty_dsn, sources=with_change(), cron=False)
+        install(dsn, sources=with_change(), cron=False)
         may = connection.execute("SELECT has_schema_privilege(%s, 'pgcache', 'USAGE')", [role]).fetchone()
         connection.execute(f"DROP ROLE {role}".encode())
     assert may == (False,)
 
 
-def test_default_privileges_give_a_role_with_access_no_more_than_that(empty_dsn: str, new_role: NewRole) -> None:
-    install(empty_dsn, cron=False)
-    reader = new_role(empty_dsn)
-    with session(empty_dsn) as connection:
+def test_default_privileges_give_a_role_with_access_no_more_than_that(dsn: str, new_role: NewRole) -> None:
+    reader = new_role(dsn)
+    with session(dsn) as connection:
         connection.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO {user(reader)}".encode())
         connection.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {user(reader)}, PUBLIC".encode())
         connection.execute("SELECT pgcache.cache_grant(%s, 'read')", [user(reader)])
@@ -154,13 +148,13 @@ def test_default_privileges_give_a_role_with_access_no_more_than_that(empty_dsn:
         ("set_price(text, numeric)", "set_price(text, numeric, int)"),
         sources=newer,
     )
-    install(empty_dsn, sources=newer, cron=False)
+    install(dsn, sources=newer, cron=False)
     assert fetch(reader, "SELECT count(*) > 0 FROM pgcache.cache_settings") is True
     for statement in ("DELETE FROM pgcache.cache_settings", "SELECT pgcache.cache_set_price('m', 1, 1)"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             fetch(reader, statement)
     query = "SELECT relacl::text FROM pg_class WHERE oid = %s::regclass"
-    with session(empty_dsn) as connection:
+    with session(dsn) as connection:
         for view in ("cache_settings", "later"):
             (acl,) = connection.execute(query, [f"pgcache.{view}"]).fetchone() or ("",)
             assert f"{user(reader)}=r/" in acl
@@ -170,34 +164,31 @@ def test_default_privileges_give_a_role_with_access_no_more_than_that(empty_dsn:
 # While others use it ------------------------------------------------------------------------------------------------
 
 
-def test_many_upgrades_at_once(empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
+def test_many_upgrades_at_once(dsn: str) -> None:
     newer = DIFFERENT["a result"]()
     with ThreadPoolExecutor(8) as pool:
-        reports = list(pool.map(lambda _: install(empty_dsn, sources=newer, cron=False), range(8)))
+        reports = list(pool.map(lambda _: install(dsn, sources=newer, cron=False), range(8)))
     assert sorted(report.action for report in reports) == ["current"] * 7 + ["upgraded"]
 
 
-def test_an_interrupted_upgrade_leaves_everything_as_it_was(empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
-    ask = Session(empty_dsn)
+def test_an_interrupted_upgrade_leaves_everything_as_it_was(dsn: str) -> None:
+    ask = Session(dsn)
     before = catalog(ask)
     newer = DIFFERENT["a result that a view shows, with a column in between"]()
     stuck = added("SELECT pg_sleep(600);", with_migration("CREATE TABLE pgcache.later ();", newer))
     with ThreadPoolExecutor(1) as pool:
-        upgrade = pool.submit(install, empty_dsn, sources=stuck, cron=False)
+        upgrade = pool.submit(install, dsn, sources=stuck, cron=False)
         sleeping = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         wait_until(lambda: ask(f"{sleeping} AND wait_event = 'PgSleep'"))
         with pytest.raises(PgcacheError):
             upgrade.result()
     assert catalog(ask) == before
-    assert install(empty_dsn, sources=newer, cron=False).action == "upgraded"
+    assert install(dsn, sources=newer, cron=False).action == "upgraded"
     ask.close()
 
 
-def test_sessions_go_on_with_their_prepared_statements_and_transactions(empty_dsn: str) -> None:
-    install(empty_dsn, cron=False)
-    prepared, writing = Session(empty_dsn), Session(empty_dsn)
+def test_sessions_go_on_with_their_prepared_statements_and_transactions(dsn: str) -> None:
+    prepared, writing = Session(dsn), Session(dsn)
     prepared("SELECT cache_create_type('small', max_entries => 100)")
     prepared("SELECT cache_set('llm', 'k', '{\"response\": \"r\"}')")
     prepared("PREPARE get (text) AS SELECT cache_get('llm', $1)")
@@ -207,7 +198,7 @@ def test_sessions_go_on_with_their_prepared_statements_and_transactions(empty_ds
     writing("BEGIN")  # with what is to be done at its commit
     writing("SELECT count(cache_set('small', 'k' || i, '1')) FROM generate_series(1, 300) AS i")
     newer = edited(*ANOTHER_VIEW, sources=DIFFERENT["a parameter, of what is compiled"]())
-    assert install(empty_dsn, sources=newer, cron=False).action == "upgraded"
+    assert install(dsn, sources=newer, cron=False).action == "upgraded"
     assert prepared("EXECUTE get ('k')") == {"response": "r"}
     with pytest.raises(psycopg.errors.FeatureNotSupported, match="must not change result type"):
         prepared("EXECUTE setting")
@@ -217,21 +208,20 @@ def test_sessions_go_on_with_their_prepared_statements_and_transactions(empty_ds
     writing.close()
 
 
-def test_a_type_is_created_before_or_after_an_upgrade(empty_dsn: str, another_dsn: str) -> None:
+def test_a_type_is_created_before_or_after_an_upgrade(dsn: str) -> None:
     newer = DIFFERENT["a parameter, of what prepare.sql calls"]()
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    install(empty_dsn, cron=False)
-    ask, user_session = Session(empty_dsn), Session(empty_dsn)
+    ask, user_session = Session(dsn), Session(dsn)
     with ThreadPoolExecutor(1) as pool:
         user_session("BEGIN")
         user_session("SELECT cache_create_type('before')")
-        upgrade = pool.submit(install, empty_dsn, sources=newer, cron=False)
+        upgrade = pool.submit(install, dsn, sources=newer, cron=False)
         wait_until(lambda: ask(blocked))
         user_session("COMMIT")
         assert upgrade.result().action == "upgraded"
 
     script = load().render("0.2.0", upgrade_from=__version__).replace(FOR_PSQL, "")
-    upgrading = Session(empty_dsn)
+    upgrading = Session(dsn)
     upgrading(script[: script.rindex("COMMIT;")])
     created = user_session.start("SELECT cache_create_type('after')")
     assert wait_until(lambda: ask(blocked)) == 1
@@ -245,16 +235,15 @@ def test_a_type_is_created_before_or_after_an_upgrade(empty_dsn: str, another_ds
         each.close()
 
 
-def test_an_upgrade_fails_no_call(empty_dsn: str) -> None:
+def test_an_upgrade_fails_no_call(dsn: str) -> None:
     newer = edited(*ANOTHER_VIEW, sources=DIFFERENT["a result"]())
     newer = with_migration("CREATE TABLE pgcache.later ();", newer)
-    install(empty_dsn, cron=False)
     over = threading.Event()
     calls = 0
 
     def use(number: int) -> None:
         nonlocal calls
-        ask = Session(empty_dsn, prepare_threshold=1)
+        ask = Session(dsn, prepare_threshold=1)
         try:
             while not over.is_set():
                 ask("SELECT cache_set('llm', %s, '{\"response\": \"r\"}')", f"k{number}")
@@ -272,7 +261,7 @@ def test_an_upgrade_fails_no_call(empty_dsn: str) -> None:
             for sources in (newer, load(), newer):
                 if sources.newest < newer.newest:  # a migration does not go away
                     sources = replace(sources, migrations=newer.migrations)
-                assert install(empty_dsn, sources=sources, cron=False).action == "upgraded"
+                assert install(dsn, sources=sources, cron=False).action == "upgraded"
                 done = calls
                 wait_until(lambda done=done: calls > done + 20 or any(user.done() for user in users))
         finally:

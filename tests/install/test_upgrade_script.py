@@ -77,12 +77,11 @@ def test_the_printed_script_leaves_a_database_alone_that_has_no_pgcache(empty_ds
     assert fetch(empty_dsn, "SELECT count(*) FROM pg_extension WHERE extname = 'vector'") == 0
 
 
-def test_the_printed_script_says_what_stops_it(empty_dsn: str, programs: Path) -> None:
-    install(empty_dsn, cron=False)
-    with session(empty_dsn) as connection:
+def test_the_printed_script_says_what_stops_it(dsn: str, programs: Path) -> None:
+    with session(dsn) as connection:
         connection.execute("CREATE VIEW public.mine AS SELECT name FROM pgcache.cache_settings")
-    done = psql(programs, empty_dsn, edited(*ANOTHER_VIEW).render("0.2.0", upgrade_from=__version__))
+    done = psql(programs, dsn, edited(*ANOTHER_VIEW).render("0.2.0", upgrade_from=__version__))
     assert done.returncode == 3
     assert "DETAIL:  view public.mine depends on view cache_settings" in done.stderr
     assert "HINT:  Nothing has changed. Drop these objects, install again" in done.stderr
-    assert fetch(empty_dsn, "SELECT version FROM pgcache_internal.installed") == __version__
+    assert fetch(dsn, "SELECT version FROM pgcache_internal.installed") == __version__

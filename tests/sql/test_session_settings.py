@@ -14,7 +14,7 @@ from tests.tools.session import Session
 
 # What drivers, ORMs, poolers, tools and administrators change: each of them in one of these sessions.
 SESSIONS: dict[str, dict[str, str]] = {
-    "numbers and strings": {
+    "numbers, strings and times": {
         "extra_float_digits": "0",
         "standard_conforming_strings": "off",
         "escape_string_warning": "off",
@@ -25,16 +25,6 @@ SESSIONS: dict[str, dict[str, str]] = {
         "xmlbinary": "hex",
         "xmloption": "document",
         "client_encoding": "latin1",
-    },
-    "fewer digits": {
-        "extra_float_digits": "-15",
-        "standard_conforming_strings": "off",
-        "backslash_quote": "off",
-        "escape_string_warning": "on",
-        "client_min_messages": "error",
-        "gin_fuzzy_search_limit": "1",
-    },
-    "times": {
         "datestyle": "German, DMY",
         "intervalstyle": "sql_standard",
         "timezone": "Asia/Kathmandu",
@@ -44,8 +34,14 @@ SESSIONS: dict[str, dict[str, str]] = {
         "lc_numeric": "C",
         "lc_time": "C",
         "row_security": "off",
+        "client_min_messages": "error",
     },
-    "other times": {
+    "fewer digits, other times, serializable": {
+        "extra_float_digits": "-15",
+        "standard_conforming_strings": "off",
+        "backslash_quote": "off",
+        "escape_string_warning": "on",
+        "gin_fuzzy_search_limit": "1",
         "datestyle": "SQL, MDY",
         "intervalstyle": "iso_8601",
         "timezone": "America/St_Johns",
@@ -53,8 +49,13 @@ SESSIONS: dict[str, dict[str, str]] = {
         "synchronous_commit": "off",
         "check_function_bodies": "off",
         "default_tablespace": "",
+        "default_transaction_isolation": "serializable",
+        "plpgsql.variable_conflict": "use_variable",
+        "plpgsql.check_asserts": "off",
+        "plpgsql.print_strict_params": "on",
+        "session_replication_role": "local",
     },
-    "repeatable read": {
+    "repeatable read, generic plans": {
         "default_transaction_isolation": "repeatable read",
         "default_transaction_deferrable": "on",
         "intervalstyle": "postgres_verbose",
@@ -64,15 +65,6 @@ SESSIONS: dict[str, dict[str, str]] = {
         "idle_in_transaction_session_timeout": "60s",
         "application_name": "'; --",
         "plpgsql.variable_conflict": "use_column",
-    },
-    "serializable": {
-        "default_transaction_isolation": "serializable",
-        "plpgsql.variable_conflict": "use_variable",
-        "plpgsql.check_asserts": "off",
-        "plpgsql.print_strict_params": "on",
-        "session_replication_role": "local",
-    },
-    "generic plans": {
         "plan_cache_mode": "force_generic_plan",
         "join_collapse_limit": "1",
         "from_collapse_limit": "1",
