@@ -16,6 +16,8 @@ import pytest
 
 from pgcache_py import MISS, AsyncCache, Cache, cache_key
 
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
+
 
 def test_get_or_compute(world: Any, cache: Any) -> None:
     results = [{"n": 1}, None]

@@ -41,6 +41,8 @@ from pgcache_py.errors import (
 from tests.client.test_loops_and_signals import connected
 from tests.tools.waiting import wait_until
 
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
+
 CLASSES = {
     "PC001": UnknownTypeError,
     "PC002": InvalidKeyError,

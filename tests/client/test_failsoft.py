@@ -16,6 +16,8 @@ from pgcache_py.client import failsoft
 from tests.client.proxy import Proxy
 from tests.tools.session import waiting_for_a_lock
 
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
+
 
 @pytest.fixture(autouse=True)
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:

@@ -18,6 +18,8 @@ from pgcache_py import AsyncCache, Cache, UnavailableError
 from tests.tools.session import waiting_for_a_lock
 from tests.tools.waiting import Background, at_once, wait_until
 
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
+
 LOCK = "BEGIN; LOCK TABLE pgcache.cache_type_store"
 
 

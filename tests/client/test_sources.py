@@ -19,6 +19,8 @@ from tests.client.proxy import Proxy
 from tests.tools.session import waiting_for_a_lock
 from tests.tools.waiting import Background, wait_until
 
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
+
 
 def own(cache: Any) -> Any:
     """The cache's own connection."""

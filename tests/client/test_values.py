@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pgcache_py import MISS, InvalidValueError, NotTextError, UnrepresentableError
+from pgcache_py import MISS, Cache, InvalidValueError, NotTextError, UnrepresentableError
+
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 JSON = st.recursive(
@@ -43,8 +45,10 @@ def same(left: Any, right: Any) -> bool:
     return type(left) is type(right) and left == right
 
 
-def test_any_json_comes_back(cache: Any) -> None:
-    round_trip(cache)
+def test_any_json_comes_back(dsn: str) -> None:
+    """AsyncCache has the same code for it."""
+    with Cache(dsn) as cache:
+        round_trip(cache)
 
 
 UNJSON = {

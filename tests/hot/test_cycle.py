@@ -154,6 +154,7 @@ def die() -> None:
     raise DiedError
 
 
+@pytest.mark.once  # the steps are the relay's
 @pytest.mark.parametrize("void", [False, True], ids=["deliver", "void"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)

@@ -18,6 +18,8 @@ from tests.tools.redis import Redis
 from tests.tools.session import Session, advisory_locks
 from tests.tools.waiting import wait_until
 
+pytestmark = pytest.mark.once  # the process; what it asks of the database is in test_cycle
+
 AT_WORK = "at work"
 RELAYS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcache relay' AND datname = current_database()"
 

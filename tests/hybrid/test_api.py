@@ -17,6 +17,8 @@ from tests.client.conftest import Blocking
 from tests.client.proxy import Proxy
 from tests.hybrid.conftest import Tier, until
 
+pytestmark = pytest.mark.once  # the clients and Redis; the database's part is in tests/hot
+
 FACES = [{"bbox": [1, 2, 3, 4], "embedding": [0.25], "det_score": 0.9}]
 
 

@@ -6,10 +6,14 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import pytest
+
 from pgcache_py import AsyncHybridCache, HybridCache
 from tests.client.test_loops_and_signals import interrupted
 from tests.hybrid.conftest import Tier
 from tests.tools.waiting import at_once
+
+pytestmark = pytest.mark.once  # the clients and Redis; the database's part is in tests/hot
 
 
 def test_one_loop_after_another(dsn: str, tier: Tier) -> None:

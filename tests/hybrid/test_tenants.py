@@ -7,6 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.once  # the clients and Redis; the database's part is in tests/hot
+
 # As names of keys in Redis, some of these would run into each other if their lengths were not told.
 TENANTS = ["", "a", "a:b", "a:b:c", "1", "3:a", "ü", "😀", "%", "*", "x" * 200, " ", "'"]
 

@@ -10,6 +10,8 @@ import pytest
 from pgcache_py import MISS
 from tests.hybrid.conftest import until
 
+pytestmark = pytest.mark.once  # the clients and Redis; the database's part is in tests/hot
+
 
 def hits(cache: Any) -> int:
     number: int = cache.get_cache_stats()["tier"]["redis_hits"]

@@ -19,6 +19,8 @@ from pgcache_py.cli.warm import BadLine, warm
 from pgcache_py.errors import InvalidValueError, NotInstalledError, PgcacheError
 from tests.tools.session import fetch
 
+pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
+
 
 def written(tmp_path: Path, lines: Iterable[dict[str, Any] | str | bytes], name: str = "x.jsonl") -> str:
     path = tmp_path / name
