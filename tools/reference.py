@@ -310,6 +310,11 @@ def commands() -> str:
             if action.dest != "help"
         ]
         parts.append("\n".join(arguments))
+        if command.epilog:
+            parts += [
+                f"```text\n{textwrap.dedent(part)}\n```" if part.startswith(" ") else _prose(part)
+                for part in command.epilog.split("\n\n")
+            ]
     return joined(parts)
 
 

@@ -240,7 +240,7 @@ def _farewell(server: Embedded, dsn: str) -> None:
             (f"{COMMAND} demo --keep", "leave the server running, for your own client"),
         ]
     rows.append((f"{COMMAND} install --dsn postgresql://...", "install into your own database"))
-    width = max(len(command) for command, _ in rows if len(command) < 60)
+    width = max((len(command) for command, _ in rows if len(command) < 60), default=0)
     for command, purpose in rows:
         show.line(f"  {command.ljust(width)}  {purpose}".rstrip())
     if not server.kept:

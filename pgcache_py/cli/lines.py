@@ -1,17 +1,7 @@
-"""What a line of a warm-up file says: the call that stores it.
+"""What a line of a warm-up file says: the call that stores it. The form of lines is in FORM.
 
-A line is {"type": ..., "key": ..., "value": ...}, with "ttl" and "tenant" if wanted. In place of the key it may have
-what the key of a typed cache is made from, and then the typed function of pgcache computes it. Such a line has the
-parameters of cache_set_TYPE, by their names: those that cache_get_TYPE takes, too, in the line itself, the others in
-its value. Bytes are in a file, whose path is relative to the list. With today's functions these are:
-
-    llm            prompt, model, context           value: response, tokens_used, provider
-    embedding      text, model                      value: embedding
-    vector_search  query, filters, top_k, user      value: results
-    ai_worker      prompt, model, schema_version    value: generated_sql, tokens_used, validated
-    audio          text, voice, provider, settings  file, value: format, duration_ms, sample_rate, channels
-    face           file                             value: embeddings
-    phash          file                             value: phash
+The typed lines follow from the functions that there are: a line has the parameters of cache_set_TYPE by their names,
+those that cache_get_TYPE takes, too, in the line itself, the others in its value.
 """
 
 from __future__ import annotations
@@ -25,12 +15,26 @@ from typing import Any, NamedTuple
 from ..errors import InvalidValueError
 from ..setup.levels import Connection
 
+FORM = """\
+A line is a JSON object: {"type": "store", "key": "k", "value": [1]}, with "ttl" (seconds, or a text such as
+"5 minutes") and "tenant" if wanted. Instead of the key it may have what the key of a typed cache is made of:
+
+    llm            prompt, model, context              value: response, tokens_used, provider
+    embedding      text, model                         value: embedding
+    vector_search  query, filters, top_k, user_id      value: results
+    ai_worker      prompt, model, schema_version       value: generated_sql, tokens_used, validated
+    audio          text, voice, provider, settings     value: format, duration_ms, sample_rate, channels
+    face, phash    tenant                              value: embeddings; phash
+
+A value that is no object is that of its one field that must be there: "value": [0.5, 1] in a line of an embedding. The
+bytes of audio and images are in a file beside the list, which the line names: "file": "hello.opus"."""
+
 Fields = Mapping[str, Any]
 
 SET_MANY = "SELECT pgcache.cache_set_many_json(%s, %s, %s::interval)"
 COMMON = {"type", "value", "ttl", "tenant"}
-# What a line calls a parameter, if not by its name.
-NAMES = {"user_id": "user"}
+# Another name that a line may use for a parameter.
+ALIASES = {"user": "user_id"}
 # The text of a query may stand beside its vector, for people.
 FOR_PEOPLE = {"query_text"}
 # For each typed cache the parameters of the function that stores: whether the key is made of it, and its default.
@@ -47,7 +51,7 @@ WHERE setter.pronamespace = 'pgcache'::regnamespace AND setter.proname LIKE 'cac
     AND setter.prorettype = 'boolean'::regtype AND 'type' <> ALL (setter.proargnames)
 ORDER BY setter.proname, parameter.number
 """
-_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Entry(NamedTuple):
@@ -65,7 +69,7 @@ class Entry(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """Of a typed function. name: as a line has it. inside: it is in the line's value."""
+    """Of a typed function. name: "file" for bytes, which a line has by that. inside: it is in the line's value."""
 
     name: str
     type: str
@@ -79,6 +83,12 @@ class Shape:
 
     call: str
     parameters: list[Parameter] = field(default_factory=list)
+
+    @property
+    def bare(self) -> str | None:
+        """The one field that a value must have, whose content may stand for the value."""
+        required = [parameter.name for parameter in self.parameters if parameter.inside and not parameter.optional]
+        return required[0] if len(required) == 1 else None
 
     @property
     def fields(self) -> set[str]:
@@ -98,7 +108,7 @@ def shapes(connection: Connection) -> dict[str, Shape]:
         if type == "bytea":
             shape.parameters.append(Parameter("file", type, False, False))
         else:
-            shape.parameters.append(Parameter(NAMES.get(name, name), type, not is_key, default is not None))
+            shape.parameters.append(Parameter(name, type, not is_key, default is not None))
     return found
 
 
@@ -111,6 +121,8 @@ def entry(number: int, text: str, folder: Path, typed: Mapping[str, Shape]) -> E
         fields = json.loads(text)
     except ValueError as error:
         raise InvalidValueError(f"this is no JSON: {error}") from None
+    except RecursionError:
+        raise InvalidValueError("this JSON is nested too deeply") from None
     if not isinstance(fields, dict):
         raise InvalidValueError("this is no JSON object")
     kind = _text(fields, "type")
@@ -118,6 +130,9 @@ def entry(number: int, text: str, folder: Path, typed: Mapping[str, Shape]) -> E
     if "key" not in fields and shape is None:
         raise InvalidValueError('the field "key" is missing')
     known = shape.fields if shape else {"key"}
+    for alias, name in ALIASES.items():
+        if alias in fields and name in known - fields.keys():
+            fields[name] = fields.pop(alias)
     unknown = fields.keys() - COMMON - known - (FOR_PEOPLE if shape else set())
     if unknown:
         raise InvalidValueError(f'unknown field "{min(unknown)}"', hint=f"{kind} has {', '.join(sorted(known))}")
@@ -125,6 +140,8 @@ def entry(number: int, text: str, folder: Path, typed: Mapping[str, Shape]) -> E
     if isinstance(ttl, bool) or not isinstance(ttl, str | int | float | None):
         raise InvalidValueError("ttl must be a text such as '5 minutes', or a number of seconds")
     if shape:
+        if shape.bare and "value" in fields and not isinstance(fields["value"], dict):
+            fields["value"] = {shape.bare: fields["value"]}
         arguments = tuple(_argument(parameter, fields, folder) for parameter in shape.parameters)
     else:
         arguments = (f"{_encoded(_text(fields, 'key'))}:{_json(fields, 'value')}",)
@@ -154,12 +171,19 @@ def _argument(parameter: Parameter, fields: Fields, folder: Path) -> str | bytes
         return None
     if type == "text":
         return _text(fields, name)
-    return given if isinstance(given, str) and type != "jsonb" else _json(fields, name)
+    if isinstance(given, str) and type != "jsonb":
+        return given
+    if type == "boolean" and not isinstance(given, bool):
+        raise InvalidValueError(f'the field "{name}" is neither true nor false')
+    return _integer(given, name) if type == "integer" else _json(fields, name)
 
 
 def _content(name: str, folder: Path) -> bytes:
     folder = folder.resolve()
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (ValueError, OSError):  # a NUL, half a surrogate, a name that is too long
+        raise InvalidValueError(f"there can be no file {name[:100]!r}") from None
     # A list from somewhere else must not be able to pick up any file of this machine.
     if not path.is_relative_to(folder):
         raise InvalidValueError(f"the file {path} is outside of {folder}", hint="Put it beside the list.")
@@ -167,6 +191,14 @@ def _content(name: str, folder: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidValueError(f"the file {path} cannot be read: {error.strerror}") from None
+
+
+def _integer(given: object, name: str) -> str:
+    if isinstance(given, bool) or not isinstance(given, int | float) or given % 1:
+        raise InvalidValueError(f'the field "{name}" is no whole number')
+    if not -(2**31) <= given < 2**31:
+        raise InvalidValueError(f'the field "{name}" is out of range: {given}')
+    return str(int(given))
 
 
 def _text(fields: Fields, name: str, default: str | None = None) -> str:
@@ -179,4 +211,7 @@ def _text(fields: Fields, name: str, default: str | None = None) -> str:
 def _json(fields: Fields, name: str) -> str:
     if name not in fields:
         raise InvalidValueError(f'the field "{name}" is missing')
-    return _encoded(fields[name])
+    try:
+        return _encoded(fields[name])
+    except ValueError:  # what Python can read as a float, but not write
+        raise InvalidValueError(f'the field "{name}" has a number that is too large, or none') from None

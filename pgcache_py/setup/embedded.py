@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psycopg.pq import Conninfo
+
 from ..errors import PgcacheError
 
 if TYPE_CHECKING:
@@ -32,6 +34,18 @@ SETTINGS = """
 listen_addresses = ''
 max_connections = 50
 """
+
+
+@contextmanager
+def _without_variables_of_libpq() -> Iterator[None]:
+    """PGPORT, PGOPTIONS and their kin are about another server; programs that are started here have them neither."""
+    names = {option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
+    names |= {"PGSERVICEFILE", "PGTZ", "PGDATESTYLE", "PGDATA"}
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def available() -> bool:
@@ -71,7 +85,11 @@ class Embedded:
 
         self._make_folder()
         # Both locks end with the process that has them, however it ends.
-        with (self.folder / "lock").open("a") as lock, (self.folder / "users").open("a") as users:
+        with (
+            _without_variables_of_libpq(),
+            (self.folder / "lock").open("a") as lock,
+            (self.folder / "users").open("a") as users,
+        ):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.exists:
                 self._init()

@@ -77,5 +77,5 @@ def become_owner(connection: Connection, server: Facts) -> None:
 
 def version_numbers(version: str) -> tuple[int, ...]:
     """'1.10.2.dev3' -> (1, 10, 2)."""
-    match = re.match(r"\d+(\.\d+)*", version)
+    match = re.match(r"\d{1,9}(\.\d{1,9})*", version)
     return tuple(map(int, match[0].split("."))) if match else ()

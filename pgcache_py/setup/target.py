@@ -40,6 +40,10 @@ def target(dsn: str | None, *, create: bool = False) -> Iterator[Target]:
 
     dsn: what the option says, if it was given. Raises PgcacheError if there is no server to be found.
     """
+    if dsn is not None and not dsn.strip():
+        raise PgcacheError(
+            "--dsn is empty", hint="Is a variable unset? Without --dsn, DATABASE_URL or libpq's variables are used."
+        )
     named = Target(dsn, "--dsn") if dsn else _from_environment()
     if named:
         yield Target(_checked(named), named.origin)

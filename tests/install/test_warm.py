@@ -88,16 +88,34 @@ BAD: list[tuple[dict[str, Any] | str | bytes, str]] = [
     (store("k\0"), "unsupported Unicode escape sequence"),
     (store("k", "\0"), "unsupported Unicode"),
     ('{"type": "store", "key": "\\ud800", "value": 1}', "surrogates"),
-    ('{"type": "store", "key": "k", "value": NaN}', "invalid input syntax for type json"),
+    ('{"type": "store", "key": "k", "value": NaN}', "a number that is too large, or none"),
     ({"type": "nonsense", "key": "k", "value": 1}, "there is no cache type"),
     ({"type": "llm", "key": "k", "value": 1}, "does not fit the type llm"),
     ({"type": "llm", "prompt": "p", "model": "m", "value": {}}, 'the field "response" is missing'),
     ({"type": "embedding", "text": "t", "model": "m", "value": {"embedding": ["x"]}}, "vector"),
     ({"type": "llm", "prompt": "p", "model": "m"}, 'the field "value" must be an object'),
     ({"type": "llm", "prompt": "p", "model": None, "value": {"response": "r"}}, 'the field "model" is no text'),
-    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": True}}, "type integer"),
+    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": True}}, "no whole"),
+    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": [7]}}, "no whole"),
+    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": 99999999999}}, "of range"),
+    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "provider": 5}}, '"provider" is no text'),
+    ({"type": "llm", "prompt": {"total": 7}, "model": "m", "value": {"response": "r"}}, '"prompt" is no text'),
+    ('{"type": "store", "key": "k", "value": ' + "[" * 3000 + "]" * 3000 + "}", "nested too deeply"),
+    ('{"type": "store", "key": "k", "value": 1e5000}', "a number that is too large"),
+    ({"type": "phash", "file": "a\0b", "value": "ff"}, "there can be no file"),
+    (
+        {
+            "type": "ai_worker",
+            "prompt": "p",
+            "model": "m",
+            "schema_version": "v",
+            "value": {"generated_sql": "s", "validated": 7},
+        },
+        "neither true nor false",
+    ),
+    ({"type": "vector_search", "query": [1], "user": "u", "user_id": "v", "value": {"results": []}}, '"user"'),
     ({"type": "llm", "prompt": "p", "model": "m", "user": "u", "value": {"response": "r"}}, 'unknown field "user"'),
-    ({"type": "vector_search", "query": [1], "top_k": 1.5, "value": {"results": []}}, "type integer"),
+    ({"type": "vector_search", "query": [1], "top_k": 1.5, "value": {"results": []}}, "no whole"),
     ({"type": "face", "value": {"embeddings": []}}, 'the field "file" is missing'),
     ({"type": "audio", "text": "t", "voice": "v", "file": "../secret", "value": {"format": "f"}}, "is outside of"),
     ({"type": "audio", "text": "t", "voice": "v", "file": "none", "value": {"format": "f"}}, "cannot be read"),
@@ -115,6 +133,23 @@ def test_bad_lines_are_reported_and_the_others_stored(dsn: str, tmp_path: Path) 
     problems = {bad.line: bad.problem for bad in found}
     for number, (_, problem) in enumerate(BAD):
         assert problem in problems[2 * number + 1]
+
+
+def test_forms_of_typed_lines(dsn: str, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": 7.0}},
+        {"type": "embedding", "text": "t", "model": "m", "value": [0.5, 1]},
+        {"type": "vector_search", "query": [1], "user_id": "u", "value": {"results": [1]}},
+        {"type": "vector_search", "query": [1], "user": "v", "value": {"results": [2]}},
+    ]
+    assert warm(dsn, [written(tmp_path, lines)], strict=True).stored == 4
+    for query, result in (
+        ("cache_get_llm('p', 'm') ->> 'tokens_used'", "7"),
+        ("cache_get_embedding('t', 'm')::text", "[0.5,1]"),
+        ("cache_get_vector_search('[1]', user_id => 'u') ->> 0", "1"),
+        ("cache_get_vector_search('[1]', user_id => 'v') ->> 0", "2"),
+    ):
+        assert fetch(dsn, f"SELECT pgcache.{query}") == result
 
 
 def test_a_disabled_type_takes_nothing(dsn: str, tmp_path: Path) -> None:
@@ -183,7 +218,7 @@ def test_every_typed_cache_can_be_warmed(dsn: str) -> None:
         found = connection.execute("SELECT type FROM pgcache_internal.types WHERE builtin").fetchall()
         assert typed.keys() | {"crawl", "store"} == {type for (type,) in found}
     assert typed["audio"].fields == {"text", "voice", "provider", "settings", "file"}
-    assert typed["vector_search"].fields == {"query", "filters", "top_k", "user"}
+    assert typed["vector_search"].fields == {"query", "filters", "top_k", "user_id"}
 
 
 def test_images(dsn: str, tmp_path: Path) -> None:
