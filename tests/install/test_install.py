@@ -331,6 +331,32 @@ def test_the_printed_sql_installs_the_same(owned_dsn: str, programs: Path) -> No
         psql(programs, owned_dsn, stdin=script)
 
 
+def dumped(programs: Path, dsn: str, *arguments: str) -> str:
+    command = [str(programs / "pg_dump"), "--no-owner", f"--dbname={dsn}", *arguments]
+    dump = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert dump.returncode == 0, dump.stderr
+    # What a newer pg_dump writes and an older server does not know.
+    return "".join(line for line in dump.stdout.splitlines(True) if not line.startswith("SET transaction_timeout"))
+
+
+def test_who_may_read_all_data_dumps_all_but_the_secrets(
+    dsn: str, empty_dsn: str, programs: Path, new_role: Callable[[str], str]
+) -> None:
+    reader = new_role(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"GRANT pg_read_all_data TO {user(reader)}".encode())
+        connection.execute("SELECT pgcache.cache_set('store', 'k', '[1, 2]')")
+        connection.execute("INSERT INTO pgcache_internal.ai_secrets VALUES ('api_key', 'the secret')")
+        connection.execute("INSERT INTO pgcache_internal.hot_secrets VALUES ('redis_url', 'the secret')")
+    with pytest.raises(AssertionError, match="row-level security"):
+        dumped(programs, reader)
+    script = dumped(programs, reader, "--exclude-table-data=pgcache_internal.*_secrets")  # as docs/operating.md says
+    assert "the secret" not in script
+    psql(programs, empty_dsn, stdin=script)
+    assert fetch(empty_dsn, "SELECT pgcache.cache_get('store', 'k')") == [1, 2]
+    assert install(empty_dsn, cron=False).action == "current"
+
+
 def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str, programs: Path) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgcache.cache_set('store', 'k', '[1, 2]', '30 days')")
@@ -339,13 +365,7 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
         connection.execute("SELECT pgcache.cache_set_embedding('t', 'm', '[1,2,3]')")
         connection.execute("SELECT pgcache.cache_get('store', 'k')")
         connection.execute("CALL pgcache.cache_upkeep()")
-    dump = subprocess.run(
-        [str(programs / "pg_dump"), "--no-owner", f"--dbname={dsn}"], capture_output=True, text=True, timeout=60
-    )
-    assert dump.returncode == 0, dump.stderr
-    # What a newer pg_dump writes and an older server does not know.
-    script = "".join(line for line in dump.stdout.splitlines(True) if not line.startswith("SET transaction_timeout"))
-    psql(programs, empty_dsn, stdin=script)
+    psql(programs, empty_dsn, stdin=dumped(programs, dsn))
     assert fetch(empty_dsn, "SELECT pgcache.cache_get('store', 'k')") == [1, 2]
     assert fetch(empty_dsn, "SELECT pgcache.cache_get('orders', 'o')") == 7
     assert fetch(empty_dsn, "SELECT pgcache.cache_get_embedding('t', 'm')::text") == "[1,2,3]"
