@@ -53,7 +53,10 @@ class Function:
 
 SOURCE = "\n".join(file.read_text() for file in sorted(SQL.rglob("*.sql")))
 DEFINED = set(re.findall(r"create or replace (?:function|procedure) pgcache(?:_internal)?\.(\w+)", SOURCE))
-COMPILED = {"type_ttl", "type_hit_weight", "type_may_be_full", "type_dimensions", "type_has_fields"}
+COMPILED = {
+    "type_ttl", "type_hit_weight", "type_may_be_full", "type_dimensions", "type_has_fields", "cache_now",
+    "statement_start",
+}  # fmt: skip
 CORE = DEFINED | COMPILED
 NOT_PINNED = dict(
     re.findall(
