@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -23,7 +23,8 @@ from psycopg.conninfo import make_conninfo
 from tests.servers import Cluster, Server, all_servers
 from tests.servers.cluster import FOR_TESTS
 from tests.servers.server import RUN, end_abandoned_runs
-from tests.tools import releases
+from tests.tools import invariants, releases
+from tests.tools.invariants import excused
 from tests.tools.names import unique
 from tests.tools.redis import INSTALLED, Redis, redis_maker
 from tests.tools.session import Session, user
@@ -199,20 +200,30 @@ def admin(server: Server) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+@contextmanager
 def fresh_database(
-    server: Server, admin: psycopg.Connection, template: str = TEMPLATE, options: str = ""
+    server: Server,
+    admin: psycopg.Connection,
+    template: str = TEMPLATE,
+    options: str = "",
+    breaks: Collection[str] = (),
 ) -> Iterator[str]:
+    """The conninfo of a database, in which the invariants hold in the end, but those that it breaks on purpose."""
     name = unique("test")
     # FILE_COPY takes 10 ms in memory, the default strategy 16.
     admin.execute(f'CREATE DATABASE {name} TEMPLATE "{template}" STRATEGY FILE_COPY {options}'.encode())
-    yield server.dsn(name)
-    admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    try:
+        yield (dsn := server.dsn(name))
+        invariants.check(dsn, admin, breaks)
+    finally:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
-def dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
+def dsn(server: Server, admin: psycopg.Connection, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """The conninfo of the test's own database, with pgcache in it."""
-    yield from fresh_database(server, admin, template)
+    with fresh_database(server, admin, template, breaks=excused(request.node)) as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +233,10 @@ def shared_dsn(server: Server, admin: psycopg.Connection, template: str) -> Iter
 
 
 @pytest.fixture
-def empty_dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
+def empty_dsn(server: Server, admin: psycopg.Connection, request: pytest.FixtureRequest) -> Iterator[str]:
     """The conninfo of a database of the test's own, without pgcache."""
-    yield from fresh_database(server, admin, "template0")
+    with fresh_database(server, admin, "template0", breaks=excused(request.node)) as dsn:
+        yield dsn
 
 
 @pytest.fixture
@@ -280,7 +292,7 @@ def role(dsn: str, new_role: Callable[[str], str], new_session: NewSession) -> N
 
 
 @pytest.fixture
-def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
+def throwaway_cluster(server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[..., Cluster]]:
     """Makes running clusters of the test's own, of the server's release, to crash or to replicate.
 
     Needs 'cluster'. Keyword arguments are settings; `standby_of` makes it a hot standby of another of them.
@@ -299,9 +311,16 @@ def throwaway_cluster(server: Server) -> Iterator[Callable[..., Cluster]]:
         cluster.start()
         return cluster
 
-    yield make
-    for cluster in reversed(clusters):
-        cluster.remove()
+    try:
+        yield make
+        for cluster in clusters:
+            if cluster.running():
+                with psycopg.connect(cluster.dsn(), autocommit=True) as admin:
+                    if not admin.execute("SELECT pg_is_in_recovery()").fetchall()[0][0]:
+                        invariants.check(cluster.dsn(), admin, excused(request.node))
+    finally:
+        for cluster in reversed(clusters):
+            cluster.remove()
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def _line(text: str, position: int) -> int:
 
 def main() -> int:
     found = 0
-    for folder in ("sql", "plpython"):
+    for folder in ("sql", "plpython", "tests"):
         for path in sorted((PROJECT / folder).rglob("*.sql")):
             for number, fault in sorted(faults(path.read_text(encoding="utf-8"))):
                 print(f"{path.relative_to(PROJECT)}:{number}: {fault}")

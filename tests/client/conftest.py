@@ -120,8 +120,8 @@ class Async(Sync):
 
 
 @pytest.fixture(params=[Sync, Async], ids=lambda world: world.name)
-def world(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The blocking world, then that of asyncio."""
+def world(request: pytest.FixtureRequest, dsn: str) -> Iterator[Any]:
+    """The blocking world, then that of asyncio; its connections are closed before the database goes."""
     world = request.param()
     yield world
     world.close()

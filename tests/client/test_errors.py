@@ -158,7 +158,7 @@ def test_every_class_is_exported() -> None:
         assert issubclass(getattr(errors, name), ValueError)
 
 
-def test_not_installed(world: Any, empty_dsn: str) -> None:
+def test_not_installed(empty_dsn: str, world: Any) -> None:
     cache = world.cache(empty_dsn)
     for call in (lambda: cache.get("store", "k"), lambda: cache.set("store", "k", 1), cache.stats):
         with pytest.raises(NotInstalledError) as caught:

@@ -135,7 +135,7 @@ def test_a_pool_without_a_server(world: Any, closed_port: str, log: pytest.LogCa
         world.cache(pool, timeout=0.05).get("store", "k")
 
 
-def test_not_installed(world: Any, empty_dsn: str, log: pytest.LogCaptureFixture) -> None:
+def test_not_installed(empty_dsn: str, world: Any, log: pytest.LogCaptureFixture) -> None:
     cache = world.cache(empty_dsn, fail_soft=True)
     misses(cache)
     manages(cache, NotInstalledError)

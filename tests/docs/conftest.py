@@ -20,6 +20,7 @@ from tests.plpython.standin import Standin
 from tests.plpython.tools import host_of
 from tests.servers import Server
 from tests.servers.cluster import free_port
+from tests.tools.invariants import excused
 from tests.tools.redis import Redis
 
 PASSWORD = "secret"
@@ -54,9 +55,8 @@ def new_world(
             if lacking:
                 pytest.skip(f"{server.name} has no {', '.join(lacking)}")
             empty = "empty" in page.needs
-            databases = fresh_database(server, admin, "template0" if empty else TEMPLATE)
-            dsn = next(databases)
-            stack.callback(lambda: next(databases, None))
+            template = "template0" if empty else TEMPLATE
+            dsn = stack.enter_context(fresh_database(server, admin, template, breaks=excused(request.node)))
             stack.callback(drop_jobs, admin, str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]))
             make_roles(admin)
             names = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.hot.tools import deliver
 from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
@@ -34,7 +35,7 @@ def hot(ask: Session) -> Session:
     ask("SELECT cache_hot_on('store'), cache_hot_on('face')")
     ask("SELECT cache_set('store', 'a', '1'), cache_set('store', 'b', '2')")
     ask("SELECT cache_set('face', 'f', '{\"embeddings\": []}')")
-    ask("DELETE FROM pgcache_internal.hot_outbox")
+    deliver(ask)
     return ask
 
 
@@ -77,7 +78,10 @@ NO_CHANGES = [
     "SELECT pgcache_internal.fold_log()",
     "CALL cache_upkeep()",
     "SELECT cache_configure('store', hit_tracking => 'exact', ttl => '5 minutes', max_entries => 100)",
-    "UPDATE cache_store SET hit_count = 5, last_accessed_at = now(), hit_weight = 1",
+    pytest.param(
+        "UPDATE cache_store SET hit_count = 5, last_accessed_at = now(), hit_weight = 1",
+        marks=pytest.mark.breaks("counters", why="hits that nobody has counted"),
+    ),
     "SELECT cache_set('llm', 'k', '{\"response\": \"\"}')",
     "SELECT cache_configure('llm', enabled => false)",
     "SELECT cache_hot_off('llm')",
@@ -107,7 +111,7 @@ def test_a_rollback_leaves_nothing(hot: Session, change: str) -> None:
 
 def test_what_has_expired_is_removed_without_a_note(hot: Session) -> None:
     hot("SELECT cache_set('store', 'a', '1', '1 minute')")
-    hot("DELETE FROM pgcache_internal.hot_outbox")
+    deliver(hot)
     hot.advance("2 minutes")
     hot("SELECT cache_clear_expired('store')")
     hot("DELETE FROM cache_store WHERE cache_key = 'a'")
@@ -142,7 +146,7 @@ def test_a_type_that_is_dropped_voids_all(ask: Session) -> None:
 
 def test_disabling_a_type_notes_one_row_however_many_entries_it_had(hot: Session) -> None:
     hot("INSERT INTO cache_store (cache_key, data) SELECT n, '1' FROM generate_series(1, 1000) n")
-    hot("DELETE FROM pgcache_internal.hot_outbox")
+    deliver(hot)
     hot("SELECT cache_configure('store', enabled => false)")
     assert hot.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox") == [VOID]
 
@@ -252,7 +256,7 @@ def test_one_big_transaction_stays_within_the_limit(hot: Session) -> None:
     hot("SELECT cache_hot_configure(outbox_limit => 1000)")
     fill(hot, 1, 20_000)
     assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 1
-    hot("DELETE FROM pgcache_internal.hot_outbox")
+    deliver(hot)
     hot("SELECT cache_clear('store')")
     assert outbox(hot) == {VOID}
 
@@ -285,7 +289,7 @@ def test_in_repeatable_read_a_write_does_not_fail_for_what_others_have_drained(
     other = new_session()
     with hot.transaction("ISOLATION LEVEL REPEATABLE READ"):
         hot("SELECT 1 FROM pgcache_internal.types")
-        other("DELETE FROM pgcache_internal.hot_outbox")
+        deliver(other)
         fill(hot, 1001, 3000)
         hot("COMMIT")
     assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") >= 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hot.test_outbox import outbox
+from tests.hot.tools import deliver
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once, wait_until
@@ -92,7 +93,7 @@ def test_an_insert_that_waited_for_a_delete_is_noted_after_it(
     hot: Session, new_session: Callable[..., Session]
 ) -> None:
     hot("SELECT cache_set('store', 'k', '1')")
-    hot("DELETE FROM pgcache_internal.hot_outbox")
+    deliver(hot)
     other = new_session()
     hot("BEGIN")
     hot("SELECT cache_delete('store', 'k')")

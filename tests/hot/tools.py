@@ -57,6 +57,14 @@ class Tier:
         return str(entry.split(":", 2)[2])
 
 
+def deliver(ask: Session) -> None:
+    """Empties the outbox, as a relay does that has told Redis of all."""
+    ask(
+        "SELECT pgcache_internal.hot_begin_epoch('epoch', 'redis'),"
+        " pgcache_internal.hot_delivered(ARRAY(SELECT id FROM pgcache_internal.hot_outbox), 0)"
+    )
+
+
 @contextmanager
 def running(relay: Relay) -> Iterator[threading.Thread]:
     """The relay, in a thread, for as long as the block lasts."""

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.once
 
 
 @pytest.fixture
-def both(request: pytest.FixtureRequest, private_tier: Tier) -> Iterator[Any]:
-    """The worlds again, where warnings are expected."""
+def both(request: pytest.FixtureRequest, other: str, private_tier: Tier) -> Iterator[Any]:
+    """The worlds again, where warnings are expected; of two databases."""
     world = WORLDS[request.param](private_tier, redis_timeout=5.0)
     yield world
     world.close()
@@ -35,7 +35,7 @@ in_both_worlds = pytest.mark.parametrize("both", WORLDS, indirect=True)
 @pytest.fixture
 def other(server: Any, admin: psycopg.Connection) -> Iterator[str]:
     """The conninfo of another database with pgcache, where all types are in the hot tier, but which has no relay."""
-    for dsn in fresh_database(server, admin):
+    with fresh_database(server, admin) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache_internal.types")
         yield dsn

@@ -16,6 +16,7 @@ from pgcache_py.setup.sources import Migration, Script, Sources, load
 from tests.conftest import fresh_database
 from tests.servers import Server
 from tests.tools import releases
+from tests.tools.invariants import excused
 from tests.tools.session import user
 
 Run = Callable[..., tuple[int, str, str]]
@@ -36,9 +37,10 @@ def owned_dsn(empty_dsn: str, new_role: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def another_dsn(server: Server, admin: psycopg.Connection) -> Iterator[str]:
+def another_dsn(server: Server, admin: psycopg.Connection, request: pytest.FixtureRequest) -> Iterator[str]:
     """A second database without pgcache."""
-    yield from fresh_database(server, admin, "template0")
+    with fresh_database(server, admin, "template0", breaks=excused(request.node)) as dsn:
+        yield dsn
 
 
 @pytest.fixture(params=releases.VERSIONS)

@@ -32,7 +32,8 @@ def encoding(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def dsn(server: Server, admin: psycopg.Connection, encoding: str) -> Iterator[str]:
-    yield from fresh_database(server, admin, "template0", f"ENCODING '{encoding}' LOCALE 'C'")
+    with fresh_database(server, admin, "template0", f"ENCODING '{encoding}' LOCALE 'C'") as dsn:
+        yield dsn
 
 
 def test_every_command(dsn: str, encoding: str, run: Run, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_what_the_encoding_lacks(dsn: str, encoding: str) -> None:
 
 
 def test_bytes_of_any_encoding_in_sql_ascii(server: Server, admin: psycopg.Connection) -> None:
-    for dsn in fresh_database(server, admin, "template0", "ENCODING 'SQL_ASCII' LOCALE 'C'"):
+    with fresh_database(server, admin, "template0", "ENCODING 'SQL_ASCII' LOCALE 'C'") as dsn:
         install(dsn, cron=False)
         with psycopg.connect(dsn, autocommit=True, client_encoding="SQL_ASCII") as db:
             row = db.execute(b"SELECT pgcache.cache_set('store', E'\\xe9', '1'), pgcache.cache_get('store', E'\\xe9')")

@@ -332,6 +332,7 @@ def test_savings_equal_a_recount_from_the_endpoints_log(db: psycopg.Connection, 
         assert stats == (would_have - spent, len(asked) - 10)
 
 
+@pytest.mark.breaks("counters", why="what is adopted brings the hits that it had")
 def test_rows_of_the_cpp_worker_are_adopted(db: psycopg.Connection, ask: Ask, endpoint: Standin) -> None:
     db.execute("""
         CREATE TABLE public.ai_worker_cache (

@@ -9,13 +9,16 @@ import pytest
 
 from tests.conftest import fresh_database
 from tests.servers import Server
+from tests.tools.invariants import excused
 from tests.tools.session import Session
 
 
 @pytest.fixture(scope="module")
-def shared_session(server: Server, admin: psycopg.Connection, template: str) -> Iterator[Session]:
+def shared_session(
+    server: Server, admin: psycopg.Connection, template: str, request: pytest.FixtureRequest
+) -> Iterator[Session]:
     """A session in a database that a module's tests share, with a type `mine`."""
-    for dsn in fresh_database(server, admin, template):
+    with fresh_database(server, admin, template, breaks=excused(request.node)) as dsn:
         session = Session(dsn)
         session("SELECT cache_create_type('mine')")
         yield session

@@ -105,6 +105,7 @@ def test_a_crash_loses_no_logged_entry(throwaway_cluster: NewCluster) -> None:
     ask.close()
 
 
+@pytest.mark.breaks("counters", why="hits that were folded, but not settled yet, are lost with their counter")
 def test_a_crash_in_the_middle_of_upkeep(throwaway_cluster: NewCluster) -> None:
     cluster = throwaway_cluster()
     install(cluster.dsn())

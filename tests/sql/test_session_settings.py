@@ -232,7 +232,7 @@ def outcomes(session: Session) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def expected(server: Server, admin: psycopg.Connection) -> dict[str, Any]:
     """What the calls return with the settings as they are."""
-    for dsn in fresh_database(server, admin):
+    with fresh_database(server, admin) as dsn:
         session = Session(dsn)
         found = outcomes(session)
         session.close()

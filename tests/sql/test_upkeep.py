@@ -164,6 +164,7 @@ def test_a_write_that_is_interrupted_while_it_notes_what_is_due(ask: Session, ne
     assert ask("SELECT hit_count FROM cache_entry('mine', 'k60')") == 1
 
 
+@pytest.mark.breaks("counters", why="the type could not be measured")
 def test_a_lock_timeout_of_the_callers_fails_no_write(ask: Session, new_session: NewSession) -> None:
     """The share of upkeep is given up instead."""
     ask("SELECT cache_create_type('mine', max_entries => 40)")
