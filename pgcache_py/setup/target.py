@@ -1,9 +1,8 @@
-"""Which server a command is for: --dsn, else DATABASE_URL, else libpq's PG* variables, else the embedded one."""
+"""Which server a command is for: --dsn, else what a variable names, else the embedded one."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,9 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from ..environment import Named, for_libpq, postgresql
 from ..errors import PgcacheError
 from .embedded import FOLDER, INSTALL_EXTRA, Embedded, available
-
-LIBPQ_VARIABLES = ("PGSERVICE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER")
-# As SQLAlchemy and others write it: postgresql+psycopg://, postgres+asyncpg://
-DRIVER_IN_URL = re.compile(r"^(postgres(?:ql)?)\+\w+(?=://)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ def target(dsn: str | None, *, create: bool = False) -> Iterator[Target]:
         raise PgcacheError(
             "--dsn is empty", hint="Is a variable unset? Without --dsn, DATABASE_URL or libpq's variables are used."
         )
-    named = Target(dsn, "--dsn") if dsn else _from_environment()
+    named = Named(for_libpq(dsn), "--dsn") if dsn else postgresql()
     if named:
         yield Target(_checked(named), named.origin)
         return
@@ -53,7 +49,8 @@ def target(dsn: str | None, *, create: bool = False) -> Iterator[Target]:
         raise PgcacheError(
             "which PostgreSQL?",
             hint="Name it in one of four ways: --dsn postgresql://user@host/database; the variable DATABASE_URL;"
-            f" libpq's variables such as PGHOST; or none at all, with the embedded server: {INSTALL_EXTRA}",
+            " variables such as POSTGRES_HOST or libpq's PGHOST;"
+            f" or none at all, with the embedded server: {INSTALL_EXTRA}",
         )
     if not server.exists and not create:
         raise PgcacheError(
@@ -64,17 +61,10 @@ def target(dsn: str | None, *, create: bool = False) -> Iterator[Target]:
         yield Target(server.dsn(), f"the embedded server in {FOLDER}")
 
 
-def _from_environment() -> Target | None:
-    if url := os.environ.get("DATABASE_URL"):
-        return Target(url, "DATABASE_URL")
-    found = [name for name in LIBPQ_VARIABLES if os.environ.get(name)]
-    return Target("", ", ".join(found)) if found else None
-
-
-def _checked(named: Target) -> str:
+def _checked(named: Named) -> str:
     """In libpq's form. What does not parse is not repeated: there may be a password in it."""
     try:
-        return make_conninfo(DRIVER_IN_URL.sub(r"\1", named.conninfo))
+        return make_conninfo(named.conninfo)
     except psycopg.ProgrammingError:
         raise PgcacheError(
             f"{named.origin} is no PostgreSQL address",

@@ -60,7 +60,7 @@ class Sync:
     def __init__(self) -> None:
         self.stack = ExitStack()
 
-    def cache(self, source: Any, **options: Any) -> Any:
+    def cache(self, source: Any = None, **options: Any) -> Any:
         return self.stack.enter_context(Cache(source, **options))
 
     def connect(self, dsn: str, **options: Any) -> Any:
@@ -88,7 +88,7 @@ class Async(Sync):
         super().__init__()
         self.loop = asyncio.new_event_loop()
 
-    def cache(self, source: Any, **options: Any) -> Any:
+    def cache(self, source: Any = None, **options: Any) -> Any:
         source = source.target if isinstance(source, Blocking) else source
         return self.stack.enter_context(Blocking(AsyncCache(source, **options), self.loop))
 

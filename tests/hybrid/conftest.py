@@ -118,7 +118,7 @@ class HybridSync(Sync):
         self.options = {"redis": tier.url, "prefix": tier.prefix, **options}
         self.caches: list[HybridCache | AsyncHybridCache] = []
 
-    def cache(self, source: Any, **options: Any) -> Any:
+    def cache(self, source: Any = None, **options: Any) -> Any:
         made = HybridCache(source, **{**self.options, **options})
         self.caches.append(made)
         return self.stack.enter_context(made)
@@ -133,7 +133,7 @@ class HybridAsync(Async):
         self.options = {"redis": tier.url, "prefix": tier.prefix, **options}
         self.caches: list[HybridCache | AsyncHybridCache] = []
 
-    def cache(self, source: Any, **options: Any) -> Any:
+    def cache(self, source: Any = None, **options: Any) -> Any:
         source = source.target if isinstance(source, Blocking) else source
         made = AsyncHybridCache(source, **{**self.options, **options})
         self.caches.append(made)

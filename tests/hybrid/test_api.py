@@ -12,7 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from pgcache_py import MISS, Audio, HybridCache, Skip
+from pgcache_py import MISS, Audio, HotTierError, HybridCache, Skip
 from tests.client.conftest import Blocking
 from tests.client.proxy import Proxy
 from tests.hybrid.conftest import Tier, until
@@ -217,6 +217,7 @@ def test_the_calls_of_the_service_before(world: Any, dsn: str) -> None:
     assert stats["postgres_stats"]["perceptual_hash_cache_count"] == 1
     assert stats["postgres_stats"]["crawl_cache_count"] == 1
     assert stats["redis_stats"]["used_memory_human"]
+    assert 0 <= stats["redis_stats"]["hit_rate"] <= 100
     assert cache.invalidate_tenant_cache("t") == 3
     assert cache.get_cached_perceptual_hash(b"i", "t") is None
     assert cache.clear_all_cache() is True
@@ -353,3 +354,15 @@ def test_threads_share_a_cache(tier: Tier, dsn: str) -> None:
         found = threads.map(lambda number: cache.get("store", str(number % 20)), range(2000))
         assert list(found) == [number % 20 for number in range(2000)]
         assert counts(cache)["redis_hits"] > 1900
+
+
+def test_servers_that_the_variables_name(world: Any, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", dsn)
+    monkeypatch.setenv("REDIS_URL", world.tier.redis.url)
+    with HybridCache() as cache:
+        assert cache.set("store", "k", 1)
+        assert cache.get_cache_stats()["redis_stats"]["used_memory_human"]
+    monkeypatch.delenv("REDIS_URL")
+    with pytest.raises(HotTierError, match=r"which Redis\?") as caught:
+        HybridCache()
+    assert (caught.value.sqlstate, "REDIS_URL" in (caught.value.hint or "")) == ("PC030", True)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from pgcache_py.environment import CONTAINER_VARIABLES, LIBPQ_VARIABLES
 from pgcache_py.errors import PgcacheError
 from pgcache_py.setup.embedded import available
-from pgcache_py.setup.target import LIBPQ_VARIABLES, target
+from pgcache_py.setup.target import target
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DATABASE_URL", "PGPASSWORD", *LIBPQ_VARIABLES):
+    for name in ("DATABASE_URL", "PGPASSWORD", *LIBPQ_VARIABLES, *CONTAINER_VARIABLES.values()):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -17,11 +17,11 @@ ROOMS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py")
 # What a room takes from outside of it. The package itself is for users: no room imports it.
 ARROWS = {
     "adapters": {"errors"},
-    "cli": {"adapters", "errors", "relay", "setup", "version"},
-    "client": {"errors", "keys"},
-    "hybrid": {"client", "errors", "keys", "relay"},
+    "cli": {"adapters", "environment", "errors", "relay", "setup", "version"},
+    "client": {"environment", "errors", "keys"},
+    "hybrid": {"client", "environment", "errors", "keys", "relay"},
     "relay": {"errors"},
-    "setup": {"errors", "version"},
+    "setup": {"environment", "errors", "version"},
 }
 
 
@@ -144,4 +144,4 @@ print(*{name.split(".")[1] for name in new if name.startswith("pgcache_py.")})
     packages, parts = (set(line.split()) for line in done.stdout.splitlines())
     # typing_extensions is psycopg's.
     assert packages - {"pgcache", "psycopg-binary", "psycopg-c", "typing_extensions"} == {"psycopg"}
-    assert parts == {"client", "errors", "keys", "version"}
+    assert parts == {"client", "environment", "errors", "keys", "version"}

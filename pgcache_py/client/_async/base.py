@@ -8,7 +8,8 @@ from typing import TypeVar, cast
 
 import psycopg
 
-from ...errors import UnrepresentableError, translated
+from ... import environment
+from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft
 from ..wire import Row
@@ -32,7 +33,7 @@ class AsyncBase:
 
     def __init__(
         self,
-        source: str | AnyConnection | AnyPool,
+        source: str | AnyConnection | AnyPool | None = None,
         *,
         tenant: str | None = None,
         fail_soft: bool = False,
@@ -50,8 +51,16 @@ class AsyncBase:
 
     @staticmethod
     def _open(source: object, fail_soft: bool, timeout: float | None) -> AsyncSource:
+        if source is None:
+            found = environment.postgresql()
+            if found is None:
+                raise PgcacheError(
+                    "which PostgreSQL?",
+                    hint="Pass its address, or set DATABASE_URL, POSTGRES_HOST or libpq's variables such as PGHOST.",
+                )
+            source = found.conninfo
         if isinstance(source, str):
-            return AsyncOwnConnection(source, timeout)
+            return AsyncOwnConnection(environment.for_libpq(source), timeout)
         if isinstance(source, psycopg.AsyncConnection):
             return AsyncBorrowedConnection(source, contained=fail_soft)
         # psycopg_pool need not be installed.

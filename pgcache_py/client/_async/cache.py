@@ -24,9 +24,10 @@ T = TypeVar("T")
 class AsyncCache(AsyncTypedCaches):
     """A cache in PostgreSQL: AsyncCache("postgresql://...") or over what you have.
 
-    source: a conninfo string or URL, over which the cache opens one connection of its own at the first call; your
-    psycopg.AsyncConnection, whose transaction the calls then are part of; or your psycopg_pool.AsyncConnectionPool,
-    from which each call takes a connection. You close what is yours.
+    source: a conninfo string or URL, over which the cache opens one connection of its own at the first call, by default
+    what DATABASE_URL, or POSTGRES_HOST and its kin, or libpq's variables name; your psycopg.AsyncConnection, whose
+    transaction the calls then are part of; or your psycopg_pool.AsyncConnectionPool, from which each call takes a
+    connection. You close what is yours.
 
     tenant: whose entries the calls see, None for the session's setting pgcache.tenant.
 

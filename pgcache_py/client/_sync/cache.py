@@ -25,9 +25,10 @@ T = TypeVar("T")
 class Cache(TypedCaches):
     """A cache in PostgreSQL: Cache("postgresql://...") or over what you have.
 
-    source: a conninfo string or URL, over which the cache opens one connection of its own at the first call; your
-    psycopg.Connection, whose transaction the calls then are part of; or your psycopg_pool.ConnectionPool,
-    from which each call takes a connection. You close what is yours.
+    source: a conninfo string or URL, over which the cache opens one connection of its own at the first call, by default
+    what DATABASE_URL, or POSTGRES_HOST and its kin, or libpq's variables name; your psycopg.Connection, whose
+    transaction the calls then are part of; or your psycopg_pool.ConnectionPool, from which each call takes a
+    connection. You close what is yours.
 
     tenant: whose entries the calls see, None for the session's setting pgcache.tenant.
 

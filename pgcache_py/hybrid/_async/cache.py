@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from ... import environment
 from ...client import calls, wire
 from ...client._async.cache import AsyncCache
 from ...client._async.connections import AnyConnection, AnyPool
@@ -18,7 +19,7 @@ from ...client._async.typed import AsyncEmbeddingCache
 from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
-from ...errors import PgcacheError, UnavailableError
+from ...errors import HotTierError, PgcacheError, UnavailableError
 from ...keys import cache_key
 from ...relay.scripts import entry_key
 from ..calls import (
@@ -66,8 +67,8 @@ class AsyncHybridCache(AsyncCache):
     Parameters are those of AsyncCache, and:
 
     redis: a URL ("redis://...", "unix://...") or a redis.asyncio.Redis, of which the address and the credentials are
-    used. prefix: what the keys in Redis begin with, as the relay has it; one that belongs to another database is not
-    used, which is logged. redis_timeout: seconds for each step.
+    used; by default what REDIS_URL says. prefix: what the keys in Redis begin with, as the relay has it; one that
+    belongs to another database is not used, which is logged. redis_timeout: seconds for each step.
     negative: put into Redis also that there is no entry. serve_when_down: go on reading Redis while PostgreSQL cannot
     be reached.
 
@@ -79,8 +80,8 @@ class AsyncHybridCache(AsyncCache):
 
     def __init__(
         self,
-        source: str | AnyConnection | AnyPool,
-        redis: str | AnyRedis,
+        source: str | AnyConnection | AnyPool | None = None,
+        redis: str | AnyRedis | None = None,
         *,
         prefix: str = "pgcache",
         tenant: str | None = None,
@@ -90,6 +91,11 @@ class AsyncHybridCache(AsyncCache):
         negative: bool = False,
         serve_when_down: bool = True,
     ) -> None:
+        redis = redis or environment.redis()
+        if redis is None:
+            raise HotTierError(
+                "which Redis?", sqlstate="PC030", hint="AsyncHybridCache takes its URL, or finds it in REDIS_URL."
+            )
         super().__init__(source, tenant=tenant or "", fail_soft=fail_soft, timeout=timeout)
         pg, soft = self._source, self._soft
 
@@ -212,8 +218,8 @@ class AsyncHybridCache(AsyncCache):
         """Both tiers in one answer; what is not to be had is None or left out.
 
         tier: what became of this client's reads and writes since it was made, and the outbox. redis_stats: what Redis
-        says of itself, and how many keys have leases or tombstones. postgres_stats: entries by table, and by_type the
-        view cache_stats.
+        says of itself, its hit_rate in percent, and how many keys have leases or tombstones. postgres_stats: entries by
+        table, and by_type the view cache_stats.
         """
         self._tier.fold()
         counts = self._tier.counts
@@ -232,6 +238,8 @@ class AsyncHybridCache(AsyncCache):
         redis = await self._tier.info()
         if redis is not None:
             redis["leases_and_tombstones"] = await self._tier.leases()
+            asked = int(redis["keyspace_hits"]) + int(redis["keyspace_misses"])
+            redis["hit_rate"] = round(100 * int(redis["keyspace_hits"]) / asked, 2) if asked else 0.0
         return {"tier": tier, "redis_stats": redis, "postgres_stats": postgres}
 
     # How.
