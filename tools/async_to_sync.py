@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -34,37 +35,36 @@ RULES = [
 RUFF = [sys.executable, "-m", "ruff"]
 
 
-def made_files(folder: Path) -> Iterator[tuple[Path, str]]:
+def made_files(folder: Path) -> dict[Path, str]:
     """Each file that belongs into a folder _sync below `folder`, and its text."""
-    for source in sorted(folder.rglob("_async/*.py")):
+    made = {}
+    for source in folder.rglob("_async/*.py"):
         text = source.read_text(encoding="utf-8")
         for pattern, replacement in RULES:
             text = re.sub(pattern, replacement, text)
         origin = source.relative_to(folder.parent).as_posix()
-        target = source.parents[1] / "_sync" / source.name
         header = f"# Made of {origin} by tools/async_to_sync.py: change that one.\n"
-        yield target, formatted(header + text, target)
+        made[source.parents[1] / "_sync" / source.name] = header + text
+    return dict(formatted(made))
 
 
-def formatted(text: str, path: Path) -> str:
-    """As the project's linter wants it: the names that are left may sort differently, and fit into fewer lines."""
-    for command in (["check", "--quiet", "--select", "I", "--fix"], ["format", "--quiet"]):
-        done = subprocess.run(
-            [*RUFF, *command, "--stdin-filename", str(path), "-"],
-            input=text.encode(),
-            stdout=subprocess.PIPE,
-            check=True,
-            cwd=PROJECT,
-        )
-        text = done.stdout.decode()
-    return text
+def formatted(files: dict[Path, str]) -> Iterator[tuple[Path, str]]:
+    """As the project's linter wants them: the names that are left may sort differently, and fit into fewer lines."""
+    with TemporaryDirectory() as folder:
+        copies = {path: Path(folder, f"{number}.py") for number, path in enumerate(sorted(files))}
+        for path, copy in copies.items():
+            copy.write_text(files[path], encoding="utf-8")
+        for command in (["check", "--select", "I", "--fix"], ["format"]):
+            subprocess.run([*RUFF, *command, "--quiet", "--config", PROJECT / "pyproject.toml", folder], check=True)
+        for path, copy in copies.items():
+            yield path, copy.read_text(encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     folders = [Path(argument).resolve() for argument in arguments if argument != "--check"]
     folder = folders[0] if folders else PROJECT / "pgcache_py"
-    made = dict(made_files(folder))
+    made = made_files(folder)
     old = {path: path.read_bytes() for path in folder.rglob("_sync/*.py")}
     wrong = [path for path, text in made.items() if old.get(path) != text.encode()]
     extra = sorted(old.keys() - made.keys())

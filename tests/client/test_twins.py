@@ -18,8 +18,7 @@ CACHE = "client/_sync/cache.py"
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of pgcache_py, to be changed. It has the project's settings of ruff."""
-    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    """A copy of pgcache_py, to be changed."""
     return shutil.copytree(
         PROJECT / "pgcache_py", tmp_path / "pgcache_py", ignore=shutil.ignore_patterns("__pycache__", "demo_data")
     )
