@@ -227,9 +227,15 @@ def dsn(server: Server, admin: psycopg.Connection, template: str, request: pytes
 
 
 @pytest.fixture(scope="module")
-def shared_dsn(server: Server, admin: psycopg.Connection, template: str) -> Iterator[str]:
-    """One database for the tests of a module, which says `dsn = shared_dsn`: they do not mind what others leave."""
-    yield from fresh_database(server, admin, template)
+def shared_dsn(
+    server: Server, admin: psycopg.Connection, template: str, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """The conninfo of a database that the tests of a module share, as they do not mind what others leave there.
+
+    `dsn = shared_dsn` in a module lets all of its tests do so.
+    """
+    with fresh_database(server, admin, template, breaks=excused(request.node)) as dsn:
+        yield dsn
 
 
 @pytest.fixture
