@@ -269,7 +269,7 @@ def _uninstall_command(options: argparse.Namespace) -> int | None:
 
 
 def _status_command(options: argparse.Namespace) -> int | None:
-    """show version, levels, types with their limits, jobs, health, and what to do next"""
+    """show version, levels, types with their limits, jobs, health, and what to do; exit code 1 if it is critical"""
     with target(options.dsn) as where:
         found = status(where.conninfo)
     if found.version is None:
@@ -277,7 +277,7 @@ def _status_command(options: argparse.Namespace) -> int | None:
             f"pgcache is not installed in the database {found.database} ({where})", hint="python -m pgcache_py install"
         )
     _print_status(found, where)
-    return None
+    return 1 if found.health[0]["status"] == "critical" else None
 
 
 def _print_status(found: Status, where: Target) -> None:
@@ -289,13 +289,14 @@ def _print_status(found: Status, where: Target) -> None:
     show.heading("Jobs")
     show.jobs(found.jobs)
     show.heading("Health")
-    alerts = [check for check in found.health if check["status"] != "ok"]
+    _, *checks = found.health
+    alerts = [check for check in checks if check["status"] != "ok"]
     for check in alerts:
         show.line(f"  {check['status']}: {check['check_name']}: {check['detail']}", style="yellow")
         if check["hint"]:
             show.line(f"    - {check['hint']}")
     if not alerts:
-        show.line(f"  all {len(found.health)} checks are ok")
+        show.line(f"  all {len(checks)} checks are ok")
     for step in found.todo:
         show.line(f"To do: {step}", style="bold")
 

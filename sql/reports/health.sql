@@ -19,73 +19,104 @@ begin
         select count(*) into changes from hot_outbox;
     end if;
     return query
-    select 'hit rate: ' || s.type,
-        case when s.hits + s.misses < 100 or s.hit_rate >= low_rate then 'ok' else 'warning' end,
+    with checks (check_name, status, detail, hint) as materialized (
+        select 'hit rate: ' || s.type,
+            case when r.hits + r.misses < 100 or r.hit_rate >= low_rate then 'ok' else 'warning' end,
+            case
+                when r.hits + r.misses = 0 then 'no requests yet'
+                else format('%s %% of %s requests%s', round(100 * r.hit_rate, 1), r.hits + r.misses,
+                    ' since the upkeep of ' || r.since)
+            end,
+            case
+                when r.hits + r.misses >= 100 and r.hit_rate < low_rate then format(
+                    'Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)?'
+                    ' cache_entry tells about one key.',
+                    coalesce(s.ttl::text, 'never'), s.type, s.evicted
+                )
+            end
+        from cache_stats s
+        -- What is new since the last record before 100 requests, so that a good past does not hide a bad present.
+        left join lateral (
+            select p.taken_at, p.hits, p.misses
+            from stats_snapshots p
+            where p.type = s.type and p.hits <= s.hits and p.misses <= s.misses
+                and p.hits + p.misses <= s.hits + s.misses - 100
+            order by p.taken_at desc
+            limit 1
+        ) p on true
+        cross join lateral (
+            select s.hits - coalesce(p.hits, 0) as hits, s.misses - coalesce(p.misses, 0) as misses, p.taken_at as since
+        ) n
+        cross join lateral (
+            select n.*, n.hits::numeric / nullif(n.hits + n.misses, 0) as hit_rate
+        ) r
+        union all
+        select 'size: ' || s.type,
+            case when l.used > high_size then 'warning' else 'ok' end,
+            format('%s entries, %s, %s', coalesce(s.entries, 0), pg_size_pretty(coalesce(s.bytes, 0)),
+                coalesce(round(100 * l.used, 1) || ' % of the limit', 'no limit')),
+            case
+                when l.used > high_size then format(
+                    'Entries are evicted at the limit.'
+                    ' Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type
+                )
+            end
+        from cache_stats s
+        cross join lateral (
+            select greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) as used
+        ) l
+        union all
+        select 'upkeep: ' || j.job_name,
+            case when j.outcome = 'failed' then 'critical' when j.overdue then 'warning' else 'ok' end,
+            case
+                when j.last_run is null then 'has not run yet'
+                else format('%s at %s%s', j.outcome, j.last_run, coalesce(': ' || j.detail, ''))
+            end,
+            case
+                when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
+                    then 'Run CALL hot_relay(''0 seconds'') by hand to see the error.'
+                when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
+                when j.overdue
+                    then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.'
+            end
+        from cache_jobs j
+        union all
+        select 'hit log', case when backlog > 50000 then 'warning' else 'ok' end,
+            backlog || ' lines waiting to be folded',
+            case when backlog > 50000 then 'Hits are logged more rarely until CALL cache_upkeep() folds them.' end
+        union all
+        select 'hot tier', case when w.absent or changes > max_changes then 'warning' else 'ok' end,
+            format('%s %s, %s changes in the outbox',
+                case when w.absent then 'no relay since' else 'last relay at' end, relay_seen, changes),
+            case
+                when w.absent or changes > max_changes
+                    then 'Start the relay: python -m pgcache_py relay,'
+                    ' or SELECT cache_hot_schedule() with plpython3u and pg_cron.'
+            end
+        from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
+        where relay_seen is not null
+        union all
+        select 'name: ' || o.ours, 'warning', format('hidden by %s, which comes first in search_path', o.theirs), o.hint
+        from hiding_objects() o
+    )
+
+    select 'overall',
         case
-            when s.hits + s.misses = 0 then 'no requests yet'
-            else format('%s %% of %s requests', round(100 * s.hit_rate, 1), s.hits + s.misses)
+            when bool_or(c.status = 'critical') then 'critical'
+            when bool_or(c.status = 'warning') then 'warning'
+            else 'ok'
         end,
-        case
-            when s.hits + s.misses >= 100 and s.hit_rate < low_rate then format(
-                'Are keys stable, is the TTL (%s) long enough, is %s evicted too early (%s evicted)?'
-                ' cache_entry tells about one key.',
-                coalesce(s.ttl::text, 'never'), s.type, s.evicted
-            )
-        end
-    from cache_stats s
+        format('%s of %s checks are ok', count(*) filter (where c.status = 'ok'), count(*)),
+        null::text
+    from checks c
     union all
-    select 'size: ' || s.type,
-        case when l.used > high_size then 'warning' else 'ok' end,
-        format('%s entries, %s, %s', coalesce(s.entries, 0), pg_size_pretty(coalesce(s.bytes, 0)),
-            coalesce(round(100 * l.used, 1) || ' % of the limit', 'no limit')),
-        case
-            when l.used > high_size then format(
-                'Entries are evicted at the limit.'
-                ' Raise it: SELECT cache_configure(%L, max_entries => ..., max_bytes => ...).', s.type
-            )
-        end
-    from cache_stats s
-    cross join lateral (
-        select greatest(s.entries::numeric / s.max_entries, s.bytes::numeric / s.max_bytes) as used
-    ) l
-    union all
-    select 'upkeep: ' || j.job_name,
-        case when j.outcome = 'failed' then 'critical' when j.overdue then 'warning' else 'ok' end,
-        case
-            when j.last_run is null then 'has not run yet'
-            else format('%s at %s%s', j.outcome, j.last_run, coalesce(': ' || j.detail, ''))
-        end,
-        case
-            when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
-                then 'Run CALL hot_relay(''0 seconds'') by hand to see the error.'
-            when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
-            when j.overdue
-                then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.'
-        end
-    from cache_jobs j
-    union all
-    select 'hit log', case when backlog > 50000 then 'warning' else 'ok' end,
-        backlog || ' lines waiting to be folded',
-        case when backlog > 50000 then 'Hits are logged more rarely until CALL cache_upkeep() folds them.' end
-    union all
-    select 'hot tier', case when w.absent or changes > max_changes then 'warning' else 'ok' end,
-        format('%s %s, %s changes in the outbox',
-            case when w.absent then 'no relay since' else 'last relay at' end, relay_seen, changes),
-        case
-            when w.absent or changes > max_changes
-                then 'Start the relay: python -m pgcache_py relay,'
-                ' or SELECT cache_hot_schedule() with plpython3u and pg_cron.'
-        end
-    from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
-    where relay_seen is not null
-    union all
-    select 'name: ' || o.ours, 'warning', format('hidden by %s, which comes first in search_path', o.theirs), o.hint
-    from hiding_objects() o;
+    select * from checks;
 end
 $$;
 
 comment on function pgcache.cache_health() is
-'The alerts: hit rate below 70 % (after 100 requests), size above 80 % of a limit, upkeep overdue or failed, hit log'
+'The alerts, the worst status first, as overall: hit rate below 70 % since upkeep last recorded it (or, if these are'
+' fewer than 100 requests, since it did before), size above 80 % of a limit, upkeep overdue or failed, hit log'
 ' growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), outbox'
 ' above half of hot_outbox_limit; a table, view or function of ours that another one hides, in a schema that comes'
 ' before pgcache in search_path; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate,'

@@ -283,6 +283,36 @@ def test_a_low_hit_rate_is_a_warning(ask: Session) -> None:
     assert health(ask, "hit rate: store")["status"] == "warning"
 
 
+def test_a_good_past_does_not_hide_a_bad_present(ask: Session) -> None:
+    ask.set_clock("2030-01-01 00:30+00")
+    ask("SELECT cache_set('store', 'k', '1', '1 year')")
+    ask("SELECT cache_get('store', 'k') FROM generate_series(1, 20000)")
+    ask("CALL cache_upkeep()")
+    ask("SELECT cache_get('store', 'absent') FROM generate_series(1, 50)")
+    assert health(ask, "hit rate: store")["status"] == "ok"  # 50 requests say little
+    ask.set_clock("2030-01-01 01:15+00")
+    ask("SELECT cache_get('store', 'absent') FROM generate_series(1, 4950)")
+    for moment in ("2030-01-01 01:20+00", "2030-01-01 02:10+00"):
+        warning = health(ask, "hit rate: store")
+        assert (warning["status"], str(warning["detail"])[:23]) == ("warning", "0.0 % of 5000 requests "), moment
+        assert health(ask, "overall")["status"] == "warning"
+        ask("CALL cache_upkeep()")
+        ask.set_clock(moment)
+    ask("SELECT cache_get('store', 'k') FROM generate_series(1, 1000)")
+    assert health(ask, "hit rate: store")["status"] == "ok"
+
+
+def test_the_worst_comes_first(ask: Session) -> None:
+    first = ask.row("SELECT * FROM cache_health() LIMIT 1")
+    count = ask("SELECT count(*) - 1 FROM cache_health()")
+    assert first == {
+        "check_name": "overall", "status": "ok", "detail": f"{count} of {count} checks are ok", "hint": None,
+    }  # fmt: skip
+    ask("INSERT INTO pgcache_internal.upkeep_runs (job, started_at) VALUES ('pgcache_upkeep', now())")
+    ask("UPDATE pgcache_internal.upkeep_runs SET outcome = 'failed', finished_at = now()")
+    assert ask("SELECT status FROM cache_health() LIMIT 1") == "critical"
+
+
 def test_a_size_near_its_limit_is_a_warning(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 100)")
     ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 80) i")
