@@ -23,6 +23,7 @@ from psycopg.rows import dict_row
 from .. import environment
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
+from ..setup.adopt import Adopted, adopt
 from ..setup.install import InstallReport, install
 from ..setup.levels import Connection, Level
 from ..setup.session import connect, version_numbers
@@ -119,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_uninstall_command, server)
     added.add_argument("--yes", action="store_true", help="do not ask")
     added.add_argument("--cascade", action="store_true", help="also drop objects outside pgcache that depend on it")
+    added = command(_adopt_command, server, entries)
+    added.add_argument("--dry-run", action="store_true", help="only show what it would do")
+    added.add_argument("--yes", action="store_true", help="do not ask")
+    added.add_argument("--keep", action="store_true", help="do not rename the tables, views and functions")
+    added.add_argument("--time-zone", metavar="ZONE", help="of times without a zone (default: the setting TimeZone)")
     command(_status_command, server)
     added = command(_sql_command)
     added.add_argument("--upgrade-from", metavar="VERSION", help="for a database that has this version")
@@ -266,6 +272,48 @@ def _uninstall_command(options: argparse.Namespace) -> int | None:
         for note in report.notes:
             show.line(f"  {note}")
     return None
+
+
+def _adopt_command(options: argparse.Namespace) -> int | None:
+    """take over the tables of earlier cache systems: their live rows become entries, they are renamed; asks first"""
+    choices = {"keep": options.keep, "time_zone": options.time_zone, "tenant": options.tenant}
+    with target(options.dsn) as where:
+        plan = adopt(where.conninfo, dry_run=True, **choices)
+        if not plan:
+            show.line("No earlier cache system has left anything here.")
+            return None
+        if options.dry_run or not options.yes:
+            _print_adopted(plan)
+            if options.dry_run:
+                show.line("Dry run: nothing was changed.", style="bold yellow")
+                return None
+            if not sys.stdin.isatty():
+                raise PgcacheError("nothing was adopted", hint="Confirm it with --yes.")
+            if input("Adopt it? [y/N] ").strip().lower() not in ("y", "yes"):
+                show.line("Nothing was adopted.")
+                return 1
+        done: dict[str, int] = {}
+        with show.progress("adopting", sum(found.entries or 0 for found in plan)) as advance:
+
+            def tell(table: str, rows: int) -> None:
+                news = rows - done.get(table, 0)
+                done[table] = rows
+                advance(news, news)
+
+            report = adopt(where.conninfo, on_progress=tell, **choices)
+            rest = sum(found.entries or 0 for found in report) - sum(done.values())
+            advance(rest, rest)
+        _print_adopted(report)
+    return None
+
+
+def _print_adopted(report: Sequence[Adopted]) -> None:
+    for found in report:
+        rows = "row" if found.entries == 1 else "rows"
+        goes = f": {show.count(found.entries)} {rows} to {found.type}" if found.entries is not None else ""
+        show.line(f"{found.object}{goes}{f', renamed to {found.becomes}' if found.becomes else ''}")
+        for reason, number in (found.left_out or {}).items():
+            show.line(f"  {show.count(number) + ' ' if number is not None else ''}left out: {reason}", style="yellow")
 
 
 def _status_command(options: argparse.Namespace) -> int | None:

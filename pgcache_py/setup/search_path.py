@@ -57,7 +57,8 @@ def overriding_roles(connection: psycopg.Connection[Any]) -> list[str]:
 
 def hiding(connection: psycopg.Connection[Any]) -> list[str]:
     """What comes before ours in the search_path that new sessions get, a sentence each."""
-    rows = connection.execute("SELECT * FROM pgcache_internal.hiding_objects(%s)", [current(connection)])
+    query = "SELECT ours, theirs, hint FROM pgcache_internal.hiding_objects(%s)"
+    rows = connection.execute(query, [current(connection)])
     return [f"{theirs} hides {ours}. {hint}" for ours, theirs, hint in rows]
 
 

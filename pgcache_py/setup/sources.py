@@ -17,7 +17,16 @@ from hashlib import sha256
 from pathlib import Path
 
 # Their order matters, the order of the files within one of them does not: bodies are not checked while they load.
-CODE = ("registry/*.sql", "entries/*.sql", "caches/*.sql", "hot/*.sql", "upkeep/*.sql", "reports/*.sql", "prepare.sql")
+CODE = (
+    "registry/*.sql",
+    "entries/*.sql",
+    "caches/*.sql",
+    "hot/*.sql",
+    "upkeep/*.sql",
+    "reports/*.sql",
+    "adopt/*.sql",
+    "prepare.sql",
+)
 # One installation at a time per database. The number spells "pgcache".
 LOCK = int.from_bytes(b"pgcache", "big")
 

@@ -1,7 +1,7 @@
 -- An object of the same name in a schema that comes before pgcache in the search_path hides ours: whoever calls it
 -- without "pgcache." reaches the other one, and so invalidates, or reads, the wrong table.
 create or replace function pgcache_internal.hiding_objects(schemas text[] default null)
-returns table (ours text, theirs text, hint text)
+returns table (ours text, theirs text, hint text, kind text)
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -24,19 +24,23 @@ as $$
     select 'pgcache.' || ours.oid::regclass, format('%I.%I', theirs.relnamespace::regnamespace, theirs.relname),
         format(
             'Rename it: ALTER %s %I.%I RENAME TO ..., or write pgcache.%I.',
-            case theirs.relkind
-                when 'v' then 'VIEW' when 'm' then 'MATERIALIZED VIEW' when 'f' then 'FOREIGN TABLE' else 'TABLE'
-            end,
-            theirs.relnamespace::regnamespace, theirs.relname, ours.relname
-        )
+            k.kind, theirs.relnamespace::regnamespace, theirs.relname, ours.relname
+        ),
+        k.kind
     from pg_class ours inner join pg_class theirs on theirs.relname = ours.relname
+    cross join lateral (
+        select case theirs.relkind
+            when 'v' then 'VIEW' when 'm' then 'MATERIALIZED VIEW' when 'f' then 'FOREIGN TABLE' else 'TABLE'
+        end
+    ) k (kind)
     where ours.relnamespace = 'pgcache'::regnamespace and ours.relkind = any('{r,p,v}')
         and theirs.relnamespace in (select b.oid from before b) and theirs.relkind = any('{r,p,v,m,f}')
     union all
     select 'pgcache.' || ours.oid::regprocedure, theirs.oid::regprocedure::text,
         format(
             'Rename it: ALTER ROUTINE %s RENAME TO ..., or write pgcache.%I.', theirs.oid::regprocedure, ours.proname
-        )
+        ),
+        'ROUTINE'
     from pg_proc ours inner join pg_proc theirs on theirs.proname = ours.proname
     where ours.pronamespace = 'pgcache'::regnamespace and theirs.pronamespace in (select b.oid from before b)
         -- A call that both take.
@@ -47,4 +51,5 @@ $$;
 
 comment on function pgcache_internal.hiding_objects(text[]) is
 'The tables, views and functions that hide one of pgcache''s from those who do not write its schema, each with what to'
-' do. schemas: the names in a search_path; those that this session has begun with by default.';
+' do, and what ALTER calls its kind. schemas: the names in a search_path; those that this session has begun with by'
+' default.';

@@ -137,6 +137,7 @@ CALLS = [
     "llm_key('p', 'm')",
     "crawl_key('u', 'x')",
     "ai_worker_key('p', 'm', 'v')",
+    "(SELECT count(*) FROM cache_adopt())",
     "cache_set_many('store', '{m1,m2}', ARRAY['1', '\"x\"']::jsonb[], '5 minutes')",
     "cache_set_many('store', ARRAY['m3', NULL], '{1,2}')",
     "cache_set_many('llm', '{l1,l2}', ARRAY['{\"response\": \"a\"}', '{\"response\": \"b\" }']::jsonb[])",
@@ -212,7 +213,7 @@ CALLS = [
 ]
 # They need a model, pg_cron or a Redis, have tests of their own, and read no setting.
 ELSEWHERE = re.compile(
-    r"ai_(?!worker_(cleanup|key|legacy))|embed(_many)?$|llm_complete|adopt_|cache_(hot_)?(un)?schedule|.*hot_re"
+    r"ai_(?!worker_(cleanup|key|legacy))|embed(_many)?$|llm_complete|cache_(hot_)?(un)?schedule|.*hot_re"
 )
 
 

@@ -13,6 +13,7 @@ NEVER_RETURNS_VARIABLES = "it returns rows with RETURN QUERY EXECUTE, which the 
 OURS = "what is put into the statement comes from this project's own code, not from a caller"
 # (function, the beginning of the message) -> why it may stand.
 EXPLAINED = {
+    ("adopt_table", "text type variable is not sanitized"): OURS + ": earlier_entries, which quotes names",
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
@@ -24,6 +25,7 @@ EXPLAINED = {
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("make", "text type variable is not sanitized"): OURS + ": its files",
     ("migrate", "text type variable is not sanitized"): OURS + ": its files",
+    ("set_aside", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("unmake", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("value_has", "text type variable is not sanitized"): OURS + ": a condition that fields_of has quoted",
     (
