@@ -188,7 +188,16 @@ def json_object(values: Mapping[str, object]) -> str:
 
 
 def number(value: int | None) -> str | None:
+    if value is not None and not hasattr(type(value), "__index__"):
+        raise TypeError(f"expected a whole number, not {type(value).__name__}: {value!r}")
     return None if value is None else f"{value:d}"
+
+
+def data(value: bytes | bytearray | memoryview) -> bytes:
+    """Not of a text: PostgreSQL would read that as bytes in its own way."""
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"expected bytes, not {type(value).__name__}: {value!r:.100}")
+    return bytes(value)
 
 
 def boolean(value: bool | None) -> str | None:

@@ -240,3 +240,32 @@ def test_vectors_of_a_connection_that_knows_pgvector(world: Any, dsn: str, db: p
     cache.embedding.set("t", "m", [1, 2])
     assert cache.embedding.get("t", "m") == [1, 2]
     assert cache.embedding.get_many(["t"], "m") == [[1, 2]]
+
+
+def test_bytes_are_bytes(cache: Any) -> None:
+    image = b"\\x00\xff"
+    for same in (bytearray(image), memoryview(image)):
+        assert cache.phash.set(same, None, "ff") is True
+        assert cache.phash.get(image) == "ff"
+        assert cache.phash.get(same) == "ff"
+    assert cache.audio.set("t", "v", Audio(bytearray(image), "mp3"))  # type: ignore[arg-type]
+    assert cache.audio.get("t", "v") == Audio(image, "mp3")
+    for call in (
+        lambda: cache.phash.get("text"), lambda: cache.phash.set("text", None, "ff"), lambda: cache.face.get("text"),
+        lambda: cache.face.set("text", None, []), lambda: cache.crawl.should_skip("u", "text"),
+        lambda: cache.crawl.store("u", "text", "r"), lambda: cache.phash.get(None), lambda: cache.phash.get(5),
+        lambda: cache.audio.set("t", "v", Audio("text", "mp3")),  # type: ignore[arg-type]
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="expected bytes"):
+            call()
+    with pytest.raises(TypeError, match="expected an Audio"):
+        cache.audio.set("t", "v", b"bytes")
+
+
+def test_whole_numbers_are_whole(cache: Any) -> None:
+    for call in (
+        lambda: cache.incr("store", "n", by=1.5), lambda: cache.incr("store", "n", by="1"),
+        lambda: cache.llm.set("p", "m", "r", tokens_used="5"), lambda: cache.create_type("mine", max_entries=1.5),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="expected a whole number"):
+            call()

@@ -236,12 +236,14 @@ class AudioCache(TypedCache):
         *,
         ttl: TTL = None,
     ) -> bool:
-        """Cache the speech of a text in a voice."""
+        """Cache the speech of a text in a voice. Raises TypeError for anything but an Audio."""
+        if not isinstance(audio, Audio):
+            raise TypeError(f"expected an Audio(data, format), not {type(audio).__name__}")
         return self._run(
             typed_calls.SET_AUDIO,
             text,
             voice,
-            bytes(audio.data),
+            wire.data(audio.data),
             audio.format,
             wire.number(audio.duration_ms),
             wire.number(audio.sample_rate),
@@ -315,14 +317,14 @@ class FaceCache(TypedCache):
 
     def get(self, image: bytes, tenant: str | None = None) -> list[Row] | None:
         """A dict with bbox, embedding and det_score for each face, [] if there is none; None on a miss."""
-        faces: list[Row] | None = self._run(typed_calls.GET_FACE, image, tenant)
+        faces: list[Row] | None = self._run(typed_calls.GET_FACE, wire.data(image), tenant)
         return faces
 
     def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
     ) -> bool:
         """Cache the faces of an image."""
-        return self._run(typed_calls.SET_FACE, image, tenant, wire.json_text(embeddings), wire.interval(ttl))
+        return self._run(typed_calls.SET_FACE, wire.data(image), tenant, wire.json_text(embeddings), wire.interval(ttl))
 
 
 class PhashCache(TypedCache):
@@ -330,11 +332,11 @@ class PhashCache(TypedCache):
 
     def get(self, image: bytes, tenant: str | None = None) -> str | None:
         """The hash; None on a miss."""
-        return self._run(typed_calls.GET_PHASH, image, tenant)
+        return self._run(typed_calls.GET_PHASH, wire.data(image), tenant)
 
     def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
-        return self._run(typed_calls.SET_PHASH, image, tenant, phash, wire.interval(ttl))
+        return self._run(typed_calls.SET_PHASH, wire.data(image), tenant, phash, wire.interval(ttl))
 
 
 class CrawlCache(TypedCache):
@@ -342,7 +344,7 @@ class CrawlCache(TypedCache):
 
     def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
         """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
-        return self._run(typed_calls.CRAWL_SHOULD_SKIP, url, image, tenant)
+        return self._run(typed_calls.CRAWL_SHOULD_SKIP, url, wire.data(image), tenant)
 
     def store(
         self,
@@ -355,7 +357,9 @@ class CrawlCache(TypedCache):
         ttl: TTL = None,
     ) -> bool:
         """Record that an image from a URL is stored under raw_key."""
-        return self._run(typed_calls.CRAWL_STORE, url, image, raw_key, thumbnail_key, tenant, wire.interval(ttl))
+        return self._run(
+            typed_calls.CRAWL_STORE, url, wire.data(image), raw_key, thumbnail_key, tenant, wire.interval(ttl)
+        )
 
 
 class TypedCaches(Base):
