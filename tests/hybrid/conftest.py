@@ -98,11 +98,17 @@ def private_tier(dsn: str, make_redis: Callable[..., Redis]) -> Iterator[Tier]:
     yield from working_tier(dsn, make_redis())
 
 
-def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:
+def idle_tier(dsn: str, server: Any) -> Tier:
+    """All types are in the hot tier, and nobody relays. server: a Redis, or what has the url of one."""
     tier = Tier(dsn, server)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgcache.cache_hot_on(type) FROM pgcache_internal.types")
         connection.execute("SELECT pgcache.cache_hot_configure(prefix => %s)", [tier.prefix])
+    return tier
+
+
+def working_tier(dsn: str, server: Redis) -> Iterator[Tier]:
+    tier = idle_tier(dsn, server)
     tier.start_relay()
     until(tier.alive)
     yield tier

@@ -18,7 +18,7 @@ import pytest
 from pgcache_py import MISS, HybridCache, Skip, UnavailableError
 from pgcache_py.hybrid import breaker
 from tests.client.proxy import Proxy
-from tests.hybrid.conftest import Tier, until, url_of
+from tests.hybrid.conftest import WORLDS, Tier, idle_tier, until, url_of
 from tests.hybrid.history import ABSENT, History
 
 pytestmark = pytest.mark.once
@@ -262,21 +262,26 @@ NONSENSE = [
 ]
 
 
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 @pytest.mark.parametrize("answer", NONSENSE)
 def test_nonsense(
-    private_world: Any, dsn: str, answer: bytes, log: pytest.LogCaptureFixture, clock: list[float]
+    world: Any, shared_dsn: str, answer: bytes, log: pytest.LogCaptureFixture, clock: list[float]
 ) -> None:
     server = Nonsense(answer)
-    cache = private_world.cache(dsn, redis=server.url, redis_timeout=0.05)
+    clients = world(idle_tier(shared_dsn, server), redis_timeout=0.05)
+    cache = clients.cache(shared_dsn)
     for _ in range(3):
         every_call(cache)
     assert levels(log) in (["WARNING"], ["WARNING"] * 2)  # reading is one thing, taking entries another
+    clients.close()
     server.listener.close()
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
+def test_entries_that_make_no_sense(private_world: Any, dsn: str) -> None:
+    tier = private_world.tier
+    cache = private_world.cache(dsn)
+    client = tier.client()
+    for entry in (
         b"",
         b":",
         b"E",
@@ -288,18 +293,13 @@ def test_nonsense(
         b"E:5:" + b"[" * 100_000,
         b"other:5:1",
         b"E5:1",
-    ],
-)
-def test_entries_that_make_no_sense(private_world: Any, dsn: str, entry: bytes) -> None:
-    tier = private_world.tier
-    cache = private_world.cache(dsn)
-    cache.set("store", "k", 1)
-    client = tier.client()
-    client.set(tier.key("k"), entry.replace(b"E", client.get(f"{tier.prefix}:alive"), 1))
-    assert cache.get("store", "k") == 1
-    assert cache.get_many("store", ["k"]) == {"k": 1}
-    assert cache.get("store", "k") == 1
-    assert tier_of(cache).breaker.closed
+    ):
+        cache.set("store", "k", 1)
+        client.set(tier.key("k"), entry.replace(b"E", client.get(f"{tier.prefix}:alive"), 1))
+        assert cache.get("store", "k") == 1, entry
+        assert cache.get_many("store", ["k"]) == {"k": 1}, entry
+        assert cache.get("store", "k") == 1, entry
+        assert tier_of(cache).breaker.closed, entry
 
 
 def test_an_entry_of_another_shape(private_world: Any, dsn: str) -> None:

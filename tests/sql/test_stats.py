@@ -337,15 +337,11 @@ def test_bytes_near_their_limit_are_a_warning(ask: Session) -> None:
 
 
 @pytest.mark.breaks("counters", why="lines of the hit log without hits")
-def test_a_large_hit_log_is_a_warning(ask: Session) -> None:
+def test_a_large_hit_log_is_a_warning_until_it_is_folded(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
     ask("INSERT INTO pgcache_internal.hit_log SELECT 'store', '', 'x', 1, now() FROM generate_series(1, 60000)")
     warning = health(ask, "hit log")
     assert warning["status"] == "warning"
     assert "cache_upkeep" in str(warning["hint"])
-
-
-def test_health_is_ok_again_when_the_log_is_folded(ask: Session) -> None:
-    test_a_large_hit_log_is_a_warning(ask)
     ask("CALL cache_upkeep()")
     assert health(ask, "hit log")["status"] == "ok"

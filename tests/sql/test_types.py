@@ -239,7 +239,7 @@ def test_a_type_that_is_dropped_meanwhile_is_skipped(new_session: NewSession) ->
     def create_and_drop() -> None:
         session = new_session()
         try:
-            for _ in range(25):
+            for _ in range(10):
                 session("SELECT cache_create_type('zz')")
                 session("SELECT cache_set('zz', 'k', '1'), cache_get('zz', 'k')")
                 session("SELECT cache_drop_type('zz')")
