@@ -59,7 +59,9 @@ comment on function pgcache_internal.ai_await(bigint, timestamptz) is
 'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too'
 ' long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
 
-create or replace function pgcache_internal.ai_take_turn(type text, key text) returns text
+create or replace function pgcache_internal.ai_take_turn(
+    type text, key text, max_age interval default null
+) returns text
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -74,7 +76,7 @@ begin
         if claim = 'busy' and not ai_await(question, until) then
             claim := 'late';
         end if;
-        if cache_exists(type, key) then  -- by a statement of its own, which sees what was committed last
+        if ai_is_fresh(type, key, max_age) then  -- by a statement of its own, which sees what was committed last
             return 'answered';
         end if;
         exit when claim <> 'busy';
@@ -83,10 +85,32 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.ai_take_turn(text, text) is
+comment on function pgcache_internal.ai_take_turn(text, text, interval) is
 'Before a question is asked that the cache has no answer to: lets others that are asking it finish, for the setting'
-' lease at most. answered: the cache has the answer now; mine, alone: see ai_claim; late: the others took too long, and'
-' may still store their answer. Errors: as ai_check_spending.';
+' lease at most. answered: the cache has the answer now, and not one that is older than max_age; mine, alone: see'
+' ai_claim; late: the others took too long, and may still store their answer. Errors: as ai_check_spending.';
+
+create or replace function pgcache_internal.ai_is_fresh(type text, key text, max_age interval) returns boolean
+language sql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select case
+        when max_age is null then cache_exists(type, key)
+        else exists (select from cache_entry(type, key) e where e.created_at > cache_now() - max_age)
+    end
+$$;
+
+comment on function pgcache_internal.ai_is_fresh(text, text, interval) is
+'Whether there is an answer that is not older than max_age; NULL: of any age.';
+
+-- What ended before its end is no answer.
+create or replace function pgcache_internal.ai_is_whole(reply jsonb) returns boolean
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select coalesce(reply ->> 'finish', 'stop') not in ('length', 'content_filter') $$;
+
+comment on function pgcache_internal.ai_is_whole(jsonb) is
+'Whether the model ended its answer by itself, rather than was cut (length) or filtered (content_filter).';
 
 create or replace function pgcache_internal.ai_store(type text, key text, value jsonb, ttl interval) returns boolean
 language plpgsql volatile parallel unsafe

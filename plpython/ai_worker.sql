@@ -67,7 +67,8 @@ comment on function pgcache_internal.ai_worker_hit(text) is 'The AI worker''s an
 
 -- Not pinned: the caller's search_path decides which tables the prompt is about.
 create or replace function pgcache.ai_worker_generate(
-    prompt text, schema_version text default null, model text default null, mode text default 'sql_only'
+    prompt text, schema_version text default null, model text default null, mode text default 'sql_only',
+    ttl interval default null, no_store boolean default false, max_age interval default null
 ) returns jsonb
 language plpgsql volatile parallel unsafe
 as $$
@@ -80,20 +81,23 @@ begin
     end if;
     return pgcache_internal.ai_worker_answer(
         prompt, version, coalesce(model, pgcache_internal.ai_setting('model')), mode, description,
-        pg_catalog.current_setting('search_path')
+        pg_catalog.current_setting('search_path'), ttl, no_store, max_age
     );
 end
 $$;
 
-comment on function pgcache.ai_worker_generate(text, text, text, text) is
+comment on function pgcache.ai_worker_generate(text, text, text, text, interval, boolean, interval) is
 'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and cached:'
 ' {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not valid (and so'
-' not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller may'
-' read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also INSERT,'
-' UPDATE, DELETE, MERGE. Errors: PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
+' not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller'
+' may read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also'
+' INSERT, UPDATE, DELETE, MERGE. ttl: default of the type, 1 hour. no_store: the model''s answer is not cached.'
+' max_age: a cached answer that is older is not used; ''0'' asks the model again. Errors: PC003, PC020 to PC025, 42501'
+' without ai_grant, 25006, 57014.';
 
 create or replace function pgcache_internal.ai_worker_answer(
-    prompt text, schema_version text, model text, mode text, description text, search_path text
+    prompt text, schema_version text, model text, mode text, description text, search_path text, ttl interval,
+    no_store boolean, max_age interval
 ) returns jsonb
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -111,21 +115,21 @@ begin
             message = format('%L is not a mode', mode),
             hint = 'sql_only: one statement that reads (default); sql_write: also INSERT, UPDATE, DELETE and MERGE.';
     end if;
-    perform ai_check_text('prompt', prompt);
+    perform ai_check_text('prompt', prompt), expiry(cache_now(), ttl, null);
     if mode = 'sql_only' then
         key := ai_worker_stored_key(prompt, model, schema_version);
     else
         key := cache_key(prompt, model, schema_version, mode);
     end if;
     loop
-        if cache_exists('ai_worker', key) then
+        if ai_is_fresh('ai_worker', key, max_age) then
             found := ai_worker_hit(key);
             if found is not null then
                 return found;
             end if;
         end if;
         exit when turn <> 'answered';
-        turn := ai_take_turn('ai_worker', key);
+        turn := ai_take_turn('ai_worker', key, max_age);
     end loop;
     perform ai_check_temp();
     perform count_miss('ai_worker', key);
@@ -139,11 +143,16 @@ begin
         jsonb_build_object('role', 'user', 'content', prompt)
     )));
     verdict := ai_validate(reply ->> 'content', mode, search_path, ai_setting('row_limit')::integer);
-    if turn <> 'late' and (verdict -> 'validated')::boolean then
+    if not ai_is_whole(reply) then
+        verdict := verdict || jsonb_build_object(
+            'validated', false, 'reason', format('the model did not end its answer (%s)', reply ->> 'finish')
+        );
+    end if;
+    if turn <> 'late' and (verdict -> 'validated')::boolean and no_store is not true then
         perform ai_store('ai_worker', key, jsonb_build_object(
             'prompt_text', prompt, 'model', model, 'schema_version', schema_version,
             'generated_sql', verdict -> 'sql', 'validated', true, 'tokens_used', reply -> 'tokens'
-        ), null);
+        ), ttl);
     end if;
     return verdict || jsonb_build_object(
         'tokens_used', reply -> 'tokens', 'schema_version', schema_version, 'cache_hit', false
@@ -151,7 +160,9 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.ai_worker_answer(text, text, text, text, text, text) is
+comment on function pgcache_internal.ai_worker_answer(
+    text, text, text, text, text, text, interval, boolean, interval
+) is
 'ai_worker_generate with everything chosen. description: of the schema, NULL to have it made when it is needed;'
 ' search_path: for which the SQL is meant.';
 

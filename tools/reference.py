@@ -305,7 +305,7 @@ def commands() -> str:
             _prose(f"{helps[name][0].upper()}{helps[name][1:]}."),
         ]
         arguments = [
-            _wrapped(f"- {_argument(action)}{f': {action.help}' if action.help else ''}", "  ")
+            _wrapped(f"- {_argument(action)}{f': {_help(command, action)}' if action.help else ''}", "  ")
             for action in command._actions
             if action.dest != "help"
         ]
@@ -316,6 +316,11 @@ def commands() -> str:
                 for part in command.epilog.split("\n\n")
             ]
     return joined(parts)
+
+
+def _help(command: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """As the terminal shows it: %% is one, and a single one is an error."""
+    return command._get_formatter()._expand_help(action)
 
 
 def _usage(command: argparse.ArgumentParser) -> str:

@@ -94,6 +94,13 @@ declare
     existing constant regclass := to_regclass(format('pgcache.%I', relation));
     new_column text;
 begin
+    if exists (select from types t where t.type = type and not t.builtin) then
+        raise exception using errcode = 'PC007',
+            message = format('this version has a cache type %L of its own, and this database has one of yours', type),
+            hint = format(
+                'Its entries go with it, so keep what you need: SELECT cache_drop_type(%L), then upgrade.', type
+            );
+    end if;
     if existing is not null then
         for new_column in
             select column_definition(f.name, f.column_type, f.required, f.fallback)
@@ -122,7 +129,7 @@ comment on function pgcache_internal.declare_type(text, text, text, interval, bi
 ' max_bytes: at first; after that they are what cache_configure says. fields: as for cache_create_type; fields that a'
 ' released version had can only be taken away, or changed, by a migration. writer: the function that stores an entry,'
 ' for a type that put is not to write: (key text, value jsonb, ttl interval, overwrite boolean) returns boolean.'
-' hot_ttl: default of cache_hot_on.';
+' hot_ttl: default of cache_hot_on. Errors: PC007 where a user''s type has this name.';
 
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,

@@ -39,7 +39,7 @@ $frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
                 select t.ctid as row_id, (@size)::integer as bytes, t.created_at >= statement_start() as just_written,
-                    case when t.expires_at <= moment then '-infinity' else @score end as score
+                    case when t.expires_at <= moment then '-infinity' else coalesce(@score, 'infinity') end as score
                 from @table t where t.ctid >= first and t.ctid < behind
             ), ranked as (  -- what has expired makes room, too
                 select v.row_id, v.score, row_number() over worst_first as place,

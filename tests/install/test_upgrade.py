@@ -10,6 +10,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from pgcache_py.errors import PgcacheError
 from pgcache_py.setup.install import install
 from pgcache_py.setup.sources import Script, Sources, load
 from tests.servers import Server
@@ -168,3 +169,22 @@ def test_functions_in_python_change_like_others(empty_dsn: str, new_role: NewRol
         assert may.fetchone() == (True,)
         language = "SELECT lanname FROM pg_language l JOIN pg_proc p ON l.oid = prolang WHERE proname = 'answer'"
         assert connection.execute(language).fetchall() == [("plpython3u",)]
+
+
+def test_a_new_type_of_ours_does_not_take_the_place_of_a_users(dsn: str) -> None:
+    declared = Script(
+        "caches/headline.sql",
+        """select pgcache_internal.declare_type('headline', 'headline_cache', 'x', fields => '{"text": "string!"}');""",
+    )
+    sources = load()
+    newer = replace(sources, code=(*sources.code[:-1], declared, sources.code[-1]))
+    ask = Session(dsn)
+    ask("SELECT cache_create_type('headline'), cache_set('headline', 'k', '1')")
+    with pytest.raises(PgcacheError, match="a cache type 'headline' of its own") as caught:
+        install(dsn, sources=newer, cron=False)
+    assert (caught.value.sqlstate, "cache_drop_type('headline')" in (caught.value.hint or "")) == ("PC007", True)
+    assert ask("SELECT cache_get('headline', 'k')") == 1
+    ask("SELECT cache_drop_type('headline')")
+    assert install(dsn, sources=newer, cron=False).action == "upgraded"
+    assert ask("SELECT cache_set('headline', 'k', '{\"text\": \"t\"}')")
+    ask.close()

@@ -231,9 +231,38 @@ def test_answers_that_were_cut_are_not_cached(ask: Ask, endpoint: Standin) -> No
     assert len(endpoint.log) == 4
 
 
-def test_a_bad_ttl_costs_nothing(ask: Ask, endpoint: Standin) -> None:
+def test_sql_that_was_cut_is_neither_valid_nor_cached(ask: Ask, endpoint: Standin) -> None:
+    endpoint.sql(USERS, SQL)  # valid by itself, but who knows what is missing
+    for endpoint.finish in ("length", "content_filter"):
+        for _ in range(2):
+            answer = ask("ai_worker_generate", USERS)
+            assert (answer["validated"], answer["cache_hit"]) == (False, False)
+            assert endpoint.finish in answer["reason"]
+    assert len(endpoint.log) == 4
+
+
+@pytest.mark.parametrize("function", ["ai_worker_generate", "llm_complete"])
+def test_how_long_an_answer_is_kept_and_used(
+    db: psycopg.Connection, ask: Ask, endpoint: Standin, function: str
+) -> None:
+    endpoint.sql(USERS, SQL)
+    db.execute("SET pgcache.clock = '2030-01-01 00:00+00'")
+    assert not ask(function, USERS, no_store=True)["cache_hit"]
+    assert not ask(function, USERS, ttl="1 day")["cache_hit"]
+    db.execute("SET pgcache.clock = '2030-01-01 12:00+00'")
+    assert ask(function, USERS)["cache_hit"]
+    assert ask(function, USERS, max_age="13 hours")["cache_hit"]
+    assert len(endpoint.log) == 2
+    assert not ask(function, USERS, max_age="11 hours", ttl="1 day")["cache_hit"]
+    assert ask(function, USERS, max_age="1 second")["cache_hit"]  # since it is a new one
+    assert not ask(function, USERS, max_age="0", no_store=True)["cache_hit"]
+    assert len(endpoint.log) == 4
+
+
+@pytest.mark.parametrize("function", ["ai_worker_generate", "llm_complete"])
+def test_a_bad_ttl_costs_nothing(ask: Ask, endpoint: Standin, function: str) -> None:
     with pytest.raises(psycopg.Error) as raised:
-        ask("llm_complete", "hello", ttl="-1 hour")
+        ask(function, "hello", ttl="-1 hour")
     assert raised.value.sqlstate == "PC003"
     assert not endpoint.log
 
