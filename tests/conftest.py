@@ -239,23 +239,6 @@ def shared_dsn(
 
 
 @pytest.fixture
-def emptied_dsn(shared_dsn: str) -> str:
-    """The same, without the entries and the types that others have left: a quarter of the work of a database.
-
-    What they have configured otherwise, counted and granted is still there.
-    """
-    with psycopg.connect(shared_dsn, autocommit=True) as connection:
-        connection.execute("""
-            SELECT pgcache.cache_drop_type(type) FROM pgcache_internal.types WHERE NOT builtin;
-            SELECT pgcache.cache_configure(type, reset => '{dimensions}') FROM pgcache_internal.types
-            WHERE dimensions IS NOT NULL;
-            SELECT pgcache.cache_clear_all();
-            TRUNCATE pgcache_internal.hit_log;
-        """)
-    return shared_dsn
-
-
-@pytest.fixture
 def empty_dsn(server: Server, admin: psycopg.Connection, request: pytest.FixtureRequest) -> Iterator[str]:
     """The conninfo of a database of the test's own, without pgcache."""
     with fresh_database(server, admin, "template0", breaks=excused(request.node)) as dsn:

@@ -39,10 +39,7 @@ from pgcache_py.errors import (
     translated,
 )
 from tests.client.test_loops_and_signals import connected
-from tests.conftest import emptied_dsn
 from tests.tools.waiting import wait_until
-
-dsn = emptied_dsn
 
 pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
 
@@ -212,7 +209,7 @@ def test_full(cache: Any) -> None:
 
 def test_wrong_sources() -> None:
     for cls in (pgcache_py.Cache, pgcache_py.AsyncCache):
-        for source in (5, object(), b"host=x"):
+        for source in (None, 5, object(), b"host=x"):
             with pytest.raises(TypeError, match=cls.__name__):
                 cls(source)  # type: ignore[arg-type]
     for timeout in (0, -1, float("nan")):

@@ -9,9 +9,6 @@ import psycopg
 import pytest
 
 from pgcache_py import MISS, Cache, InvalidValueError
-from tests.conftest import emptied_dsn
-
-dsn = emptied_dsn
 
 VALUES = [
     None,

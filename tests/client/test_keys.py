@@ -12,9 +12,6 @@ import psycopg
 import pytest
 
 from pgcache_py import AsyncCache, Cache, cache_key, cache_key_json
-from tests.conftest import emptied_dsn
-
-dsn = emptied_dsn
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,6 @@ import pytest
 
 from pgcache_py import Audio, DimensionError, InvalidValueError, Skip
 from tests.client.proxy import Proxy
-from tests.conftest import emptied_dsn
-
-dsn = emptied_dsn
 
 
 def test_every_typed_call_on_every_source(world: Any, source: Any) -> None:

@@ -13,9 +13,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pgcache_py import MISS, Cache, InvalidValueError, NotTextError, UnrepresentableError
-from tests.conftest import emptied_dsn
-
-dsn = emptied_dsn
 
 pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
 

@@ -36,18 +36,10 @@ def standin_server() -> Iterator[Standin]:
 @pytest.fixture
 def endpoint(db: psycopg.Connection) -> Iterator[Standin]:
     """A stand-in endpoint, and the database configured for it."""
-    make_users(db)
-    yield from configured(db)
-
-
-def make_users(db: psycopg.Connection) -> None:
-    db.execute("CREATE TABLE public.users (id integer PRIMARY KEY, name text)")
-    db.execute("INSERT INTO public.users VALUES (1, 'Ada'), (2, 'Grace')")
-
-
-def configured(db: psycopg.Connection) -> Iterator[Standin]:
     with Standin(host_of(db)) as server:
         db.execute("SELECT pgcache.ai_configure(base_url => %s, api_key => %s)", [server.url, KEY])
+        db.execute("CREATE TABLE public.users (id integer PRIMARY KEY, name text)")
+        db.execute("INSERT INTO public.users VALUES (1, 'Ada'), (2, 'Grace')")
         yield server
 
 

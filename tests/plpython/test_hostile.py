@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.plpython.conftest import configured, make_users
 from tests.plpython.standin import Standin
 from tests.tools.session import advisory_locks, call, session, user
 
@@ -169,22 +168,10 @@ def state(db: psycopg.Connection) -> list[Any]:
     return [db.execute(query.encode(), prepare=False).fetchall() for query in queries]
 
 
-@pytest.fixture(scope="module")
-def dsn(shared_dsn: str) -> str:
-    with session(shared_dsn) as connection:
-        make_users(connection)
-        connection.execute(LIARS.encode())
-    return shared_dsn
-
-
-@pytest.fixture
-def endpoint(db: psycopg.Connection) -> Iterator[Standin]:
-    yield from configured(db)
-
-
 @pytest.fixture
 def tripwires(db: psycopg.Connection, endpoint: Standin) -> Iterator[list[str]]:
     """Everything is as it was at the end of the test."""
+    db.execute(LIARS.encode())
     db.execute("LISTEN pwned")
     notified: list[str] = []
     db.add_notify_handler(lambda notification: notified.append(notification.channel))
@@ -223,6 +210,7 @@ def test_functions_that_lie_are_not_called_to_plan(
 
 def test_the_tripwires_work(db: psycopg.Connection, endpoint: Standin) -> None:
     """Planning as such does call these functions: the tests above would show it."""
+    db.execute(LIARS.encode())
     untouched = state(db)[1]
     db.execute("EXPLAIN SELECT liar()")
     assert state(db)[1] != untouched

@@ -6,12 +6,10 @@ import json
 
 import pytest
 
-from tests.conftest import NewSession, emptied_dsn
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once
-
-dsn = emptied_dsn
 
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])

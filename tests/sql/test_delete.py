@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import NewSession, emptied_dsn
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
-
-dsn = emptied_dsn
 
 SIX = "array_fill('1'::jsonb, '{6}')"
 

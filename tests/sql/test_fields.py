@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import NewRole, NewSession, emptied_dsn
+from tests.conftest import NewRole, NewSession
 from tests.tools.session import Session, refused
-
-dsn = emptied_dsn
 
 TRANSLATION = '{"source_lang": "string!", "text": "string!", "tokens_used": "integer", "model": "string"}'
 ANSWER = '{"source_lang": "de", "text": "Guten Tag", "tokens_used": 7, "model": "m"}'

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import emptied_dsn
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session
-
-dsn = emptied_dsn
 
 
 def be(ask: Session, tenant: str) -> None:
