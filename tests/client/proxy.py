@@ -9,6 +9,9 @@ from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+# The message with which the server ends the opening of a connection.
+READY_FOR_QUERY = b"Z\0\0\0\5I"
+
 
 class Proxy:
     """dsn: where it listens. round_trips: how often a client has begun to talk after it had listened."""
@@ -61,8 +64,8 @@ class Proxy:
         self._refusing = False
 
     def established(self) -> set[threading.Thread]:
-        """Those of connections that the server has answered; of one that says nothing yet it does not know."""
-        return {relay for relay, talk in list(self.relays.items()) if relay.is_alive() and talk.answered}
+        """Those of connections that are open to the end: before that, the server lists, and can end, none."""
+        return {relay for relay, talk in list(self.relays.items()) if relay.is_alive() and talk.established}
 
     def wait_for_the_end(self) -> None:
         """Wait until no connection is open any more."""
@@ -94,7 +97,7 @@ class Proxy:
         try:
             while data := source.recv(65536):
                 self._flowing.wait()
-                talk.said(from_client)
+                talk.said(data, from_client)
                 sink.sendall(data)
         except OSError:
             pass
@@ -114,12 +117,12 @@ class _Talk:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._client_spoke_last = False
-        self.answered = False
+        self.established = False
         self._lock = threading.Lock()
 
-    def said(self, by_client: bool) -> None:
+    def said(self, data: bytes, by_client: bool) -> None:
         with self._lock:
             if by_client and not self._client_spoke_last:
                 self._proxy.round_trips += 1
             self._client_spoke_last = by_client
-            self.answered = self.answered or not by_client
+            self.established = self.established or (not by_client and READY_FOR_QUERY in data)

@@ -209,7 +209,7 @@ def test_full(cache: Any) -> None:
 
 def test_wrong_sources() -> None:
     for cls in (pgcache_py.Cache, pgcache_py.AsyncCache):
-        for source in (None, 5, object(), b"host=x"):
+        for source in (5, object(), b"host=x"):
             with pytest.raises(TypeError, match=cls.__name__):
                 cls(source)  # type: ignore[arg-type]
     for timeout in (0, -1, float("nan")):

@@ -96,7 +96,7 @@ def test_a_pool_with_dead_connections(world: Any, proxy: Proxy, db: psycopg.Conn
 
         def ended(relays: set[threading.Thread] = relays) -> bool:
             terminate(db)  # again and again: the pool may be about to open one of them
-            # One of which the server has not heard yet, it cannot end: the pool's event loop may stand still meanwhile.
+            # One that is being opened it cannot end, and the pool's event loop may stand still meanwhile.
             return not relays & proxy.established()
 
         wait_until(ended)
