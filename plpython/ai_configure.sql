@@ -1,22 +1,5 @@
 -- Configuring the AI functions, and who may spend money with them.
 
-create or replace function pgcache_internal.check_owner() returns void
-language plpgsql stable parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-declare
-    owner constant oid := (select n.nspowner from pg_namespace n where n.nspname = 'pgcache');
-begin
-    if not pg_has_role(owner, 'usage') then
-        raise exception using errcode = '42501',
-            message = 'only the owner of schema pgcache may do this',
-            hint = format('Run it as %I.', pg_get_userbyid(owner));
-    end if;
-end
-$$;
-
-comment on function pgcache_internal.check_owner() is 'Errors: 42501 for roles that do not own schema pgcache.';
-
 create or replace function pgcache.ai_configure(
     base_url text default null, api_key text default null, api_key_file text default null, model text default null,
     embedding_model text default null, schema_version text default null, timeout float8 default null,

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     for name, value in vars(options).items():  # but for the names of files, which may be any bytes
-        if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+        if isinstance(value, str) and value != value.encode(errors="replace").decode():
             parser.error(f"{name} is no UTF-8: {value!r:.100}")
     run: Callable[[argparse.Namespace], int | None] = options.run
     try:

@@ -22,7 +22,7 @@ begin
                 ' SELECT name FROM pg_timezone_names lists them.';
     end if;
     if not dry_run then
-        perform check_adopter(), take_turn();
+        perform check_owner(), take_turn();
     end if;
     for found_one in select * from earlier_tables() loop
         registered := check_type(coalesce(
@@ -81,24 +81,6 @@ comment on function pgcache.cache_adopt(boolean, boolean, text) is
 ' becomes, the new name. Entries that are here already stay. Tables of types that are disabled or full (eviction none)'
 ' are left as they are. For the owner of schema pgcache, and of these objects. Errors: PC010 unknown time zone, 42501,'
 ' 25006.';
-
-create or replace function pgcache_internal.check_adopter() returns void
-language plpgsql stable
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-declare
-    owner constant name := (select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'pgcache');
-begin
-    if not pg_has_role(owner, 'usage') then
-        raise exception using errcode = '42501',
-            message = format('the schema pgcache belongs to %I, and you are %I', owner, current_user),
-            hint = format('Connect as %I, or as a member of that role.', owner);
-    end if;
-end
-$$;
-
-comment on function pgcache_internal.check_adopter() is
-'Errors: 42501 for roles that are not the owner of schema pgcache.';
 
 create or replace function pgcache_internal.adopt_table(
     relation regclass, registered types, source text, dry_run boolean, keep boolean,

@@ -161,3 +161,21 @@ end
 $$;
 
 comment on function pgcache_internal.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
+
+create or replace function pgcache_internal.check_owner() returns void
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    owner constant name := (select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'pgcache');
+begin
+    if not pg_has_role(owner, 'usage') then
+        raise exception using errcode = '42501',
+            message = format('the schema pgcache belongs to %I, and you are %I', owner, current_user),
+            hint = format('Connect as %I, or as a member of that role.', owner);
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.check_owner() is
+'Errors: 42501 for roles that are not the owner of schema pgcache.';

@@ -53,9 +53,9 @@ def every_other_after(
                 one(needed.format(n=number, role=role))
         with one.connection.transaction():
             one(first.format(n=n, role=role))
-            running = Background(lambda second=second, n=n: other(second.format(n=n + 100, role=role)))
-            wait_until(lambda running=running: not running.is_alive() or waits(observer, other.pid))
-        running.result()
+            running = other.start(second.format(n=n + 100, role=role))
+            wait_until(lambda running=running: running.done() or waits(observer, other.pid))
+        running.result(60)
     assert one("SELECT cache_set('store', 'k', '1'), cache_get('store', 'k')")
     for (type,) in one.rows("SELECT type FROM pgcache_internal.types WHERE type LIKE 'new%'"):
         assert one("SELECT cache_get(%s, 'k')", type) is None  # is compiled
@@ -114,7 +114,10 @@ def test_an_upgrade_waits_for_its_turn(dsn: str, new_session: NewSession) -> Non
     with one.connection.transaction():
         one("SELECT cache_create_type('mine')")
         upgrade = Background(lambda: install(dsn, cron=False, sources=with_change()))
-        wait_until(lambda: observer("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+        blocked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        wait_until(lambda: observer(blocked))
     assert upgrade.result().action == "upgraded"
     assert one("SELECT cache_set('mine', 'k', '1')")
 
