@@ -4,7 +4,7 @@ create or replace function pgcache_internal.hot_cycle() returns jsonb
 language plpython3u volatile parallel unsafe security definer
 set search_path to pg_catalog, pg_temp
 as $python$
-@include pgcache_py/relay/scripts.py@
+@include pgcache_py/tier_protocol.py@
 @include pgcache_py/relay/cycle.py@
 @include hot_server.py@
 return cycle_here(plpy, SD)

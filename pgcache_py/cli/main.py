@@ -33,8 +33,8 @@ from ..setup.target import Target, target
 from ..setup.uninstall import uninstall
 from ..version import __version__
 from . import demo, show
-from .lines import FORM
 from .warm import STDIN, BadLine, warm
+from .warm_lines import FORM
 
 DESCRIPTION = """\
 A cache inside PostgreSQL. The server is named by --dsn, else by DATABASE_URL, else by POSTGRES_HOST, _PORT, _DB, _USER

@@ -17,7 +17,7 @@ import psycopg
 from ..errors import InvalidValueError, PgcacheError, translated
 from ..setup.levels import Connection
 from ..setup.session import connect
-from .lines import SET_MANY, Entry, entry, shapes
+from .warm_lines import SET_MANY, Entry, entry, shapes
 
 STDIN = "-"
 # A transaction ends after so many entries (more would not be faster) or bytes (long values must not fill the memory).

@@ -1,1 +1,1 @@
-"""Tells Redis what has changed in PostgreSQL. cycle and scripts also run inside the server: standard library only."""
+"""Tells Redis what has changed in PostgreSQL. cycle also runs inside the server: standard library only."""

@@ -1,8 +1,8 @@
 """One cycle of the relay, which tells Redis what has changed in PostgreSQL.
 
 The process `python -m pgcache_py relay` and the PL/Python function hot_cycle share this file; in the latter it follows
-the text of scripts.py. So it imports nothing but that and the standard library, and says what goes wrong in a form
-that both can raise.
+the text of tier_protocol.py. So it imports nothing but that and the standard library, and says what goes wrong in a
+form that both can raise.
 
 Why it is right: a cycle asks Redis for the time, then reads all that is committed, delivers it, and only then vouches,
 as of that time. So what was committed before a voucher's time has been delivered, whatever dies or is delayed in
@@ -12,7 +12,7 @@ between; and each step may be done twice, or by two relays at once.
 import uuid
 from typing import Any
 
-from .scripts import ALIVE, ASOF, BEGIN, DELIVER, EPOCH, LOOK, OWNER, VOUCH, entry_key, lease_key, tier_key
+from ..tier_protocol import ALIVE, ASOF, BEGIN, DELIVER, EPOCH, LOOK, OWNER, VOUCH, entry_key, lease_key, tier_key
 
 BATCH = 500
 """Entries that one script call delivers: a few milliseconds for which Redis does nothing else."""

@@ -3,8 +3,8 @@
 Two lifetimes: a migration runs once in the life of a database and is frozen by its hash once released; everything else
 (functions, views, grants) can be run again, and is, whenever one of the files has changed.
 
-What depends on the state of the database is decided in SQL (sql/bootstrap.sql), so that `install` and the printed
-script do the same: which migrations run, and what an earlier version has made that has to go.
+What depends on the state of the database is decided in SQL (sql/install/bootstrap.sql), so that `install` and the
+printed script do the same: which migrations run, and what an earlier version has made that has to go.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 
 # Their order matters, the order of the files within one of them does not: bodies are not checked while they load.
 CODE = (
+    "basics/*.sql",
+    "access/*.sql",
     "registry/*.sql",
     "entries/*.sql",
     "caches/*.sql",
@@ -25,19 +27,19 @@ CODE = (
     "upkeep/*.sql",
     "reports/*.sql",
     "adopt/*.sql",
-    "prepare.sql",
+    "install/prepare_types.sql",
 )
 # One installation at a time per database. The number spells "pgcache".
 LOCK = int.from_bytes(b"pgcache", "big")
 
 PACKAGE = Path(__file__).parents[1]
 # These run around the migrations and the code.
-BEFORE = ("keep.sql",)
-AFTER = ("leftovers.sql", "grants.sql")
+BEFORE = ("install/keep_rights.sql",)
+AFTER = ("install/drop_leftovers.sql", "install/give_rights.sql")
 MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-INCLUDE = re.compile(r"@include ((?:pgcache_py/relay/)?[a-z0-9_]+\.py)@")
+INCLUDE = re.compile(r"@include ((?:pgcache_py/)?[a-z0-9_/]+\.py)@")
 # Between files of this package, which are one body there.
-OWN_IMPORT = re.compile(r"^from \.\w+ import .*\n", re.MULTILINE)
+OWN_IMPORT = re.compile(r"^from \.{1,2}\w+ import .*\n", re.MULTILINE)
 
 # What ends a statement, and what a semicolon in it would not end.
 TOKEN = re.compile(r"""--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|"[^"]*"|\$(\w*)\$.*?\$\1\$|;""", re.DOTALL)
@@ -233,7 +235,7 @@ def load(root: Path | None = None) -> Sources:
     else:
         sql, plpython = PACKAGE.parent / "sql", PACKAGE.parent / "plpython"
     return Sources(
-        bootstrap=_read(sql, sql / "bootstrap.sql"),
+        bootstrap=_read(sql, sql / "install" / "bootstrap.sql"),
         before=tuple(_read(sql, path) for name in BEFORE for path in sql.glob(name)),
         migrations=tuple(_migrations(sql)),
         code=tuple(_read(sql, path) for part in CODE for path in sorted(sql.glob(part))),
@@ -259,7 +261,7 @@ def _migrations(sql: Path) -> Iterator[Migration]:
 def _with_includes(root: Path, path: Path) -> Script:
     """A header of a PL/Python function, with `@include name.py@` replaced by that file.
 
-    Names that begin with pgcache_py/relay/ are files of this package, which the server and the client share.
+    Names that begin with pgcache_py/ are files of this package, which the server and the client share.
     """
 
     def included(match: re.Match[str]) -> str:

@@ -1,5 +1,5 @@
 -- Types: what users create, configure and drop; the counters and storage settings that every type has.
--- SECURITY DEFINER: an application's role may manage types without owning the tables (see roles.sql).
+-- SECURITY DEFINER: an application's role may manage types without owning the tables (see access/roles.sql).
 
 create or replace function pgcache_internal.prepare_type(type text) returns void
 language plpgsql volatile

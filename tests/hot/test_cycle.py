@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgcache_py.relay.cycle import BATCH, Cycle, ForeignPrefix
-from pgcache_py.relay.scripts import OWNER, entry_key, lease_key, tier_key
+from pgcache_py.tier_protocol import OWNER, entry_key, lease_key, tier_key
 from tests.hot.tools import Tier
 from tests.sql.test_crash import connected
 from tests.tools.redis import Redis

@@ -264,7 +264,7 @@ package.__path__ = [%r]
 sys.modules["pgcache_py"] = package
 import pgcache_py.relay.cycle
 ours = {name for name in sys.modules if name.startswith("pgcache_py")}
-assert ours == {"pgcache_py", "pgcache_py.relay", "pgcache_py.relay.cycle", "pgcache_py.relay.scripts"}, ours
+assert ours == {"pgcache_py", "pgcache_py.relay", "pgcache_py.relay.cycle", "pgcache_py.tier_protocol"}, ours
 """
     from pathlib import Path
 

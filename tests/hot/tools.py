@@ -11,7 +11,7 @@ import psycopg
 
 from pgcache_py.relay.cycle import STATEMENTS, Cycle
 from pgcache_py.relay.process import Relay
-from pgcache_py.relay.scripts import ALIVE, EPOCH, entry_key, tier_key
+from pgcache_py.tier_protocol import ALIVE, EPOCH, entry_key, tier_key
 from tests.tools.redis import Redis
 from tests.tools.session import Session
 

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgcache_py import AsyncHybridCache, HybridCache
 from pgcache_py.relay.process import Relay
-from pgcache_py.relay.scripts import entry_key
+from pgcache_py.tier_protocol import entry_key
 from tests.client import conftest as clients
 from tests.client.conftest import Async, Blocking, Sync
 from tests.client.proxy import Proxy

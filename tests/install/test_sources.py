@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in {"sql/bootstrap.sql": "-- bootstrap", **files}.items():
+    for name, text in {"sql/install/bootstrap.sql": "-- bootstrap", **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -25,18 +25,19 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 def test_order(tmp_path: Path) -> None:
     files = {
-        "sql/grants.sql": "", "sql/reports/a.sql": "", "sql/registry/b.sql": "", "sql/registry/a.sql": "",
-        "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/prepare.sql": "", "sql/README.md": "",
-        "sql/keep.sql": "", "sql/leftovers.sql": "",
+        "sql/install/give_rights.sql": "", "sql/reports/a.sql": "", "sql/registry/b.sql": "", "sql/registry/a.sql": "",
+        "sql/caches/z.sql": "", "sql/upkeep/a.sql": "", "sql/install/prepare_types.sql": "", "sql/README.md": "",
+        "sql/install/keep_rights.sql": "", "sql/install/drop_leftovers.sql": "",
         "sql/migrations/0002_second.sql": "", "sql/migrations/0001_first.sql": "", "plpython/worker.sql": "",
     }  # fmt: skip
     sources = load(tree(tmp_path, files))
     assert [(m.version, m.title) for m in sources.migrations] == [(1, "0001_first"), (2, "0002_second")]
     assert [script.name for script in sources.code] == [
-        "registry/a.sql", "registry/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql", "prepare.sql",
+        "registry/a.sql", "registry/b.sql", "caches/z.sql", "upkeep/a.sql", "reports/a.sql",
+        "install/prepare_types.sql",
     ]  # fmt: skip
     assert [script.name for script in (*sources.before, *sources.plpython, *sources.after)] == [
-        "keep.sql", "plpython/worker.sql", "leftovers.sql", "grants.sql",
+        "install/keep_rights.sql", "plpython/worker.sql", "install/drop_leftovers.sql", "install/give_rights.sql",
     ]  # fmt: skip
 
 
@@ -93,11 +94,11 @@ def test_python_bodies_are_included(tmp_path: Path) -> None:
 
 def test_the_digest_follows_every_file_but_not_its_line_ends(tmp_path: Path) -> None:
     names = [
-        "sql/bootstrap.sql",
-        "sql/keep.sql",
+        "sql/install/bootstrap.sql",
+        "sql/install/keep_rights.sql",
         "sql/migrations/0001_first.sql",
-        "sql/leftovers.sql",
-        "sql/grants.sql",
+        "sql/install/drop_leftovers.sql",
+        "sql/install/give_rights.sql",
     ]
     names += [f"sql/{part.replace('*', 'a')}" for part in CODE]
     original = load(tree(tmp_path, dict.fromkeys(names, "SELECT 1;\n"))).digest

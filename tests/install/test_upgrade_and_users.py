@@ -209,7 +209,7 @@ def test_sessions_go_on_with_their_prepared_statements_and_transactions(dsn: str
 
 
 def test_a_type_is_created_before_or_after_an_upgrade(dsn: str) -> None:
-    newer = DIFFERENT["a parameter, of what prepare.sql calls"]()
+    newer = DIFFERENT["a parameter, of what prepare_types.sql calls"]()
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     ask, user_session = Session(dsn), Session(dsn)
     with ThreadPoolExecutor(1) as pool:

@@ -14,8 +14,8 @@ import pytest
 from pgcache_py.cli import main as cli
 from pgcache_py.cli import warm as module
 from pgcache_py.cli.demo import DATA
-from pgcache_py.cli.lines import shapes
 from pgcache_py.cli.warm import BadLine, warm
+from pgcache_py.cli.warm_lines import shapes
 from pgcache_py.errors import InvalidValueError, NotInstalledError, PgcacheError
 from tests.tools.session import fetch
 

@@ -52,7 +52,7 @@ def without(name: str, begins: str, ends: str) -> Sources:
 TIER = "create or replace function pgcache.cache_tier", "create or replace function pgcache.cache_set_price"
 # Each is taken for the newer version, and for the older one.
 DIFFERENT = {
-    "a parameter, of what prepare.sql calls": lambda: edited(
+    "a parameter, of what prepare_types.sql calls": lambda: edited(
         "registry/types.sql",
         ("prepare_type(type text) returns", "prepare_type(type text, quietly boolean default false) returns"),
         ("on function pgcache_internal.prepare_type(text)", "on function pgcache_internal.prepare_type(text, boolean)"),

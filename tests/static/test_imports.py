@@ -19,8 +19,8 @@ ARROWS = {
     "adapters": {"errors"},
     "cli": {"adapters", "environment", "errors", "relay", "setup", "version"},
     "client": {"environment", "errors", "keys"},
-    "hybrid": {"client", "environment", "errors", "keys", "relay"},
-    "relay": {"errors"},
+    "hybrid": {"client", "environment", "errors", "keys", "tier_protocol"},
+    "relay": {"errors", "tier_protocol"},
     "setup": {"environment", "errors", "version"},
 }
 

@@ -21,8 +21,8 @@ from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
 from ...errors import HotTierError, PgcacheError, UnavailableError
 from ...keys import cache_key
-from ...relay.scripts import entry_key
-from ..calls import (
+from ...tier_protocol import entry_key
+from ..hot_calls import (
     HOT_GET,
     HOT_GET_MANY,
     HOT_IDENTITY,

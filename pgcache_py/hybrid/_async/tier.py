@@ -1,4 +1,4 @@
-"""What AsyncHybridCache does in Redis, and what becomes of that when Redis fails. The protocol: see relay/scripts."""
+"""What AsyncHybridCache does in Redis, and what becomes of that when Redis fails. The protocol: see tier_protocol."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError, Respons
 from ...client.failsoft import logger
 from ...client.waiting import AsyncOwn, AsyncSlots, forget_in_children
 from ...client.wire import json_value
-from ...relay.scripts import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
+from ...tier_protocol import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
 from ..breaker import Breaker
-from ..calls import Identity
+from ..hot_calls import Identity
 
 T = TypeVar("T")
 AnyRedis: TypeAlias = "redis_py.Redis"

@@ -1,5 +1,5 @@
 # Made of pgcache_py/hybrid/_async/tier.py by tools/async_to_sync.py: change that one.
-"""What HybridCache does in Redis, and what becomes of that when Redis fails. The protocol: see relay/scripts."""
+"""What HybridCache does in Redis, and what becomes of that when Redis fails. The protocol: see tier_protocol."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError, Respons
 from ...client.failsoft import logger
 from ...client.waiting import Own, Slots, forget_in_children
 from ...client.wire import json_value
-from ...relay.scripts import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
+from ...tier_protocol import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
 from ..breaker import Breaker
-from ..calls import Identity
+from ..hot_calls import Identity
 
 T = TypeVar("T")
 AnyRedis: TypeAlias = "redis_py.Redis"

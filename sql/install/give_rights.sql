@@ -1,5 +1,5 @@
 -- At the end: PUBLIC gets nothing, roles with access keep their kind of access, and what users have given by themselves
--- is given again (see keep.sql).
+-- is given again (see keep_rights.sql).
 
 revoke all on schema pgcache, pgcache_internal from public;
 revoke all on all tables in schema pgcache, pgcache_internal from public;

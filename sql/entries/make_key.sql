@@ -1,3 +1,5 @@
+-- Keys out of the parts that make up a question.
+
 create or replace function pgcache.cache_key(variadic parts text[]) returns text
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp

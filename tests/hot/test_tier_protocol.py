@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from pgcache_py.relay.scripts import (
+from pgcache_py.tier_protocol import (
     BEGIN,
     DELIVER,
     LEASE,

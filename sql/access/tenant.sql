@@ -1,11 +1,11 @@
--- What the caches of images share (face, phash, crawl): the key of an image, and that calls name their tenant.
+-- The tenant whose entries a call sees.
 
-create or replace function pgcache.image_key(image bytea) returns text
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
-as $$ select encode(sha256(image), 'hex') $$;
+create or replace function pgcache_internal.current_tenant() returns text
+language sql stable parallel safe  -- not pinned: inlined
+as $$ select coalesce(pg_catalog.current_setting('pgcache.tenant', true), '') $$;
 
-comment on function pgcache.image_key(bytea) is 'The key of an image: 64 hex digits of SHA-256 of its bytes.';
+comment on function pgcache_internal.current_tenant() is
+'The tenant whose entries the generic calls see: the setting pgcache.tenant, '''' (the shared tenant) if unset.';
 
 -- The caches of images name their tenant in the call; the setting is put back, so that it does not outlive the call
 -- (after an error, by the rollback). A SET clause would do that too, but only superusers may create one for a setting
