@@ -237,7 +237,11 @@ def test_raise_has_no_placeholders(ask: Session) -> None:
 
 
 def called(ask: Session, statements: list[str]) -> set[str]:
-    """The functions of ours that were called, apart from those that were inlined."""
+    """The functions of ours that each statement calls, apart from those that were inlined.
+
+    What is called less often is a constant that the planner works out: a plan is made anew whenever other sessions'
+    changes of the catalog were so many that this one lost track of them.
+    """
     ask("SELECT pg_stat_force_next_flush()")
     before = dict(ask.rows("SELECT funcname, calls FROM pg_stat_user_functions WHERE schemaname ~ '^pgcache'"))
     ask("SET track_functions = 'all'")
@@ -246,7 +250,7 @@ def called(ask: Session, statements: list[str]) -> set[str]:
     ask("SET track_functions = 'none'")
     ask("SELECT pg_stat_force_next_flush()")
     after = ask.rows("SELECT funcname, calls FROM pg_stat_user_functions WHERE schemaname ~ '^pgcache'")
-    return {name for name, calls in after if calls > before.get(name, 0)}
+    return {name for name, calls in after if calls - before.get(name, 0) >= len(statements)}
 
 
 # What a call may cost: these functions, and no others, are really called.
@@ -284,8 +288,7 @@ def warm_dsn(dsn: str) -> str:
 def test_what_should_be_inlined_is(warm_dsn: str, ask: Session, call: str) -> None:
     for _ in range(10):  # the first writes make room, and the first plans are made for their arguments
         ask(f"SELECT {call}")
-    # Without hit tracking one hit in 32,767 is drawn, and then not logged.
-    assert called(ask, [f"SELECT {call}"] * 20) - {"record_hit"} == CALLS[call]
+    assert called(ask, [f"SELECT {call}"] * 20) == CALLS[call]
 
 
 def test_logging_a_hit_calls_nothing_else(ask: Session) -> None:
