@@ -384,7 +384,7 @@ def test_not_installed(empty_dsn: str) -> None:
 
 
 def test_a_server_that_is_too_old(empty_dsn: str) -> None:
-    bootstrap = (Path(__file__).parents[2] / "sql" / "bootstrap.sql").read_text()
+    bootstrap = (Path(__file__).parents[2] / "sql" / "install" / "bootstrap.sql").read_text()
     as_if_old = bootstrap.replace("current_setting('server_version_num')", "'140012'")
     assert as_if_old != bootstrap
     session = Session(empty_dsn)
