@@ -54,6 +54,19 @@ def test_the_readme_is_short() -> None:
     assert len((PROJECT / "README.md").read_text().splitlines()) <= README_LINES
 
 
+TYPES = sorted(path.stem for path in (PROJECT / "sql" / "caches").glob("*.sql") if "declare_type" in path.read_text())
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_each_type_is_in_the_readme_and_in_an_example(type: str) -> None:
+    readme = (PROJECT / "README.md").read_text()
+    assert f"| `{type}` |" in readme
+    examples = "\n".join(
+        "\n".join(block.lines) for page in pages() for block in page.blocks if block.language in ("sql", "python")
+    )
+    assert re.search(rf"cache_set_{type}|cache\w*\.{type}\.|{type}_store|_set\('{type}'", examples)
+
+
 def anchors(path: Path) -> set[str]:
     """Of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)

@@ -251,3 +251,10 @@ def test_as_a_module() -> None:
     )
     assert done.stderr == ""
     assert done.stdout.startswith(f"-- pgcache {__version__}")
+
+
+def test_each_command_is_in_a_test() -> None:
+    names = {name.strip("_").removesuffix("_command").replace("_", "-") for name in vars(cli) if "_command" in name}
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert len(names) > 10
+    assert not [name for name in names if f'"{name}"' not in tests]
