@@ -5,7 +5,8 @@ create or replace function pgcache.ai_configure(
     embedding_model text default null, schema_version text default null, timeout float8 default null,
     deadline float8 default null, retries integer default null, lease float8 default null,
     row_limit integer default null, schema_bytes integer default null, batch integer default null,
-    temperature text default null, max_tokens text default null, instructions text default null
+    temperature text default null, max_tokens text default null, instructions text default null,
+    answer_bytes integer default null
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -30,6 +31,8 @@ begin
             ('ai_schema_bytes', schema_bytes::text, schema_bytes between 0 and 10000000,
                 'a number of bytes up to 10000000'),
             ('ai_batch', batch::text, batch between 1 and 2048, '1 to 2048'),
+            ('ai_answer_bytes', answer_bytes::text, answer_bytes between 1000 and 100000000,
+                'a number of bytes from 1000 to 100000000'),
             ('ai_temperature', temperature, temperature ~ '^([0-9]([.][0-9]+)?)?$',
                 'a number from 0 to 2, or empty for the model''s default'),
             ('ai_max_tokens', max_tokens, max_tokens ~ '^[0-9]{0,7}$',
@@ -60,7 +63,8 @@ end
 $$;
 
 comment on function pgcache.ai_configure(
-    text, text, text, text, text, text, float8, float8, integer, float8, integer, integer, integer, text, text, text
+    text, text, text, text, text, text, float8, float8, integer, float8, integer, integer, integer, text, text, text,
+    integer
 ) is
 'Sets what is given of the AI functions'' settings (ai_settings() shows them with what they mean); NULL leaves one as'
 ' it is. api_key: '''' removes it; better not in a statement that may be logged: python -m pgcache_py ai-key reads it'

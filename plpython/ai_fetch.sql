@@ -15,7 +15,8 @@ revoke all on function pgcache_internal.ai_fetch(text, jsonb) from public;
 comment on function pgcache_internal.ai_fetch(text, jsonb) is
 'Asks the AI endpoint. kind chat: request {"model", "messages"}, returns {"content", "tokens", "finish", "provider"};'
 ' embeddings: {"model", "input"}, returns {"vectors", "tokens"}. What went wrong is returned as {"error": {"sqlstate",'
-' "message", "hint"}}: PC020 not configured, PC021 unreachable, PC022 refused, PC023 rate limit, PC024 invalid answer.'
+' "message", "hint"}}: PC020 not configured, PC021 unreachable, PC022 refused, PC023 rate limit, PC024 invalid'
+' answer, or too long.'
 ' A cancel or statement_timeout ends it within 0.2 s.';
 
 create or replace function pgcache_internal.ai_ask(kind text, request jsonb) returns jsonb

@@ -16,7 +16,7 @@ import threading
 import time
 
 POLL = 0.1
-MAX_BODY = 64 << 20
+MAX_REFUSAL = 64 << 10  # of what an endpoint says is wrong
 ALL_SIGNALS = signal.valid_signals() if hasattr(signal, "valid_signals") else range(1, signal.NSIG)
 
 
@@ -26,6 +26,10 @@ class Unreachable(Exception):  # noqa: N818
     def __init__(self, message, again=True):
         super().__init__(message)
         self.again = again
+
+
+class TooLong(Exception):  # noqa: N818
+    """The answer has more bytes than it may have."""
 
 
 class Waiter:
@@ -142,10 +146,11 @@ def connected(host, port, waiter):
     raise Unreachable(f"cannot connect: {problem}")
 
 
-def post(url, body, headers, seconds, check):
-    """POST to url, a result of urllib.parse.urlsplit; returns (status, headers, body). Raises Unreachable.
+def post(url, body, headers, seconds, check, limit):
+    """POST to url, a result of urllib.parse.urlsplit; returns (status, headers, body). Raises Unreachable, TooLong.
 
-    check: called at least every POLL seconds; what it raises ends the request. Redirects are not followed.
+    check: called at least every POLL seconds; what it raises ends the request. limit: bytes of an answer with status
+    200, of others only the beginning is read. Redirects are not followed.
     """
     waiter = Waiter(seconds, check)
     secure = url.scheme == "https"
@@ -163,10 +168,14 @@ def post(url, body, headers, seconds, check):
             connection.sock = wire
             connection.request("POST", url.path, body, dict(headers, Host=url.netloc, Connection="close"))
             response = connection.getresponse()
-            content = response.read(MAX_BODY + 1)
-            if len(content) > MAX_BODY:
-                raise Unreachable(f"the answer is longer than {MAX_BODY >> 20} MB", again=False)
-            if response.length:
+            good = response.status == 200
+            if good and (response.length or 0) > limit:
+                raise TooLong
+            most = limit + 1 if good else MAX_REFUSAL
+            content = response.read(most)
+            if good and len(content) > limit:
+                raise TooLong
+            if response.length and len(content) < most:
                 raise Unreachable("the connection was cut in the middle of the answer")
             return response.status, response.headers, content
         finally:

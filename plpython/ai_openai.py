@@ -6,6 +6,7 @@ quoted without it.
 # ruff: noqa: F821  what ai_http.py defines is in the same function body
 
 import email.utils
+import gc
 import json
 import math
 import random
@@ -16,6 +17,9 @@ import urllib.parse
 PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 FIELDS = {"chat": ("model", "messages"), "embeddings": ("model", "input")}
 LONGEST_PAUSE = 30.0
+# Of a text's embedding, in an answer: 4096 numbers of 24 digits, or more that are shorter.
+VECTOR_BYTES = 100000
+MAX_DIMENSIONS = 16000  # pgvector's own limit
 # What looks like a key of anybody's, as endpoints like to repeat it: "Incorrect API key provided: sk-proj-ab...".
 KEY_LIKE = re.compile(r"\b(?:sk|pk|gsk|xai|key)-[\w*.-]{6,}|\bBearer\s+\S+", re.IGNORECASE)
 
@@ -75,7 +79,7 @@ def said(body, key):
         error = reply.get("error", reply) if isinstance(reply, dict) else reply
         text = error.get("message") or error.get("detail") or "" if isinstance(error, dict) else error
         text = text if isinstance(text, str) else json.dumps(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         text = "" if body.lstrip()[:1] == b"<" else body.decode("utf-8", "replace")
     text = " ".join(without_key(text, key).split())
     return ": " + (text[:297] + "..." if len(text) > 300 else text) if text else ""
@@ -138,7 +142,8 @@ def malformed(url, what):
 
 
 def number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one, and fits into a real, as vectors have them."""
+    return type(value) in (int, float) and -3.4e38 < value < 3.4e38
 
 
 def tokens_of(reply):
@@ -174,26 +179,28 @@ def read_chat(reply, url):
     }
 
 
-def read_embeddings(reply, url, count):
+def read_embeddings(reply, url, count, check):
     """{"vectors", "tokens"}; the vectors, as pgvector writes them, in the order of the texts asked: by their index."""
     data = reply.get("data")
     if not isinstance(data, list) or len(data) != count:
         raise malformed(url, f"{count} texts were sent, and it has not as many embeddings")
     vectors = [None] * count
+    lengths = set()
     for item in data:
+        check()
         place = item.get("index") if isinstance(item, dict) else None
         vector = item.get("embedding") if isinstance(item, dict) else None
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < count:
             raise malformed(url, f"an embedding has no index from 0 to {count - 1}")
         if vectors[place] is not None:
             raise malformed(url, f"two embeddings have the index {place}")
-        if not isinstance(vector, list) or not vector or not all(map(number, vector)):
-            raise malformed(url, f"the embedding {place} is no list of numbers")
-        vectors[place] = vector
-    if len(set(map(len, vectors))) > 1:
+        if not isinstance(vector, list) or not 0 < len(vector) <= MAX_DIMENSIONS or not all(map(number, vector)):
+            raise malformed(url, f"the embedding {place} is no list of 1 to {MAX_DIMENSIONS} numbers")
+        vectors[place] = "[" + ",".join(map(repr, vector)) + "]"
+        lengths.add(len(vector))
+    if len(lengths) > 1:
         raise malformed(url, "its embeddings have different lengths")
-    texts = ["[" + ",".join(map(repr, vector)) + "]" for vector in vectors]
-    return {"vectors": texts, "tokens": tokens_of(reply)}
+    return {"vectors": vectors, "tokens": tokens_of(reply)}
 
 
 def backoff(attempt, chance=random.random):
@@ -201,10 +208,40 @@ def backoff(attempt, chance=random.random):
     return min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * (1 - chance() / 2)
 
 
-def once(url, body, key, count, seconds, check):
+def json_of(content, url):
+    """A JSON object. Raises Failure.
+
+    Nothing can end the parser before its end. The collector of garbage would make it five times as slow.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        reply = json.loads(content)
+    except RecursionError:
+        raise malformed(url, "it is nested too deep") from None
+    except ValueError:
+        raise malformed(url, "it is no JSON") from None
+    finally:
+        if collects:
+            gc.enable()
+    if not isinstance(reply, dict):
+        raise malformed(url, "it is no JSON object")
+    return reply
+
+
+def once(url, body, key, count, limit, seconds, check):
     """One request; returns what read_... returns. Raises Failure."""
     try:
-        status, headers, content = post(url, body, headers_for(key), seconds, check)
+        status, headers, content = post(url, body, headers_for(key), seconds, check, limit)
+    except TooLong:
+        less = "Let the model say less: ai_configure(max_tokens => ...)"
+        if count is not None:
+            less = "Send fewer texts at once: ai_configure(batch => ...)"
+        raise Failure(
+            "PC024",
+            f"the answer of the AI endpoint {url.netloc} is longer than {limit} bytes",
+            f"{less}, or raise the limit: ai_configure(answer_bytes => ...)",
+        ) from None
     except Unreachable as error:
         raise Failure(
             "PC021",
@@ -215,13 +252,11 @@ def once(url, body, key, count, seconds, check):
         ) from None
     if status != 200:
         raise failure_of(status, headers, content, url, key, time.time())
-    try:
-        reply = json.loads(content)
-    except ValueError:
-        raise malformed(url, "it is no JSON") from None
-    if not isinstance(reply, dict):
-        raise malformed(url, "it is no JSON object")
-    return read_chat(reply, url) if count is None else read_embeddings(reply, url, count)
+    encoding = headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise malformed(url, "it is compressed, which it was not asked to be")
+    reply = json_of(content, url)
+    return read_chat(reply, url) if count is None else read_embeddings(reply, url, count, check)
 
 
 def ask(kind, request, settings, key, check):
@@ -236,13 +271,14 @@ def ask(kind, request, settings, key, check):
         )
     body = json.dumps(body_of(kind, request, settings)).encode()
     count = len(request["input"]) if kind == "embeddings" else None
+    limit = int(settings["ai_answer_bytes"]) + VECTOR_BYTES * (count or 0)
     deadline = time.monotonic() + float(settings["ai_deadline"])
     retries = int(float(settings["ai_retries"]))
     attempt = 0
     while True:
         left = max(0.05, deadline - time.monotonic())
         try:
-            return once(url, body, key, count, min(float(settings["ai_timeout"]), left), check)
+            return once(url, body, key, count, limit, min(float(settings["ai_timeout"]), left), check)
         except Failure as failure:
             attempt += 1
             pause = backoff(attempt) if failure.after is None else failure.after

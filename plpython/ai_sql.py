@@ -16,7 +16,9 @@ All of it is rolled back with the subtransaction in which it happens.
 import re
 
 MAX_SQL = 100000
-FENCE = re.compile(r"```[ \t]*([A-Za-z]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+# No two parts of it can match the same text, or it would take quadratic time, in which nothing can end it.
+FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+LANGUAGE = re.compile(r"\s*(?:sql|postgresql|postgres|pgsql)\b", re.IGNORECASE)
 TOKEN = re.compile(
     r"(?P<space>\s+|--[^\n\r]*)"
     r"|(?P<comment>/\*)"
@@ -83,11 +85,15 @@ def tokens(sql):
     return found
 
 
-def statement(content):
-    """The SQL in a completion, without fences, and without comments and semicolons around it."""
+def fenced(content):
+    """The part of a completion that has the SQL: what is between fences, else all of it."""
     fences = FENCE.findall(content)
-    chosen = [text for language, text in fences if language.lower() in ("sql", "postgresql", "postgres", "pgsql")]
-    text = (chosen or [text for _, text in fences] or [content])[0]
+    chosen = [text for info, text in fences if LANGUAGE.match(info)]
+    return (chosen or [text for _, text in fences] or [content])[0].strip()
+
+
+def trimmed(text):
+    """The statement without comments and semicolons around it."""
     found = tokens(text)
     while found and found[-1][1] == ";":
         found.pop()
@@ -122,12 +128,13 @@ def say(error):
 
 def validate(plpy, content, mode, search_path, row_limit):
     """{"sql", "validated"} and, if it is not, the "reason"."""
-    sql = statement(content)
+    sql = fenced(content)
     try:
-        if not sql:
-            raise Refused("the model returned no SQL")
         if len(sql) > MAX_SQL:
             raise Refused(f"the statement has {len(sql)} characters, and the limit is {MAX_SQL}")
+        sql = trimmed(sql)
+        if not sql:
+            raise Refused("the model returned no SQL")
         if "\x00" in sql:
             raise Refused("the statement has a null character")
         reads = judged(plpy, sql, mode, search_path)

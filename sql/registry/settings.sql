@@ -22,6 +22,7 @@ insert into pgcache_internal.settings (name, value, description) values
 ('ai_retries', '2', 'how often a request is repeated after a failure that may pass'),
 ('ai_lease', '60', 'seconds that a caller waits for another''s answer to the same question before it asks itself'),
 ('ai_batch', '256', 'how many texts one embeddings request holds'),
+('ai_answer_bytes', '4194304', 'bytes of an endpoint''s answer; with embeddings, 100000 more for each text'),
 ('ai_temperature', '', 'temperature of chat requests; empty: the model''s default'),
 ('ai_max_tokens', '', 'max_tokens of chat requests; empty: the model''s default'),
 ('ai_instructions', '', 'added to what ai_worker_generate tells the model'),

@@ -27,7 +27,7 @@ KEY = "sk-test-0123456789abcdef-SECRET"
 @dataclass
 class Reply:
     """A step of the script. how: 'json'; 'raw' (send `body`); 'cut' in the middle, 'reset' before anything; 'nothing'
-    after the headers; 'drip' a byte now and then; delay: seconds before anything."""
+    after the headers; 'drip' a byte now and then; 'endless': `body` again and again; delay: seconds before anything."""
 
     status: int = 200
     how: str = "json"
@@ -158,7 +158,7 @@ class Standin:
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             handler.connection.close()
             return
-        if step.how == "raw":
+        if step.how in ("raw", "endless"):
             assert isinstance(step.body, bytes)
             content = step.body
         elif step.status != 200 or step.body is not None:
@@ -168,7 +168,10 @@ class Standin:
         request.status = step.status
         handler.send_response(step.status)
         handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(content)))
+        if step.how == "endless":
+            handler.send_header("Transfer-Encoding", "chunked")
+        else:
+            handler.send_header("Content-Length", str(len(content)))
         for name, value in step.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
@@ -177,6 +180,9 @@ class Standin:
             handler.close_connection = True
         elif step.how == "nothing":
             self._ended.wait(30)
+        elif step.how == "endless":
+            while not self._ended.is_set():
+                handler.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
         elif step.how == "drip":
             for byte in content:
                 handler.wfile.write(bytes([byte]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from tests.plpython.standin import KEY, Reply, Standin, vector_of
 
-SETTINGS = {"ai_deadline": "5", "ai_retries": "2", "ai_timeout": "2"}
+SETTINGS = {"ai_answer_bytes": "10000", "ai_deadline": "5", "ai_retries": "2", "ai_timeout": "2"}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 URL = urlsplit("http://ai.example/v1")
 
@@ -184,6 +185,71 @@ def test_embeddings_that_could_be_another_texts_are_refused(
 ) -> None:
     standin_server.script = [Reply(body={"data": data})]
     assert failure(bodies, lambda: ask("embeddings", {"model": "m", "input": ["a", "b"]})).sqlstate == "PC024"
+
+
+HUGE = json.dumps({"choices": [{"message": {"content": "x" * 20000}}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Reply(how="raw", body=HUGE), "longer than 10000 bytes"),
+        # Its size is enough to refuse it: the rest never comes.
+        (Reply(how="nothing", body={"x": "x" * 20000}), "longer than 10000 bytes"),
+        (Reply(how="endless", body=b"x" * 1000), "longer than 10000 bytes"),
+        (Reply(how="endless", body=b"x"), "longer than 10000 bytes"),
+        (Reply(how="raw", body=gzip.compress(HUGE), headers={"Content-Encoding": "gzip"}), "it is compressed"),
+        (Reply(how="raw", body=b"[" * 9000), "it is nested too deep"),
+        (Reply(how="raw", body=b'{"a":' * 1900), "it is nested too deep"),
+        (Reply(how="raw", body=b"1" * 9000), "it is no JSON"),
+    ],
+)
+def test_answers_that_are_too_much(
+    ask: Ask, bodies: SimpleNamespace, standin_server: Standin, step: Reply, message: str
+) -> None:
+    standin_server.script = [step]
+    found = failure(bodies, ask)
+    assert (found.sqlstate, len(standin_server.log)) == ("PC024", 1)
+    assert message in found.message
+    if "longer" in message:
+        assert "ai_configure(answer_bytes => ...)" in found.hint
+        assert ask(answer_bytes="1000")["content"] == "you said: hello"
+
+
+@pytest.mark.parametrize("how", ["raw", "endless"])
+@pytest.mark.parametrize(
+    "body", [b"x" * 200000, json.dumps({"error": {"message": "y" * 200000}}).encode(), b"[" * 200000]
+)
+def test_of_a_huge_refusal_the_beginning_is_shown(
+    ask: Ask, bodies: SimpleNamespace, standin_server: Standin, how: str, body: bytes
+) -> None:
+    standin_server.script = [Reply(status=400, how=how, body=body)]
+    found = failure(bodies, ask)
+    assert found.sqlstate == "PC022"
+    assert found.message.endswith("...")
+    assert len(found.message) < 500
+
+
+def test_embeddings_may_be_longer_than_other_answers(
+    ask: Ask, bodies: SimpleNamespace, standin_server: Standin
+) -> None:
+    data = [{"index": place, "embedding": [0.0123456789] * 3072} for place in range(3)]
+    checks: list[None] = []
+    standin_server.script = [Reply(body={"data": data}), Reply(body={"data": data * 8})]
+    request = {"model": "m", "input": ["a", "b", "c"]}
+    reply = ask("embeddings", request, check=lambda: checks.append(None))
+    assert len(reply["vectors"]) == 3
+    assert len(checks) > 3, "it can be cancelled between two vectors"
+    found = failure(bodies, lambda: ask("embeddings", request))
+    assert "longer than 310000 bytes" in found.message
+    assert "ai_configure(batch => ...)" in found.hint
+
+
+@pytest.mark.parametrize("value", [10**400, 1e39, True, "1", None, [1.0]])
+def test_what_no_vector_holds(ask: Ask, bodies: SimpleNamespace, standin_server: Standin, value: Any) -> None:
+    standin_server.script = [Reply(body={"data": [{"index": 0, "embedding": [1.0, value]}]})]
+    found = failure(bodies, lambda: ask("embeddings", {"model": "m", "input": ["a"]}))
+    assert "is no list of 1 to 16000 numbers" in found.message
 
 
 def test_retry_after(bodies: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ import pytest
         ("Here it is:\n```\nSELECT 1\n```\nIt selects one.", "SELECT 1"),
         ("```json\n{}\n```\n```sql\nSELECT 2\n```", "SELECT 2"),
         ("```sql\nSELECT 1", "SELECT 1"),
+        ("``` SQL title=x\nSELECT 1\n```", "SELECT 1"),
+        ("```sqlite\nSELECT 1\n```\n```postgres\nSELECT 2\n```", "SELECT 2"),
         ("-- all users\nSELECT 1 /* one */ ", "SELECT 1"),
         ("SELECT ';' || $$;$$ || \";\" FROM t;", "SELECT ';' || $$;$$ || \";\" FROM t"),
         ("SELECT 1; DROP TABLE t;", "SELECT 1; DROP TABLE t"),
@@ -27,7 +30,7 @@ import pytest
     ],
 )
 def test_statement(bodies: SimpleNamespace, completion: str, sql: str) -> None:
-    assert bodies.statement(completion) == sql
+    assert bodies.trimmed(bodies.fenced(completion)) == sql
 
 
 @pytest.mark.parametrize(
@@ -63,5 +66,23 @@ def test_tokens_of_anything(bodies: SimpleNamespace, text: str) -> None:
     for sql in (text, f"SELECT {text}", f"{text} limit 5; {text}"):
         found = bodies.tokens(sql)
         assert all(sql[start:end] == token for _, token, start, end in found)
-        bodies.statement(sql)
+        bodies.trimmed(sql)
         bodies.limited(sql, 9)
+
+
+@pytest.mark.parametrize(
+    "piece", ["```", "`", "``` ", "```a", "```\n", "a", " ", "\n", "'", '"', "e'\\", "$a", "/*", "*/", "a;"]
+)
+def test_nothing_takes_quadratic_time(bodies: SimpleNamespace, piece: str) -> None:
+    """No cancel can end it, and with so much it would take hours."""
+    started = time.monotonic()
+    for completion in (piece * 1000000, "```" + piece * 1000000):
+        bodies.trimmed(bodies.fenced(completion)[: bodies.MAX_SQL])
+    assert time.monotonic() - started < 60
+
+
+def test_what_is_too_long_is_not_even_read(bodies: SimpleNamespace) -> None:
+    for completion in ("a+" * 1000000, "```sql\n" + "a+" * 1000000):
+        verdict = bodies.validate(None, completion, "sql_only", "public", 1000)
+        assert verdict["validated"] is False
+        assert verdict["reason"] == "the statement has 2000000 characters, and the limit is 100000"

@@ -103,6 +103,39 @@ def test_statement_timeout(db: psycopg.Connection, ask: Ask, endpoint: Standin, 
     assert ask(function, "hello"), "the session goes on"
 
 
+HUGE = b'{"choices": [{"message": {"content": "%b"}}]}' % (b"a+" * 10000000)
+LIMIT = "longer than 4194304 bytes"
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (Reply(how="raw", body=HUGE), LIMIT),
+        (Reply(how="endless", body=b"x" * 65536), LIMIT),
+        (Reply(how="raw", body=b"[" * 4000000), "it is nested too deep"),
+    ],
+)
+@pytest.mark.parametrize("function", ["ai_worker_generate", "llm_complete"])
+def test_a_huge_answer(
+    db: psycopg.Connection, ask: Ask, endpoint: Standin, function: str, step: Reply, message: str
+) -> None:
+    endpoint.script = [step]
+    with pytest.raises(psycopg.Error, match=message) as raised:
+        ask(function, "hello")
+    assert raised.value.sqlstate == "PC024"
+    assert raised.value.diag.message_hint
+    assert advisory_locks(db) == 0
+
+
+def test_a_long_answer(ask: Ask, endpoint: Standin) -> None:
+    endpoint.answers = {"hello": "a+" * 2000000}
+    answer = ask("ai_worker_generate", "hello")
+    assert answer["validated"] is False
+    assert "the limit is 100000" in answer["reason"]
+    assert ask("llm_complete", "hello")["response"] == "a+" * 2000000
+    assert ask("llm_complete", "hello")["cache_hit"]
+
+
 def test_cancel(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
     with session(dsn) as other:
         with endpoint.holding():
