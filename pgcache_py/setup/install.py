@@ -116,7 +116,7 @@ def install(
         if not cron:
             cron_level = Level("pg_cron", False, "left alone, as asked")
         elif server.cron_is_elsewhere:
-            cron_level = levels.cron(conninfo, connection, server, jobs, change=not dry_run)
+            cron_level = levels.cron(conninfo, connection, server, jobs, change=True, dry_run=dry_run)
     report.levels = [levels.core(server), cron_level, installation.plpython]
     return report
 

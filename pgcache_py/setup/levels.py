@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -140,12 +140,18 @@ def wanted_jobs(connection: Connection, server: Facts) -> list[Job]:
 
 
 def cron(
-    conninfo: str, connection: Connection, server: Facts, wanted: Sequence[Job] | None = None, *, change: bool
+    conninfo: str,
+    connection: Connection,
+    server: Facts,
+    wanted: Sequence[Job] | None = None,
+    *,
+    change: bool,
+    dry_run: bool = False,
 ) -> Level:
     """Schedule the jobs, in the database where pg_cron lives; or only look, without `change`.
 
     Never fails: what goes wrong is in the level. wanted: by default, the jobs of the installed version. Jobs that are
-    there keep the schedule that they have.
+    there keep the schedule that they have. dry_run: roll back what is done in another database.
     """
     if server.cron_database is None:
         return _not_loaded(server)
@@ -155,10 +161,29 @@ def cron(
                 wanted = wanted_jobs(connection, server)
             if not server.cron_is_elsewhere:
                 return _cron_in(connection, server, wanted, change)
-        with _connect_to(conninfo, server.cron_database) as there:
-            return _cron_in(there, server, wanted, change)
+        with _connect_to(conninfo, server.cron_database) as there, there.transaction(force_rollback=dry_run):
+            found = _cron_in(there, server, wanted, change)
+            scheduled = _scheduled(there, wanted).values() if found.on else ()
+        if found.on and change and not dry_run:
+            _record(connection, server, scheduled)
+        return found
     except psycopg.Error as error:
         return _cron_failed(error, server, wanted or ())
+
+
+def _record(connection: Connection, server: Facts, scheduled: Iterable[Job]) -> None:
+    """Tell the cache's own database what runs by which schedule: from there nobody sees pg_cron's."""
+    with connection.transaction():
+        connection.execute(
+            "SELECT set_config('role', pg_get_userbyid(nspowner), true) FROM pg_namespace WHERE nspname = 'pgcache'"
+        )
+        connection.execute("DELETE FROM pgcache_internal.jobs_elsewhere")
+        for job in scheduled:
+            name = job.job_name.removesuffix(f" ({server.database})")
+            connection.execute(
+                "INSERT INTO pgcache_internal.jobs_elsewhere (job_name, schedule, cron_database) VALUES (%s, %s, %s)",
+                [name, job.schedule, server.cron_database],
+            )
 
 
 def unschedule(conninfo: str, server: Facts, jobs: Sequence[Job]) -> int:
@@ -189,16 +214,25 @@ def _not_loaded(server: Facts) -> Level:
 def _cron_in(there: Connection, server: Facts, wanted: Sequence[Job], change: bool) -> Level:
     """`there`: a session, in a transaction, in the database where pg_cron lives."""
     if there.execute("SELECT FROM pg_extension WHERE extname = 'pg_cron'").rowcount == 0:
+        absent = f"it is not in the database {server.cron_database} yet"
         if not change:
-            return Level("pg_cron", False, f"it is not in the database {server.cron_database} yet", (INSTALL,))
-        # As newer versions do by themselves. It must not be taken for a part of whatever schema is first in the path.
-        there.execute("CREATE EXTENSION pg_cron SCHEMA pg_catalog")
+            todo = (INSTALL,) if server.superuser else _steps_of_superuser(server, wanted, create=True)
+            return Level("pg_cron", False, absent, todo)
+        try:
+            with there.transaction():
+                # As newer versions do by themselves. It must not be taken for a part of whatever schema is first in
+                # the path.
+                there.execute("CREATE EXTENSION pg_cron SCHEMA pg_catalog")
+        except psycopg.Error as error:
+            todo = _steps_of_superuser(server, wanted, create=True)
+            return Level("pg_cron", False, f"{absent}: {error.diag.message_primary}", todo)
     existing = _scheduled(there, wanted)
     stale = [job for job in wanted if job.job_name not in existing or existing[job.job_name].command != job.command]
     schedules = [existing[job.job_name].schedule for job in wanted if job.job_name in existing]
     schedule = schedules[0] if schedules else HOURLY
     if stale and not change:
-        return Level("pg_cron", False, "its jobs are not scheduled", (INSTALL,))
+        seen = "" if server.superuser else f", as far as {server.role} may see"
+        return Level("pg_cron", False, f"its jobs are not scheduled{seen}", (INSTALL,))
     if stale and server.cron_is_elsewhere:
         for job in stale:
             there.execute(
@@ -222,18 +256,24 @@ def _scheduled(there: Connection, wanted: Sequence[Job]) -> dict[str, Job]:
 
 def _cron_failed(error: psycopg.Error, server: Facts, jobs: Sequence[Job]) -> Level:
     reason = (error.diag.message_primary or str(error)).strip()
+    create = not server.cron_is_elsewhere and "pg_cron" not in server.extensions
+    return Level("pg_cron", False, reason, _steps_of_superuser(server, jobs, create=create) or (INSTALL,))
+
+
+def _steps_of_superuser(server: Facts, jobs: Sequence[Job], *, create: bool) -> tuple[str, ...]:
+    """create: the extension is not in pg_cron's database yet."""
     superuser = f"as a superuser, in the database {server.cron_database} (SHOW cron.database_name): "
+    extension = "CREATE EXTENSION pg_cron"
     if not server.cron_is_elsewhere:
-        create = "" if "pg_cron" in server.extensions else "CREATE EXTENSION pg_cron; "
         grant = sql.SQL("GRANT USAGE ON SCHEMA cron TO {}").format(sql.Identifier(server.role)).as_string(None)
-        return Level("pg_cron", False, reason, (f"{superuser}{create}{grant}", AGAIN))
+        return (f"{superuser}{extension}; {grant}" if create else superuser + grant, AGAIN)
     calls = [
         sql.SQL("SELECT cron.schedule_in_database({}, {}, {}, {}, {})")
         .format(job.job_name, job.schedule, job.command, job.database, server.role)
         .as_string(None)
         for job in jobs
     ]
-    return Level("pg_cron", False, reason, tuple(superuser + call for call in calls) or (INSTALL,))
+    return tuple(superuser + step for step in ([extension, *calls] if create else calls))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from ..version import __version__
 from . import levels
-from .levels import Connection, Level
+from .levels import Connection, Facts, Level
 from .session import installed, installed_version, session, version_numbers
 from .sources import load
 
@@ -40,17 +40,26 @@ def status(conninfo: str) -> Status:
         if found.version is None:
             found.todo.append(levels.INSTALL)
             return found
+        found.jobs = _rows(connection, "SELECT * FROM pgcache.cache_jobs ORDER BY job_name")
         found.levels = [
             levels.core(server),
-            levels.cron(conninfo, connection, server, change=False),
+            _cron(levels.cron(conninfo, connection, server, change=False), server, found.jobs),
             levels.plpython(server, needed=bool(load().plpython), loaded="plpython" in installed(connection)),
         ]
         found.types = _rows(connection, "SELECT * FROM pgcache.cache_stats ORDER BY type")
-        found.jobs = _rows(connection, "SELECT * FROM pgcache.cache_jobs ORDER BY job_name")
         found.health = _rows(connection, "SELECT * FROM pgcache.cache_health()")
     if version_numbers(found.version) < version_numbers(__version__):
         found.todo.append(f"this package is newer: python -m pgcache_py upgrade ({found.version} -> {__version__})")
     return found
+
+
+def _cron(level: Level, server: Facts, jobs: list[dict[str, Any]]) -> Level:
+    """Jobs that this role may not see are known by their runs."""
+    upkeep = next(job for job in jobs if job["job_name"] == "pgcache_upkeep")
+    if level.on or server.superuser or server.cron_database is None or upkeep["overdue"] or not upkeep["last_run"]:
+        return level
+    detail = f"{server.role} may not see its jobs ({level.detail}); the last upkeep was at {upkeep['last_run']}"
+    return Level(level.name, True, detail)
 
 
 def _rows(connection: Connection, query: str) -> list[dict[str, Any]]:

@@ -162,6 +162,15 @@ create table pgcache_internal.upkeep_runs (
 comment on table pgcache_internal.upkeep_runs is
 'Runs of the upkeep jobs; see view cache_jobs.';
 
+-- Other databases cannot be read from here.
+create table pgcache_internal.jobs_elsewhere (
+    job_name text primary key,
+    schedule text not null,
+    cron_database text not null
+);
+comment on table pgcache_internal.jobs_elsewhere is
+'What the installation has scheduled in another database, where pg_cron is.';
+
 -- The hot tier, see sql/hot/.
 
 -- Grows with every change of an entry of a type that is in the tier. Never repeats, whatever crashes.

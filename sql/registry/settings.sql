@@ -7,7 +7,7 @@ insert into pgcache_internal.settings (name, value, description) values
 ('usd_per_million_tokens', '0', 'price of a model that has none of its own in model_prices'),
 ('keep_history', '90 days', 'how long hourly statistics are kept'),
 ('keep_runs', '7 days', 'how long the records of upkeep runs are kept'),
-('overdue_after', '2 hours', 'upkeep that has not succeeded for so long is overdue'),
+('overdue_after', '2 hours', 'upkeep that has not run for so long, nor for two periods of its schedule, is overdue'),
 ('alert_hit_rate', '0.70', 'cache_health warns below this hit rate'),
 ('alert_size', '0.80', 'cache_health warns above this share of a limit'),
 ('ai_base_url', 'https://api.openai.com/v1', 'OpenAI-compatible API that the AI functions call'),

@@ -76,10 +76,13 @@ begin
                 when j.job_name = 'pgcache_hot_relay' and (j.outcome = 'failed' or j.overdue)
                     then 'Run CALL hot_relay(''0 seconds'') by hand to see the error.'
                 when j.outcome = 'failed' then 'Run CALL cache_upkeep() by hand to see the error.'
+                when j.overdue and j.cron_database is not null
+                    then format('Ask pg_cron for the reason, in the database %I: SELECT * FROM cron.job_run_details'
+                        ' WHERE database = %L ORDER BY start_time DESC LIMIT 5', j.cron_database, current_database())
                 when j.overdue
                     then 'Run CALL cache_upkeep(), and see that a scheduler does: SELECT cache_schedule() with pg_cron.'
             end
-        from cache_jobs j
+        from job_runs() j
         union all
         select 'hit log', case when backlog > 50000 then 'warning' else 'ok' end,
             backlog || ' lines waiting to be folded',

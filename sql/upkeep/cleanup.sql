@@ -25,9 +25,18 @@ comment on function pgcache.cache_clear_expired(text) is
 ' Errors: PC001, 25006.';
 
 create or replace function pgcache.ai_worker_cleanup_cache() returns integer
-language sql volatile
+language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_clear_expired('ai_worker')::integer $$;
+as $$
+declare
+    started_at constant timestamptz := clock_timestamp();
+    removed constant bigint := cache_clear_expired('ai_worker');
+begin
+    insert into upkeep_runs (job, started_at, finished_at, removed, outcome)
+    values ('ai_worker_cleanup_cache', started_at, clock_timestamp(), removed, 'succeeded');
+    return removed;
+end
+$$;
 
 comment on function pgcache.ai_worker_cleanup_cache() is
 'Removes the expired entries of the AI worker''s cache; returns how many. Errors: 25006.';

@@ -265,3 +265,35 @@ def test_who_may_not_see_cron_still_sees_our_jobs(cron: Session, role: NewRole) 
     admin = role("admin")
     with refused("42501"):
         admin("SELECT cache_schedule()")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "period"),
+    [
+        ("0 * * * *", "1 hour"), ("*/10 * * * *", "10 minutes"), ("* * * * *", "1 minute"), ("30 3 * * *", "1 day"),
+        ("0 */6 * * *", "6 hours"), ("0 0 * * 1", "7 days"), ("0 0 1 * *", "31 days"), ("0 0 * 1 1", "366 days"),
+        ("5,35 * * * *", "1 hour"), ("30 seconds", "30 seconds"), ("@daily", "1 day"), (" 0  * * * * ", "1 hour"),
+        ("*/999 */999 */999 * *", "31 days"), ("never", None), (None, None),
+    ],
+)  # fmt: skip
+def test_how_long_a_schedule_may_take(ask: Session, schedule: str | None, period: str | None) -> None:
+    assert ask("SELECT pgcache_internal.cron_period(%s) IS NOT DISTINCT FROM %s::interval", schedule, period)
+
+
+def test_a_job_is_given_two_periods_of_its_schedule(cron: Session) -> None:
+    cron("SELECT cache_schedule('0 3 * * *')")
+    for name in ("pgcache_upkeep", "ai_worker_cleanup_cache"):
+        run(cron, name, "-47 hours", 5)
+    assert not job(cron, "pgcache_upkeep")["overdue"]
+    cron("SELECT set_config('pgcache.clock', (now() + interval '2 hours')::text, false)")
+    assert job(cron, "pgcache_upkeep")["overdue"]
+    assert job(cron, "ai_worker_cleanup_cache")["overdue"]
+
+
+def test_a_clean_up_by_hand_is_a_run(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_set_ai_worker('p', 'm', 'v', 's', ttl => '1 second')")
+    ask.advance("1 second")
+    assert ask("SELECT ai_worker_cleanup_cache()") == 1
+    query = "SELECT outcome, removed FROM cache_jobs WHERE job_name = 'ai_worker_cleanup_cache'"
+    assert ask.row(query) == {"outcome": "succeeded", "removed": 1}

@@ -44,6 +44,22 @@ def test_in_another_database(cron: psycopg.Connection, empty_dsn: str) -> None:
     assert jobs(cron, name) == []
 
 
+def test_the_caches_own_database_knows_the_schedules(cron: psycopg.Connection, empty_dsn: str) -> None:
+    known = "SELECT array_agg(DISTINCT schedule) FROM cache_jobs"
+    install(empty_dsn)
+    assert fetch(empty_dsn, known) == ["0 * * * *"]
+    cron.execute(
+        "SELECT cron.schedule_in_database(jobname, '*/5 * * * *', command, database) FROM cron.job"
+        " WHERE jobname LIKE %s",
+        [f"%({database(empty_dsn)})"],
+    )
+    install(empty_dsn, dry_run=True)
+    assert fetch(empty_dsn, known) == ["0 * * * *"]
+    install(empty_dsn)
+    assert fetch(empty_dsn, known) == ["*/5 * * * *"]
+    uninstall(empty_dsn)
+
+
 def test_a_changed_schedule_is_kept(cron: psycopg.Connection, empty_dsn: str) -> None:
     name = database(empty_dsn)
     install(empty_dsn)
@@ -63,8 +79,29 @@ def test_it_can_be_left_alone(cron: psycopg.Connection, empty_dsn: str) -> None:
 
 
 def test_a_dry_run_schedules_nothing(cron: psycopg.Connection, empty_dsn: str) -> None:
-    install(empty_dsn, dry_run=True)
+    level = cron_level(install(empty_dsn, dry_run=True).levels)
+    assert level.on, level
     assert jobs(cron, database(empty_dsn)) == []
+
+
+def test_a_dry_run_says_what_this_role_may_not_do(cron: psycopg.Connection, owned_dsn: str) -> None:
+    level = cron_level(install(owned_dsn, dry_run=True).levels)
+    assert not level.on
+    assert [step.partition("SELECT ")[2][:25] for step in level.todo] == ["cron.schedule_in_database"] * 3
+    assert level == cron_level(install(owned_dsn).levels)
+
+
+def test_who_may_not_see_the_jobs_sees_whether_they_run(cron: psycopg.Connection, owned_dsn: str) -> None:
+    for step in cron_level(install(owned_dsn).levels).todo:
+        cron.execute(step.partition(": ")[2].encode())
+    assert not cron_level(status(owned_dsn).levels).on
+    with psycopg.connect(owned_dsn, autocommit=True) as owner:
+        owner.execute("CALL pgcache.cache_upkeep()")
+        level = cron_level(status(owned_dsn).levels)
+        assert (level.on, level.todo) == (True, ())
+        assert f"{user(owned_dsn)} may not see its jobs" in level.detail
+        owner.execute("UPDATE pgcache_internal.upkeep_runs SET started_at = now() - interval '3 hours'")
+    assert not cron_level(status(owned_dsn).levels).on
 
 
 def test_who_may_not_schedule_is_told_what_a_superuser_has_to_do(cron: psycopg.Connection, owned_dsn: str) -> None:
@@ -113,6 +150,27 @@ def test_without_privilege_in_the_same_database(throwaway_cluster: Callable[...,
         connection.execute(level.todo[0].partition(": ")[2].encode())
     assert cron_level(install(app).levels).on
     assert user(app) == fetch(app, "SELECT DISTINCT username FROM cron.job")
+
+
+@pytest.mark.needs("cluster")
+@pytest.mark.once
+def test_without_privilege_in_another_database_that_lacks_the_extension(
+    throwaway_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = throwaway_cluster(**CRON_SETTINGS)
+    with psycopg.connect(cluster.dsn(), autocommit=True) as postgres:
+        postgres.execute("CREATE ROLE app LOGIN")
+        postgres.execute("CREATE DATABASE app OWNER app")
+        with psycopg.connect(cluster.dsn("app"), autocommit=True) as superuser:
+            superuser.execute("CREATE EXTENSION vector")
+        app = make_conninfo(cluster.dsn("app"), user="app")
+        level = cron_level(install(app).levels)
+        assert not level.on
+        assert level.detail.startswith("it is not in the database postgres yet: permission denied")
+        assert level.todo == cron_level(status(app).levels).todo
+        for step in level.todo:
+            postgres.execute(step.partition(": ")[2].encode())
+        assert postgres.execute("SELECT count(*) FROM cron.job WHERE username = 'app'").fetchone() == (3,)
 
 
 @pytest.mark.needs("cluster")
