@@ -114,7 +114,7 @@ class HotTierError(PgcacheError):
 
     PC030: it is not set up: no URL of a Redis, or a missing package or extension.
     PC031: Redis cannot be reached, or fails.
-    PC032: the prefix belongs to another database.
+    PC032: the prefix belongs to another database, or to another server that has this one, too.
     """
 
 

@@ -8,7 +8,7 @@ All keys share a prefix, `pgcache` unless chosen otherwise (in a Redis Cluster: 
     prefix:alive         the epoch, for as long as the relay vouches that it has delivered what was committed
     prefix:asof          of what time it vouches, in ms: what was committed before is delivered
     prefix:epoch         the epoch, without expiry
-    prefix:owner         the database that the prefix belongs to
+    prefix:owner         whose it is: the database, and when its server was started
     prefix:e:type:n:tenant:key   an entry: 'epoch:version:json'; n is the length of the tenant
     prefix:l:type:n:tenant:key   its leases, a hash: token -> when it was taken; `after` -> the highest version that was
                                  delivered meanwhile
@@ -111,22 +111,25 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS: epoch, owner. Returns time in ms, identity, epoch, owner ('' for what is not there).
+# KEYS: epoch, owner, alive. Returns time in ms, identity, epoch, owner, alive ('' for what is not there).
 LOOK = (
     _IDENTITY
     + """
-return {string.format('%.0f', now), identity(), redis.call('GET', KEYS[1]) or '', redis.call('GET', KEYS[2]) or ''}
+local found = {string.format('%.0f', now), identity()}
+for place, key in ipairs(KEYS) do found[place + 2] = redis.call('GET', key) or '' end
+return found
 """
 )
 
-# KEYS: alive, epoch, owner. ARGV: epoch, identity, owner.
+# KEYS: alive, epoch, owner. ARGV: epoch, identity, owner, the owner before, an epoch left behind or ''.
 # Begins an epoch: all entries are invisible from then on. 'begun', or why not: 'redis' (it is another one), 'owner'.
+# The owner before gives way if nobody vouches, or only for the epoch that this server itself has left behind.
 BEGIN = (
     _IDENTITY
     + """
 if identity() ~= ARGV[2] then return 'redis' end
-local owner = redis.call('GET', KEYS[3])
-if owner and owner ~= ARGV[3] then return 'owner' end
+local owner, alive = redis.call('GET', KEYS[3]), redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[3] and (owner ~= ARGV[4] or alive and alive ~= ARGV[5]) then return 'owner' end
 redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('DEL', KEYS[1])

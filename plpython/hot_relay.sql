@@ -12,8 +12,9 @@ $python$;
 
 comment on function pgcache_internal.hot_cycle() is
 'One cycle of the relay: tells Redis what has changed, and vouches for it. Returns {"vouched", "began", "delivered",'
-' "staleness"}, see pgcache_py/relay/cycle.py, or {"error": {"sqlstate", "message", "hint"}}: PC030 not configured,'
-' PC031 Redis cannot be reached, PC032 the prefix is another database''s.';
+' "staleness"}, see pgcache_py/relay/cycle.py, or {"error": {"sqlstate", "message", "hint", "waits"}}: PC030 not'
+' configured, PC031 Redis cannot be reached, PC032 the prefix is another database''s, or another server''s; waits: that'
+' may pass by itself.';
 
 -- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed.
 create or replace procedure pgcache.hot_relay(run_for interval default '59 seconds')
@@ -38,9 +39,7 @@ begin
             and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgcache.hot_relay'))
         then
             report := pgcache_internal.hot_cycle();
-            if report #>> '{error,sqlstate}' <> 'PC031' then
-                exit;
-            end if;
+            exit when report #>> '{error,waits}' = 'false';
             due := pg_catalog.clock_timestamp()
                 + pg_catalog.make_interval(secs => coalesce((report ->> 'staleness')::float8, 5) / 5);
         end if;
@@ -60,7 +59,7 @@ comment on procedure pgcache.hot_relay(interval) is
 'The relay of the hot tier, for so long (default 59 seconds): looks five times a second for what Redis has to be told.'
 ' Not in a transaction of the caller''s. While another relay is at work it waits. For the owner of schema pgcache;'
 ' cache_hot_schedule lets pg_cron call it. Errors: PC030 not configured, PC031 Redis cannot be reached at the end,'
-' PC032 the prefix is another database''s.';
+' PC032 the prefix is another database''s, or at the end another server''s that has this database.';
 
 create or replace function pgcache.cache_hot_redis(url text) returns void
 language plpgsql volatile parallel unsafe

@@ -9,24 +9,26 @@ ARGUMENTS = {"hot_begin_epoch": ["text", "text"], "hot_delivered": ["bigint[]", 
 
 
 class Trouble(Exception):  # noqa: N818
-    def __init__(self, sqlstate, message, hint):
+    def __init__(self, sqlstate, message, hint, waits=False):
         super().__init__(message)
         self.sqlstate = sqlstate
         self.hint = hint
+        self.waits = waits
 
 
 def cycle_here(plpy, kept):
-    """JSON: what the relay did, or {"error": {"sqlstate", "message", "hint"}}. kept: what the session keeps."""
+    """JSON: what the relay did, or {"error": {"sqlstate", "message", "hint", "waits"}}. kept: what a session keeps."""
     try:
         client, lost = connect(plpy, kept)
         try:
             report = Cycle(lambda *call: statement(plpy, *call), client).run()  # noqa: F821
         except lost as error:
             hint = CHECK if permanent(error) else "The relay goes on as soon as it can be reached."  # noqa: F821
-            raise Trouble("PC031", f"Redis: {error}", hint) from None
+            raise Trouble("PC031", f"Redis: {error}", hint, waits=True) from None
         return json.dumps(vars(report))
     except (Trouble, ForeignPrefix) as error:  # noqa: F821
-        return json.dumps({"error": {"sqlstate": error.sqlstate, "message": str(error), "hint": error.hint}})
+        told = {"sqlstate": error.sqlstate, "message": str(error), "hint": error.hint, "waits": error.waits}
+        return json.dumps({"error": told})
 
 
 def statement(plpy, name, *arguments):

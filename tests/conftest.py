@@ -301,15 +301,18 @@ def role(dsn: str, new_role: Callable[[str], str], new_session: NewSession) -> N
 def throwaway_cluster(server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[..., Cluster]]:
     """Makes running clusters of the test's own, of the server's release, to crash or to replicate.
 
-    Needs 'cluster'. Keyword arguments are settings; `standby_of` makes it a hot standby of another of them.
+    Needs 'cluster'. Keyword arguments are settings; `standby_of` makes it a hot standby of another of them, `copy_of`
+    a copy of one that is stopped.
     """
     clusters: list[Cluster] = []
 
-    def make(standby_of: Cluster | None = None, **settings: str) -> Cluster:
+    def make(standby_of: Cluster | None = None, copy_of: Cluster | None = None, **settings: str) -> Cluster:
         assert server.bin_dir is not None, "mark the test with needs('cluster')"
         home = RUN / unique("throwaway")
         if standby_of:
             cluster = standby_of.standby(home)
+        elif copy_of:
+            cluster = copy_of.copy(home)
         else:
             cluster = Cluster(server.bin_dir, home, {**FOR_TESTS, **settings})
             cluster.init()

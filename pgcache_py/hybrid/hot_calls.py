@@ -22,41 +22,45 @@ def located(locate: Callable[..., T], params: Params) -> T | None:
 
 
 class Found(NamedTuple):
-    """What hot_get returns. value: MISS if there is none. text: it in JSON. ttl_ms: for how long Redis may keep it."""
+    """What hot_get returns. value: MISS if there is none. text: it in JSON. ttl_ms: for how long Redis may keep it.
+
+    epoch: in which it may be put into Redis; None if it may not.
+    """
 
     value: Any
     text: bytes | None
     version: int
     ttl_ms: int
-    may_push: bool
+    epoch: bytes | None
 
 
 class Stored(NamedTuple):
-    """What hot_set returns. text: the value as PostgreSQL has it; None if it must not be put into Redis."""
+    """What hot_set returns. text: the value as PostgreSQL has it; None if its type is not hot. epoch: as in Found."""
 
     stored: bool
     version: int
     ttl_ms: int
     text: bytes | None
+    epoch: bytes | None
 
 
 class Identity(NamedTuple):
-    """What hot_identity returns. database: as the owner of a prefix in Redis. prefix: the setting hot_prefix."""
+    """What hot_identity returns. owner: as that of a prefix in Redis. prefix: the setting hot_prefix."""
 
-    database: bytes
+    owner: bytes
     prefix: str
 
 
-UNREAD = Found(MISS, None, 0, 0, False)
+UNREAD = Found(MISS, None, 0, 0, None)
 """In fail-soft mode, when PostgreSQL was not asked."""
 
 
 def _found_at(result: PGresult, encoding: str, row: int, column: int) -> Found:
-    data, version, ttl_ms, may_push = (result.get_value(row, column + each) for each in range(4))
+    data, version, ttl_ms, epoch = (result.get_value(row, column + each) for each in range(4))
     if data is None:
-        return Found(MISS, None, int(version or 0), int(ttl_ms or 0), may_push == b"t")
+        return Found(MISS, None, int(version or 0), int(ttl_ms or 0), epoch)
     text = data.decode(encoding)
-    return Found(json_value(text)[0], text.encode(), int(version or 0), int(ttl_ms or 0), may_push == b"t")
+    return Found(json_value(text)[0], text.encode(), int(version or 0), int(ttl_ms or 0), epoch)
 
 
 def _found(result: PGresult, encoding: str) -> Found:
@@ -73,14 +77,14 @@ def _found_many(result: PGresult, encoding: str) -> dict[str, Found]:
 
 
 def _stored(result: PGresult, encoding: str) -> Stored:
-    stored, version, ttl_ms, text = (result.get_value(0, column) for column in range(4))
+    stored, version, ttl_ms, text, epoch = (result.get_value(0, column) for column in range(5))
     utf8 = text if text is None or encoding == "utf-8" else text.decode(encoding).encode()
-    return Stored(stored == b"t", int(version or 0), int(ttl_ms or 0), utf8)
+    return Stored(stored == b"t", int(version or 0), int(ttl_ms or 0), utf8, epoch)
 
 
 def _identity(result: PGresult, encoding: str) -> Identity:
-    database, prefix = (result.get_value(0, column) or b"" for column in range(2))
-    return Identity(database, prefix.decode(encoding))
+    owner, prefix = (result.get_value(0, column) or b"" for column in range(2))
+    return Identity(owner, prefix.decode(encoding))
 
 
 def _internal(
@@ -92,7 +96,7 @@ def _internal(
 
 HOT_GET = _internal("hot_get($1, $2)", _found, UNREAD, rows=True)
 HOT_GET_MANY: Call[dict[str, Found]] = _internal("hot_get_many($1, $2)", _found_many, {}, rows=True)
-HOT_SET = _internal("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None), rows=True)
+HOT_SET = _internal("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None, None), rows=True)
 HOT_IDENTITY = Call("hot_identity()", _identity, tier=BYPASSES, rows=True, schema="pgcache_internal")
 REPORT_HITS = _internal("hot_report_hits($1, $2, $3)", read_count, 0, repeatable=False)
 IS_HOT = _internal("is_hot($1)", read_flag, False)

@@ -18,7 +18,7 @@ BATCH = 500
 """Entries that one script call delivers: a few milliseconds for which Redis does nothing else."""
 
 STATEMENTS = {
-    "hot_state": "SELECT epoch, redis, database, staleness_ms, prefix FROM pgcache_internal.hot_state()",
+    "hot_state": "SELECT epoch, redis, began_as, owner, staleness_ms, prefix FROM pgcache_internal.hot_state()",
     "hot_pending": "SELECT id, type, tenant, cache_key, version FROM pgcache_internal.hot_pending()",
     "hot_begin_epoch": "SELECT pgcache_internal.hot_begin_epoch($1::text, $2::text)",
     "hot_delivered": "SELECT pgcache_internal.hot_delivered($1::bigint[], $2::bigint)",
@@ -26,15 +26,31 @@ STATEMENTS = {
 
 
 class ForeignPrefix(Exception):  # noqa: N818
-    """The prefix belongs to another database."""
+    """The prefix belongs to another database. waits: that may pass by itself."""
 
     sqlstate = "PC032"
+    waits = False
 
     def __init__(self, prefix: str) -> None:
         super().__init__(f"in this Redis the prefix {prefix} belongs to the hot tier of another database")
         self.hint = (
             "Give each database a prefix of its own: SELECT cache_hot_configure(prefix => '...'). If that database is"
             f" gone, or was moved to where this one is: redis-cli DEL {tier_key(prefix, OWNER)}"
+        )
+
+
+class PrefixInUse(ForeignPrefix):
+    """It belongs to this database, but on another server, or as it was before this one was started."""
+
+    waits = True
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix)
+        self.args = (f"in this Redis the prefix {prefix} is in use by another server that has this database",)
+        self.hint = (
+            "If that one is gone, or is this one before it was started anew, the relay goes on within max_staleness."
+            " Else one of the two is a copy: give it a prefix of its own, SELECT cache_hot_configure(prefix => '...'),"
+            " or another Redis."
         )
 
 
@@ -68,21 +84,26 @@ class Cycle:
 
     def run(self) -> Report:
         """Deliver what waits, and vouch. Raises ForeignPrefix, and what `call` and the client of Redis raise."""
-        [(known_epoch, known_redis, database, staleness_ms, prefix)] = self.call("hot_state")
+        [(known_epoch, known_redis, began_as, owner, staleness_ms, prefix)] = self.call("hot_state")
         prefix = self.prefix or prefix
         alive, epoch_key, owner_key = tier_key(prefix, ALIVE), tier_key(prefix, EPOCH), tier_key(prefix, OWNER)
-        looked_at, identity, epoch, owner = map(text, self.look([epoch_key, owner_key]))
-        if owner not in ("", database):
-            raise ForeignPrefix(prefix)
+        looked_at, identity, epoch, found, vouched = map(text, self.look([epoch_key, owner_key, alive]))
+        # Nobody vouches any more for what this server began before it was stopped; after a crash it does not know that.
+        left_behind = known_epoch if found == began_as and known_epoch == epoch else ""
+        if found not in ("", owner):
+            if database_of(found) != database_of(owner):
+                raise ForeignPrefix(prefix)
+            if vouched not in ("", left_behind):
+                raise PrefixInUse(prefix)
         rows = self.call("hot_pending")
         newest = newest_versions(rows)
-        began = why_void(known_epoch, known_redis, epoch, identity, owner, newest)
+        began = why_void(known_epoch if began_as == owner else None, known_redis, epoch, identity, found, newest)
         if began:
             epoch, newest = uuid.uuid4().hex, {}
             self.call("hot_begin_epoch", epoch, identity)
-            begun = text(self.begin([alive, epoch_key, owner_key], [epoch, identity, database]))
+            begun = text(self.begin([alive, epoch_key, owner_key], [epoch, identity, owner, found, left_behind]))
             if begun == "owner":
-                raise ForeignPrefix(prefix)
+                raise PrefixInUse(prefix)
             if begun != "begun":
                 return Report(begun, "", 0, staleness_ms / 1000)
         self.send(prefix, epoch, newest)
@@ -105,6 +126,10 @@ class Cycle:
             self.deliver(keys, arguments, client=pipeline)
         if changes:
             pipeline.execute()
+
+
+def database_of(owner: str) -> str:
+    return owner.rpartition("/")[0]
 
 
 def newest_versions(rows: "list[Any]") -> "dict[tuple[str, str, str], int]":

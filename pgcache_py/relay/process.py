@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
 from ..errors import BusyError, HotTierError, PgcacheError, ReadOnlyError, UnavailableError, translated
-from .cycle import STATEMENTS, Cycle, ForeignPrefix, Report, permanent
+from .cycle import STATEMENTS, Cycle, ForeignPrefix, PrefixInUse, Report, permanent
 
 LOCK = "SELECT pg_try_advisory_lock(hashtext('pgcache.hot_relay'))"
 # A server that is gone without a word is noticed within ten seconds.
@@ -144,6 +144,10 @@ class Relay:
                 report = cycle.run()
             except self._redis_error as error:
                 self._failed("Redis", error)
+                continue
+            except PrefixInUse as error:
+                self._say(f"waits: {error}", f". {error.hint}")
+                self.stop.wait(STANDBY_PAUSE)
                 continue
             self._tell(report)
             self.stop.wait(begun + SHORTEST_CYCLE - time.monotonic())

@@ -41,7 +41,7 @@ begin
         where p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
             and p.proname <> all('{cache_grant,cache_revoke,ai_fetch}')
             and case
-                when access = 'admin' or p.proname = 'hot_identity' then true
+                when access = 'admin' or p.proname in ('hot_identity', 'hot_present_epoch') then true
                 when access = 'write' and p.proname = any(array[
                     'note_writes', 'measure', 'recount_admitted', 'fold_hits', 'cache_clear_expired', 'cache_cleanup',
                     'hot_shrink'

@@ -1,7 +1,7 @@
 -- What clients of the hot tier call in place of cache_get and cache_set: with the value comes what Redis must know.
 
 create or replace function pgcache_internal.hot_get(
-    type text, key text, out value text, out version bigint, out ttl_ms bigint, out may_push boolean
+    type text, key text, out value text, out version bigint, out ttl_ms bigint, out epoch text
 )
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -14,8 +14,10 @@ begin
     select h.ttl, t.relation into hot
     from hot_types h inner join types t on t.type = h.type
     where h.type = hot_get.type;
-    may_push := hot.ttl is not null and hot_sees_the_newest();
-    if may_push then
+    if hot.ttl is not null and hot_sees_the_newest() then
+        epoch := hot_present_epoch();
+    end if;
+    if epoch is not null then
         -- Before the value: a version that is too old does no harm, one that is too new would.
         execute format(
             'select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2', hot.relation
@@ -24,7 +26,7 @@ begin
         ttl_ms := hot_ttl_ms(hot.ttl, case when expires > moment then expires end, moment);
     end if;
     value := cache_get(type, key)::text;
-    if may_push and (value is null or version is null) then
+    if epoch is not null and (value is null or version is null) then
         version := 0;  -- a miss ends with whatever change comes
     end if;
 end
@@ -32,11 +34,12 @@ $$;
 
 comment on function pgcache_internal.hot_get(text, text) is
 'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a'
-' miss); how long Redis may keep it; may_push: whether it may be put into Redis, not so on standbys, in transactions'
-' that have written or see an old snapshot, and for types that are not in the tier. Errors: PC001, PC002.';
+' miss); how long Redis may keep it; epoch: the one in which it may be put into Redis, NULL if it may not: before the'
+' relay has come, on standbys, in transactions that have written or see an old snapshot, and for types that are not in'
+' the tier. Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.hot_get_many(type text, keys text[])
-returns table (key text, value text, version bigint, ttl_ms bigint, may_push boolean)
+returns table (key text, value text, version bigint, ttl_ms bigint, epoch text)
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -44,7 +47,7 @@ as $$
 declare
     moment constant timestamptz := cache_now();
     hot record;
-    pushable boolean;
+    present text;
     versions bigint[];
     expiries timestamptz[];
 begin
@@ -52,8 +55,10 @@ begin
     from hot_types h inner join types t on t.type = h.type
     where h.type = hot_get_many.type;
     -- Once for all of them: to log a hit is to write.
-    pushable := hot.ttl is not null and hot_sees_the_newest();
-    if pushable then
+    if hot.ttl is not null and hot_sees_the_newest() then
+        present := hot_present_epoch();
+    end if;
+    if present is not null then
         execute format($sql$
             select array_agg(t.version order by a.place), array_agg(t.expires_at order by a.place)
             from unnest($1) with ordinality a (key, place)
@@ -65,12 +70,12 @@ begin
     select
         g.key, g.value::text,
         case
-            when not pushable then null
+            when present is null then null
             when g.value is null then 0
             else coalesce(versions[g.place], 0)
         end,
-        case when pushable then hot_ttl_ms(hot.ttl, e.expires, moment) end,
-        pushable
+        case when present is not null then hot_ttl_ms(hot.ttl, e.expires, moment) end,
+        present
     from cache_get_many(type, keys) with ordinality g (key, value, place)
     cross join lateral (select case when expiries[g.place] > moment then expiries[g.place] end as expires) e
     order by g.place;
@@ -94,7 +99,7 @@ comment on function pgcache_internal.hot_sees_the_newest() is
 
 create or replace function pgcache_internal.hot_set(
     type text, key text, value jsonb, ttl interval default null,
-    out stored boolean, out version bigint, out ttl_ms bigint, out stored_value text
+    out stored boolean, out version bigint, out ttl_ms bigint, out stored_value text, out epoch text
 )
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -112,6 +117,7 @@ begin
             hot.value_of, hot.relation)
         into version, expires, stored_value using current_tenant(), key;
         ttl_ms := hot_ttl_ms(hot.ttl, expires, cache_now());
+        epoch := hot_present_epoch();
     end if;
 end
 $$;
@@ -119,7 +125,7 @@ $$;
 comment on function pgcache_internal.hot_set(text, text, jsonb, interval) is
 'cache_set for clients of the hot tier: whether it was stored; if it may be put into Redis once it is committed, its'
 ' version, how long Redis may keep it, and the value as cache_get would return it, which need not be written as it was'
-' given; else NULLs. Errors: as cache_set.';
+' given; else NULLs; epoch: as in hot_get. Errors: as cache_set.';
 
 create or replace function pgcache_internal.hot_ttl_ms(
     ttl interval, expires timestamptz, moment timestamptz

@@ -9,35 +9,73 @@ as $$
 $$;
 
 comment on function pgcache_internal.hot_database() is
-'Tells this database from all others, also from those that are copied or restored from it; the same on its standbys.';
+'Tells this database from all others; the same on its standbys, and on copies of the whole server.';
 
-create or replace function pgcache_internal.hot_identity(out database text, out prefix text)
+-- Nothing in a copy of the whole server tells it from the original, nor a promoted standby from its primary. But they
+-- were not started at the same moment.
+create or replace function pgcache_internal.hot_owner() returns text
+language sql stable security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select format('%s/%s', hot_database(), (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)
+$$;
+
+comment on function pgcache_internal.hot_owner() is
+'Whose a prefix in Redis is when this server''s relay has taken it for this database: the database, and when the server'
+' was started, in microseconds.';
+
+create or replace function pgcache_internal.hot_identity(out owner text, out prefix text)
 language sql stable parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select hot_database(), cache_setting('hot_prefix') $$;
+as $$
+    select
+        case
+            when not pg_is_in_recovery() then hot_owner()
+            else coalesce(
+                (select o.owner from hot_owner o where o.owner like hot_database() || '/%'), hot_database() || '/'
+            )
+        end,
+        cache_setting('hot_prefix')
+$$;
 
 comment on function pgcache_internal.hot_identity() is
-'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_database, and the setting'
-' hot_prefix. For all who may read, and on standbys too.';
+'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_owner(), on a standby that of'
+' its primary; and the setting hot_prefix. For all who may read.';
+
+create or replace function pgcache_internal.hot_present_epoch() returns text
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if pg_is_in_recovery() then
+        return null;  -- UNLOGGED tables may not even be named
+    end if;
+    return (select e.epoch from hot_epoch e where e.owner = hot_owner());
+end
+$$;
+
+comment on function pgcache_internal.hot_present_epoch() is
+'The epoch that the relay has begun for this database on this server since it was started; NULL if there is none, and'
+' on a standby. For all who may read.';
 
 create or replace function pgcache_internal.hot_state(
-    out epoch text, out redis text, out database text, out staleness_ms bigint, out prefix text
+    out epoch text, out redis text, out began_as text, out owner text, out staleness_ms bigint, out prefix text
 )
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_writable();
-    database := hot_database();
+    owner := hot_owner();
     staleness_ms := extract(epoch from cache_setting('hot_max_staleness')::interval) * 1000;
     prefix := cache_setting('hot_prefix');
-    select e.epoch, e.redis into epoch, redis from hot_epoch e where e.database = hot_state.database;
+    select e.epoch, e.redis, e.owner into epoch, redis, began_as from hot_epoch e;
 end
 $$;
 
 comment on function pgcache_internal.hot_state() is
-'For the relay: the epoch and in which Redis it began, NULL if there is none since the server crashed or this database'
-' was made; and the settings. Errors: 25006.';
+'For the relay: the epoch, in which Redis it began and as whose, NULL if there is none since the server crashed; whose'
+' one would be that begins now; and the settings. Errors: 25006.';
 
 create or replace function pgcache_internal.hot_pending() returns table (
     id bigint, type text, tenant text, cache_key text, version bigint
@@ -53,10 +91,12 @@ create or replace function pgcache_internal.hot_begin_epoch(epoch text, redis te
 language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    insert into hot_epoch as e (epoch, redis, database) values (epoch, redis, hot_database())
+    insert into hot_epoch as e (epoch, redis, owner) values (epoch, redis, hot_owner())
     on conflict on constraint hot_epoch_pkey do update
-    set epoch = excluded.epoch, redis = excluded.redis, database = excluded.database, begun_at = excluded.begun_at,
-        flushes = e.flushes + 1
+    set epoch = excluded.epoch, redis = excluded.redis, owner = excluded.owner, begun_at = excluded.begun_at,
+        flushes = e.flushes + 1;
+    insert into hot_owner as o (owner) values (hot_owner())
+    on conflict on constraint hot_owner_pkey do update set owner = excluded.owner where o.owner <> excluded.owner
 $$;
 
 comment on function pgcache_internal.hot_begin_epoch(text, text) is

@@ -211,14 +211,23 @@ create unlogged table pgcache_internal.hot_epoch (
     one boolean primary key default true check (one),
     epoch text not null,
     redis text not null,
-    database text not null,
+    owner text not null,
     begun_at timestamptz not null default clock_timestamp(),
     drained_at timestamptz not null default clock_timestamp(),
     delivered bigint not null default 0,
     flushes bigint not null default 1
 ) with (fillfactor = 10);
 comment on table pgcache_internal.hot_epoch is
-'The epoch that entries in Redis belong to, in which Redis it began, what the relay has done since the last crash.';
+'The epoch that entries in Redis belong to, in which Redis it began and as whose, what the relay has done since the'
+' last crash.';
+
+-- Logged, since standbys have to know it.
+create table pgcache_internal.hot_owner (
+    one boolean primary key default true check (one),
+    owner text not null
+);
+comment on table pgcache_internal.hot_owner is
+'As whose the relay has begun the last epoch, see hot_owner().';
 
 -- cache_grant gives SELECT on all tables; with row security and no policy, nobody but the owner sees a row of this one.
 create table pgcache_internal.hot_secrets (

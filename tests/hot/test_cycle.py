@@ -11,7 +11,6 @@ import pytest
 from pgcache_py.relay.cycle import BATCH, Cycle, ForeignPrefix
 from pgcache_py.tier_protocol import OWNER, entry_key, lease_key, tier_key
 from tests.hot.tools import Tier
-from tests.sql.test_crash import connected
 from tests.tools.redis import Redis
 from tests.tools.session import Session
 
@@ -35,7 +34,7 @@ def test_the_first_cycle_begins_an_epoch(tier: Tier) -> None:
     assert tier.alive == tier.epoch
     assert 0 < tier.redis.pttl("pgcache:alive") <= 5000
     assert tier.redis.ttl("pgcache:epoch") == -1
-    assert tier.redis.get("pgcache:owner") == tier.ask("SELECT pgcache_internal.hot_database()")
+    assert tier.redis.get("pgcache:owner") == tier.ask("SELECT pgcache_internal.hot_owner()")
 
 
 def test_further_cycles_keep_it(tier: Tier) -> None:
@@ -293,8 +292,7 @@ def test_databases_are_told_apart(tier: Tier, empty_dsn: str) -> None:
 
 
 def test_a_copy_of_a_database_does_not_go_on_with_its_epoch(relayed: Tier) -> None:
-    relayed.ask("UPDATE pgcache_internal.hot_epoch SET database = 'the original'")
-    assert relayed.ask("SELECT epoch FROM pgcache_internal.hot_state()") is None
+    relayed.ask("UPDATE pgcache_internal.hot_epoch SET owner = 'the original'")
     assert relayed.cycle().run().began
 
 
@@ -325,68 +323,10 @@ def test_a_failover_to_a_copy_begins_an_epoch(tier: Tier, make_redis: Callable[.
     Tier(tier.ask, first).cycle().run()
     old = Tier(tier.ask, first).epoch
     second.client.set("pgcache:epoch", old)
-    second.client.set("pgcache:owner", tier.ask("SELECT pgcache_internal.hot_database()"))
+    second.client.set("pgcache:owner", tier.ask("SELECT pgcache_internal.hot_owner()"))
     mine = Tier(tier.ask, second)
     mine.put("k", 1)
     assert mine.cycle().run().began
     assert mine.hit("k") is None
     # And back: what is there is older still.
     assert Tier(tier.ask, first).cycle().run().began
-
-
-@pytest.mark.needs("cluster")
-def test_a_crash_of_postgresql_begins_an_epoch(throwaway_cluster: Callable[..., Any], redis_server: Redis) -> None:
-    from pgcache_py.setup.install import install
-
-    cluster = throwaway_cluster()
-    install(cluster.dsn(), cron=False)
-    session = Session(cluster.dsn())
-    tier = Tier(session, redis_server)
-    tier.cycle().run()
-    tier.put("k", 1)
-    assert not tier.cycle().run().began
-    session.close()
-    cluster.kill9()
-    cluster.start()
-    session = connected(cluster)
-    assert Tier(session, redis_server).cycle().run().began
-    assert tier.hit("k") is None
-    session.close()
-
-
-@pytest.mark.needs("cluster")
-def test_a_clean_restart_of_postgresql_keeps_the_epoch(
-    throwaway_cluster: Callable[..., Any], redis_server: Redis
-) -> None:
-    from pgcache_py.setup.install import install
-
-    cluster = throwaway_cluster()
-    install(cluster.dsn(), cron=False)
-    session = Session(cluster.dsn())
-    Tier(session, redis_server).cycle().run()
-    session.close()
-    cluster.stop()
-    cluster.start()
-    session = Session(cluster.dsn())
-    assert not Tier(session, redis_server).cycle().run().began
-    session.close()
-
-
-@pytest.mark.needs("cluster")
-def test_a_standby_that_is_promoted_begins_an_epoch(throwaway_cluster: Callable[..., Any], redis_server: Redis) -> None:
-    from pgcache_py.setup.install import install
-
-    primary = throwaway_cluster()
-    install(primary.dsn(), cron=False)
-    session = Session(primary.dsn())
-    tier = Tier(session, redis_server)
-    tier.cycle().run()
-    owner = session("SELECT pgcache_internal.hot_database()")
-    standby = throwaway_cluster(standby_of=primary)
-    session.close()
-    primary.stop()
-    promoted = Session(standby.dsn())
-    promoted("SELECT pg_promote()")
-    assert promoted("SELECT pgcache_internal.hot_database()") == owner
-    assert Tier(promoted, redis_server).cycle().run().began
-    promoted.close()

@@ -449,7 +449,7 @@ def test_a_standby_reads_and_does_nothing_else(throwaway_cluster: Callable[..., 
     reader = Session(standby.dsn())
     wait_until(lambda: reader("SELECT count(*) FROM pgcache_internal.hot_outbox") == 1)
     found = reader.row("SELECT * FROM pgcache_internal.hot_get('store', 'a')")
-    assert (found["value"], found["may_push"]) == ("1", False)
+    assert (found["value"], found["epoch"]) == ("1", None)
     assert reader("SELECT outbox_length FROM cache_hot_stats LIMIT 1") == 1
     assert reader("SELECT pgcache_internal.hot_report_hits('store', '{a}', '{1}')") == 0
     with refused("25006", "primary"):

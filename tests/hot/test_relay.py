@@ -12,8 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from pgcache_py.errors import HotTierError, NotInstalledError, PermissionDeniedError, UnavailableError
+from pgcache_py.relay.cycle import PrefixInUse
 from pgcache_py.relay.process import Relay
-from tests.hot.tools import Tier, running
+from tests.hot.tools import Tier, left_by_another_server, running
 from tests.tools.redis import Redis
 from tests.tools.session import Session, advisory_locks
 from tests.tools.waiting import wait_until
@@ -149,6 +150,20 @@ def test_a_redis_that_hangs_does_not_stop_the_writers(tier: Tier, dsn: str, make
         log.wait_for("tries Redis again")
         mine.server.process.resume()
         wait_until(lambda: not mine.outbox())
+
+
+def test_what_another_server_vouches_for_is_waited_for(tier: Tier, dsn: str) -> None:
+    """As a standby does that was just promoted, or for good a copy."""
+    left_by_another_server(tier)
+    with pytest.raises(HotTierError) as caught:
+        Relay(dsn, tier.server.url).once()
+    assert (caught.value.sqlstate, caught.value.hint) == ("PC032", PrefixInUse("pgcache").hint)
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for("waits: in this Redis the prefix pgcache is in use by another server")
+        tier.redis.delete("pgcache:alive")
+        log.wait_for(AT_WORK)
+    assert len(log) == 4
+    assert "void" in log[1]
 
 
 def test_once(tier: Tier, dsn: str, new_session: Callable[..., Session]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.hot.tools import Tier
+from tests.hot.tools import Tier, left_by_another_server
 from tests.tools.session import Session, advisory_locks, refused
 from tests.tools.waiting import wait_until
 
@@ -110,6 +110,21 @@ def test_a_prefix_of_another_database_is_refused(configured: Tier) -> None:
     configured.redis.set("pgcache:owner", "another/1")
     with refused("PC032", "cache_hot_configure"):
         configured.ask("CALL hot_relay('1 hour')")
+
+
+def test_what_another_server_vouches_for_is_waited_for(configured: Tier, new_session: Callable[..., Session]) -> None:
+    left_by_another_server(configured)
+    with refused("PC032", "max_staleness"):
+        configured.ask(RELAY)
+    running = new_session().start("CALL hot_relay('1 hour')")
+    configured.redis.delete("pgcache:alive")
+    wait_until(lambda: configured.alive)
+    configured.ask(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE 'CALL hot_relay(%1 hour%' AND datname = current_database()"
+    )
+    with pytest.raises(psycopg.OperationalError):
+        running.result(20)
 
 
 def test_the_url_is_shown_to_nobody_and_set_by_the_owner(configured: Tier, role: Callable[..., Session]) -> None:

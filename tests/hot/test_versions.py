@@ -20,7 +20,9 @@ VERSION = "SELECT version FROM cache_type_store WHERE cache_key = 'k'"
 
 @pytest.fixture
 def hot(ask: Session) -> Session:
+    """A type in the tier, and a relay that has been there."""
     ask("SELECT cache_hot_on('store')")
+    deliver(ask)
     return ask
 
 
@@ -53,6 +55,7 @@ def test_upkeep_leaves_the_version(hot: Session) -> None:
 def test_an_entry_from_before_has_version_0(ask: Session) -> None:
     ask("SELECT cache_set('store', 'k', '1')")
     ask("SELECT cache_hot_on('store')")
+    deliver(ask)
     assert ask(VERSION) is None
     assert ask("SELECT version FROM pgcache_internal.hot_get('store', 'k')") == 0
 
@@ -116,7 +119,7 @@ def test_a_hit(hot: Session) -> None:
     found = hot.row("SELECT * FROM pgcache_internal.hot_get('store', 'k')")
     assert json.loads(found["value"]) == {"a": 1}
     assert found["version"] == hot(VERSION)
-    assert found["may_push"] is True
+    assert found["epoch"] == "epoch"
     assert 3_590_000 < found["ttl_ms"] <= 3_600_000
     assert hot.stats("store")["hits"] == 1
 
@@ -126,7 +129,7 @@ def test_a_miss(hot: Session) -> None:
         "value": None,
         "version": 0,
         "ttl_ms": 3_600_000,
-        "may_push": True,
+        "epoch": "epoch",
     }
     assert hot.stats("store")["misses"] == 1
 
@@ -149,38 +152,65 @@ def test_what_has_expired_is_a_miss_like_any_other(hot: Session) -> None:
         "value": None,
         "version": 0,
         "ttl_ms": 3_600_000,
-        "may_push": True,
+        "epoch": "epoch",
     }
+
+
+def test_before_the_relay_has_come_nothing_may_be_put_into_redis(ask: Session) -> None:
+    ask("SELECT cache_hot_on('store')")
+    assert ask("SELECT epoch FROM pgcache_internal.hot_set('store', 'k', '1')") is None
+    assert ask.row("SELECT * FROM pgcache_internal.hot_get('store', 'k')") == {
+        "value": "1",
+        "version": None,
+        "ttl_ms": None,
+        "epoch": None,
+    }
+
+
+def test_nor_on_another_server_than_where_the_relay_was(hot: Session) -> None:
+    """Or in a database that is a copy of this one, which has the table's row."""
+    for part in (1, 2, 3):
+        hot("UPDATE pgcache_internal.hot_epoch SET owner = pgcache_internal.hot_owner()")
+        assert hot("SELECT epoch FROM pgcache_internal.hot_get('store', 'k')") == "epoch"
+        hot(
+            "UPDATE pgcache_internal.hot_epoch SET owner ="
+            " array_to_string((o.parts)[:%s - 1] || '1'::text || (o.parts)[%s + 1:], '/')"
+            " FROM (SELECT string_to_array(pgcache_internal.hot_owner(), '/') AS parts) o",
+            part,
+            part,
+        )
+        assert hot("SELECT epoch FROM pgcache_internal.hot_get('store', 'k')") is None
 
 
 def test_a_type_outside_of_the_tier_may_not_be_put_into_redis(hot: Session) -> None:
     hot("SELECT cache_set('llm', 'k', '{\"response\": \"r\"}')")
     found = hot.row("SELECT * FROM pgcache_internal.hot_get('llm', 'k')")
     assert json.loads(found.pop("value"))["response"] == "r"
-    assert found == {"version": None, "ttl_ms": None, "may_push": False}
+    assert found == {"version": None, "ttl_ms": None, "epoch": None}
 
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_an_old_snapshot_may_not_be_put_into_redis(hot: Session, isolation: str) -> None:
     with hot.transaction(f"ISOLATION LEVEL {isolation}"):
-        assert hot("SELECT may_push FROM pgcache_internal.hot_get('store', 'k')") is False
+        assert hot("SELECT epoch FROM pgcache_internal.hot_get('store', 'k')") is None
 
 
 def test_what_might_be_rolled_back_may_not_be_put_into_redis(hot: Session) -> None:
     with hot.transaction():
-        assert hot("SELECT may_push FROM pgcache_internal.hot_get('store', 'k')") is True
+        assert hot("SELECT epoch FROM pgcache_internal.hot_get('store', 'k')") == "epoch"
         hot("SELECT cache_set('store', 'k', '1')")
-        assert hot("SELECT may_push FROM pgcache_internal.hot_get('store', 'k')") is False
+        assert hot("SELECT epoch FROM pgcache_internal.hot_get('store', 'k')") is None
 
 
 def test_a_hit_that_logs_itself_does_not_count_as_such_a_write(hot: Session) -> None:
     hot("SELECT cache_configure('store', hit_tracking => 'exact'), cache_set('store', 'k', '1')")
-    assert hot("SELECT may_push FROM pgcache_internal.hot_get('store', 'k')") is True
+    assert hot("SELECT epoch FROM pgcache_internal.hot_get('store', 'k')") == "epoch"
 
 
 @pytest.mark.parametrize("type", VALUES)
 def test_the_value_is_that_of_cache_get(ask: Session, type: str) -> None:
     ask("SELECT cache_hot_on(%s)", type)
+    deliver(ask)
     for value in VALUES[type]:
         stored = ask.row("SELECT * FROM pgcache_internal.hot_set(%s, 'k', %s)", type, value)
         found = ask.row("SELECT * FROM pgcache_internal.hot_get(%s, 'k')", type)
@@ -208,8 +238,8 @@ def test_many_are_as_each(hot: Session) -> None:
 def test_many_of_a_type_outside_of_the_tier(hot: Session) -> None:
     hot("SELECT cache_set('phash', 'k', '{\"phash\": \"f\"}')")
     assert hot.rows("SELECT * FROM pgcache_internal.hot_get_many('phash', '{k,l}')") == [
-        ("k", '{"phash": "f"}', None, None, False),
-        ("l", None, None, None, False),
+        ("k", '{"phash": "f"}', None, None, None),
+        ("l", None, None, None, None),
     ]
     assert hot.rows("SELECT * FROM pgcache_internal.hot_get_many('store', '{}')") == []
 
@@ -220,12 +250,18 @@ def test_many_of_a_type_outside_of_the_tier(hot: Session) -> None:
 def test_a_set(hot: Session) -> None:
     hot.set_clock("2030-01-01 00:00+00")
     stored = hot.row("SELECT * FROM pgcache_internal.hot_set('store', 'k', '1.0', '1 minute')")
-    assert stored == {"stored": True, "version": hot(VERSION), "ttl_ms": 60_000, "stored_value": "1.0"}
+    assert stored == {
+        "stored": True,
+        "version": hot(VERSION),
+        "ttl_ms": 60_000,
+        "stored_value": "1.0",
+        "epoch": "epoch",
+    }
     assert outbox(hot) == {("store", "", "k")}
 
 
 def test_what_is_not_stored_has_no_version(hot: Session) -> None:
-    nothing = {"stored": False, "version": None, "ttl_ms": None, "stored_value": None}
+    nothing = {"stored": False, "version": None, "ttl_ms": None, "stored_value": None, "epoch": None}
     hot("SELECT cache_configure('store', enabled => false)")
     assert hot.row("SELECT * FROM pgcache_internal.hot_set('store', 'k', '1')") == nothing
     assert hot.row("SELECT * FROM pgcache_internal.hot_set('phash', 'k', '{\"phash\": \"f\"}')") == {

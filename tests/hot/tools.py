@@ -11,7 +11,7 @@ import psycopg
 
 from pgcache_py.relay.cycle import STATEMENTS, Cycle
 from pgcache_py.relay.process import Relay
-from pgcache_py.tier_protocol import ALIVE, EPOCH, entry_key, tier_key
+from pgcache_py.tier_protocol import ALIVE, EPOCH, OWNER, entry_key, tier_key
 from tests.tools.redis import Redis
 from tests.tools.session import Session
 
@@ -55,6 +55,13 @@ class Tier:
         if alive is None or entry is None or not entry.startswith(f"{alive}:"):
             return None
         return str(entry.split(":", 2)[2])
+
+
+def left_by_another_server(tier: Tier) -> None:
+    """As if another one, of which the test's is a copy, vouched for what is in Redis."""
+    tier.redis.set(tier_key(tier.prefix, OWNER), tier.ask("SELECT pgcache_internal.hot_database() || '/1'"))
+    for name in (ALIVE, EPOCH):
+        tier.redis.set(tier_key(tier.prefix, name), "its epoch")
 
 
 def deliver(ask: Session) -> None:

@@ -141,6 +141,13 @@ class Cluster:
         )  # fmt: skip
         return standby
 
+    def copy(self, home: Path) -> Cluster:
+        """The files of this stopped server, as a server of its own, not yet started."""
+        copy = Cluster(self.bin_dir, home)
+        copy._make_home()
+        subprocess.run(["cp", "-a", self.home / "password", self.data, home], check=True)
+        return copy
+
     def dsn(self, dbname: str = "postgres") -> str:
         """Over the socket, as the superuser."""
         return make_conninfo(host=str(self.socket_dir), port=self.port, user="postgres", dbname=dbname)

@@ -11,6 +11,7 @@ from enum import Enum
 from functools import partial
 from hashlib import sha1
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -36,8 +37,12 @@ FAILURES = (RedisError, OSError, ValueError, TypeError, LookupError, AttributeEr
 # Of how many entries hits may wait to be reported to PostgreSQL, and how often they are, in seconds.
 UNREPORTED = 50_000
 REPORT_EVERY = 1.0
-# For how long a prefix of another database's is not looked at again, and PostgreSQL not asked which one it is.
+# For how long a prefix of another database's is not looked at again, and PostgreSQL not asked whose it has to be.
 DISTRUST = 5.0
+# When it is asked again though nothing is amiss, since the same address may lead to another server, as after a restore;
+# and when after it could not say.
+CONFIRM = 5.0
+CONFIRM_LATER = 60.0
 # How many rounds a count of the leases may take, of a thousand keys each.
 SCANS = 100
 
@@ -137,7 +142,6 @@ class AsyncHotTier:
         # Of an epoch it must be known that it is one of this database's: others may use the same Redis.
         self._identify = identify
         self._identity: Identity | None = None
-        self._identify_at = 0.0
         self._trusted: bytes | None = None
         self._distrusted: tuple[bytes | None, float] = (None, 0.0)  # the epoch, and until when
         self._warned = False
@@ -155,6 +159,7 @@ class AsyncHotTier:
         self._unreported: Counter[tuple[str, str, str]] = Counter()
         self._report_at = monotonic() + REPORT_EVERY
         self._lock = threading.Lock()
+        self._identify_at = self._confirm_at = 0.0
 
     async def close(self) -> None:
         self._lines.end_others()
@@ -166,6 +171,8 @@ class AsyncHotTier:
         """The value of an entry, or an Outcome."""
         if self._fence and not await self._passed():
             return AWAY
+        if monotonic() >= self._confirm_at:
+            await self._known()
         found = await self._ask(lambda: b"%b$%d\r\n%b\r\n" % (self._mget, len(name), name), 1, self._found, AWAY)
         if not isinstance(found, Unsettled):
             return found
@@ -177,6 +184,8 @@ class AsyncHotTier:
         """The same for each name. vouched: False for the values that there were when somebody last vouched for them."""
         if vouched and self._fence and not await self._passed():
             return [AWAY] * len(names)
+        if vouched and monotonic() >= self._confirm_at:
+            await self._known()
         epoch = self._alive if vouched else self._epoch
         found = await self._ask(lambda: command(b"MGET", epoch, *names), 1, self._found_many, [AWAY] * len(names))
         if isinstance(found, Doubt):
@@ -367,7 +376,7 @@ class AsyncHotTier:
         refused, until = self._distrusted
         if epoch == refused and monotonic() < until:
             return False
-        identity = self._identity or (await self._known() if ask else None)
+        identity = await self._known() if ask else self._identity
         if identity is None or (epoch is None and (self._warned or identity.prefix == self.prefix)):
             return False
 
@@ -380,30 +389,40 @@ class AsyncHotTier:
         if found is None:
             return False
         owner, current = found
-        if epoch is not None and owner == identity.database and current == epoch:
+        if epoch is not None and owner == identity.owner and current == epoch:
             self._trusted, self._distrusted = epoch, (None, 0.0)
             return True
-        if owner != identity.database:
+        if owner != identity.owner:
             self._distrusted = epoch, monotonic() + DISTRUST
-            if owner is not None or identity.prefix != self.prefix:
-                self._warn(identity)
+            copy = isinstance(owner, bytes) and owner.rpartition(b"/")[0] == identity.owner.rpartition(b"/")[0]
+            # After a restart of the server its relay takes a moment. A copy of it finds that somebody else vouches.
+            if identity.prefix != self.prefix or (epoch == refused if copy else owner is not None):
+                self._warn(identity, copy=copy)
         return False
 
     async def _known(self) -> Identity | None:
-        """What PostgreSQL says it is, which does not change."""
+        """What PostgreSQL says it is, or has said lately, or last if it cannot be asked."""
         with self._lock:
             if monotonic() < self._identify_at:
-                return None
-            self._identify_at = monotonic() + DISTRUST
+                return self._identity
+            self._identify_at = self._confirm_at = inf  # one asks, and the others do not wait for it
+        pause = CONFIRM_LATER if self._identity else CONFIRM
         try:
-            self._identity = await self._identify()
+            found = await self._identify()
+            if found:
+                pause = CONFIRM
+                if self._identity and found.owner != self._identity.owner:
+                    self._trusted = None
+                self._identity = found
         except psycopg.Error as error:
-            self._identify_at = monotonic() + DISTRUST
             if isinstance(error, psycopg.errors.UndefinedFunction):  # else all other calls fail too, and say so
                 self._warn(error)
+        finally:
+            self._identify_at = monotonic() + DISTRUST
+            self._confirm_at = monotonic() + pause
         return self._identity
 
-    def _warn(self, why: Identity | psycopg.Error) -> None:
+    def _warn(self, why: Identity | psycopg.Error, *, copy: bool = False) -> None:
         """Say once why Redis is not used."""
         with self._lock:
             warned, self._warned = self._warned, True
@@ -417,6 +436,13 @@ class AsyncHotTier:
                 " HybridCache(prefix=%r), or change that of the database with SELECT cache_hot_configure(prefix => %r)"
                 " if no other database uses it",
                 *(self.prefix, why.prefix, why.prefix, self.prefix),
+            )
+        elif copy:
+            logger.warning(
+                "Redis is not used: there the prefix %r is in use by another server that has this database. One is a"
+                " copy: give it a prefix of its own with SELECT cache_hot_configure(prefix => '...'), and pass the same"
+                " to HybridCache(prefix=...), or give it another Redis",
+                self.prefix,
             )
         else:
             logger.warning(

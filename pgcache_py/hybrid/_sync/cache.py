@@ -390,14 +390,15 @@ class HybridCache(Cache):
         tier, pushes = self._tier, []
         for key, lease in leases.items():
             found = answers.get(key, UNREAD)
-            if lease and found.may_push and found.text is not None:
+            mine = lease and found.epoch == lease.epoch  # else this is not whose entries these are, or not now
+            if lease and mine and found.text is not None:
                 pushes.append(Push(lease, found.version, found.ttl_ms, found.text))
-            elif lease and found.may_push and self._negative:
+            elif lease and mine and self._negative:
                 pushes.append(Push(lease, found.version, min(found.ttl_ms, NEGATIVE_MS), b""))
             else:
                 tier.give_back([lease])
         tier.counts["backfills"] += sum(tier.push(pushes))
-        if not any(found.may_push for found in answers.values()) and not self._unreached():
+        if not any(found.epoch for found in answers.values()) and not self._unreached():
             self._ask_whether_hot(type)
 
     def _store(self, write: Write, name: bytes) -> bool:
@@ -414,11 +415,11 @@ class HybridCache(Cache):
             self._tier.give_back([lease])
             raise
         pushed = False
-        if stored.text is not None:
+        if stored.text is not None and stored.epoch == lease.epoch:
             (pushed,) = self._tier.push([Push(lease, stored.version, stored.ttl_ms, stored.text)])
         else:
             self._tier.give_back([lease])
-            if stored.stored:
+            if stored.stored and stored.text is None:
                 self._left(type)
         if not pushed:
             self._discard([name])
