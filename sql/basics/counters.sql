@@ -106,6 +106,15 @@ comment on function pgcache_internal.set_clocks(text) is
 
 -- Totals.
 
+create or replace function pgcache_internal.unsettled(value bigint, seen bigint) returns bigint
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$ select case when seen <= value then value - seen else value end $$;
+
+comment on function pgcache_internal.unsettled(bigint, bigint) is
+'How much a counter of this value has counted since it was settled at seen (NULL: never): all of it, if it is below'
+' seen, as it has then restarted.';
+
 create or replace function pgcache_internal.counter_total(type text, counter text) returns bigint
 language plpgsql volatile parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -117,7 +126,7 @@ begin
     if pg_is_in_recovery() then
         select t.total into total from counter_totals t where t.type = type and t.counter = counter;
     else  -- one statement, so that a settlement by another session is seen as a whole or not at all
-        select t.total + counter(type, counter) - coalesce(s.value, 0) into total
+        select t.total + unsettled(counter(type, counter), s.value) into total
         from counter_totals t left join counters_seen s on s.type = t.type and s.counter = t.counter
         where t.type = type and t.counter = counter;
     end if;
@@ -140,13 +149,13 @@ begin
         return;
     end if;
     for settled in
-        select t.type, t.counter, counter(t.type, t.counter) as value, coalesce(s.value, 0) as seen
+        select t.type, t.counter, counter(t.type, t.counter) as value, s.value as seen
         from types_here() h
         inner join counter_totals t on t.type = h.type
         left join counters_seen s on s.type = t.type and s.counter = t.counter
     loop
-        update counter_totals t set total = t.total + settled.value - settled.seen
-        where t.type = settled.type and t.counter = settled.counter and settled.value <> settled.seen;
+        update counter_totals t set total = t.total + unsettled(settled.value, settled.seen)
+        where t.type = settled.type and t.counter = settled.counter and settled.value is distinct from settled.seen;
         insert into counters_seen as s (type, counter, value) values (settled.type, settled.counter, settled.value)
         on conflict on constraint counters_seen_pkey do update
         set value = excluded.value where s.value <> excluded.value;

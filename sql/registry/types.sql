@@ -367,6 +367,7 @@ begin
     delete from types t where t.type = type;
     delete from counters_seen s where s.type = type;
     delete from hit_log l where l.type = type;
+    delete from stats_snapshots s where s.type = type;  -- another type of this name begins anew
     foreach counter in array counter_names() loop
         execute format('drop sequence pgcache_internal.%I', counter || '_' || type);
     end loop;

@@ -145,22 +145,33 @@ comment on function pgcache_internal.take_snapshot() is
 
 create or replace view pgcache.cache_stats_history as
 select
-    s.taken_at as hour,
-    s.type,
-    s.entries,
-    s.bytes,
-    s.hits - coalesce(lag(s.hits) over by_type, 0) as hits,
-    s.misses - coalesce(lag(s.misses) over by_type, 0) as misses,
-    round(
-        (s.hits - coalesce(lag(s.hits) over by_type, 0))::numeric
-        / nullif(s.hits + s.misses - coalesce(lag(s.hits + s.misses) over by_type, 0), 0), 4
-    ) as hit_rate,
-    s.evicted - coalesce(lag(s.evicted) over by_type, 0) as evicted,
-    s.cleaned - coalesce(lag(s.cleaned) over by_type, 0) as cleaned,
-    s.tokens_saved - coalesce(lag(s.tokens_saved) over by_type, 0) as tokens_saved,
-    s.money_saved - coalesce(lag(s.money_saved) over by_type, 0) as money_saved
-from pgcache_internal.stats_snapshots as s
-window by_type as (partition by s.type order by s.taken_at);
+    n.taken_at as hour,
+    n.type,
+    n.entries,
+    n.bytes,
+    n.hits,
+    n.misses,
+    round(n.hits::numeric / nullif(n.hits + n.misses, 0), 4) as hit_rate,
+    n.evicted,
+    n.cleaned,
+    n.tokens_saved,
+    n.money_saved
+from (
+    select
+        s.taken_at,
+        s.type,
+        s.entries,
+        s.bytes,
+        -- A crash takes what was counted since the last settlement, of which the row before may have told.
+        greatest(0, s.hits - coalesce(lag(s.hits) over by_type, 0)) as hits,
+        greatest(0, s.misses - coalesce(lag(s.misses) over by_type, 0)) as misses,
+        greatest(0, s.evicted - coalesce(lag(s.evicted) over by_type, 0)) as evicted,
+        greatest(0, s.cleaned - coalesce(lag(s.cleaned) over by_type, 0)) as cleaned,
+        greatest(0, s.tokens_saved - coalesce(lag(s.tokens_saved) over by_type, 0)) as tokens_saved,
+        greatest(0, s.money_saved - coalesce(lag(s.money_saved) over by_type, 0)) as money_saved
+    from pgcache_internal.stats_snapshots as s
+    window by_type as (partition by s.type order by s.taken_at)
+) as n;
 
 comment on view pgcache.cache_stats_history is
 'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since the'

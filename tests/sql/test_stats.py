@@ -6,8 +6,10 @@ from decimal import Decimal
 
 import pytest
 
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session
+from tests.tools.waiting import Background
 
 
 def test_one_row_a_type(ask: Session) -> None:
@@ -172,6 +174,80 @@ def test_history_is_by_hour(ask: Session) -> None:
         ("2030-01-01 13:00:00+00", 1, 0, 0, None, 1, 0),
     ]
     assert ask("SELECT count(DISTINCT type) FROM cache_stats_history") == len(VALUES)
+
+
+COUNTS = ("hits", "misses", "evicted", "cleaned", "tokens_saved", "money_saved")
+NEGATIVE = f"SELECT count(*) FROM {{}} WHERE least({', '.join(COUNTS)}) < 0"
+
+
+def test_history_is_never_negative_though_a_crash_took_counts_that_it_had_told(ask: Session) -> None:
+    ask.set_clock("2030-01-01 10:15+00")
+    ask("SELECT cache_set_llm('a', 'm', 'r', 10, ttl => '1 day')")
+    ask("SELECT cache_get_llm('a', 'm'), cache_get_llm('absent', 'm')")
+    ask("CALL cache_upkeep()")
+    # As upkeep does between settling and the snapshot.
+    ask(
+        f"UPDATE pgcache_internal.stats_snapshots SET ({', '.join(COUNTS)}) = ({', '.join(f'{c} + 5' for c in COUNTS)})"
+    )
+    ask.advance("1 hour")
+    ask("SELECT cache_get_llm('absent', 'm') FROM generate_series(1, 8)")
+    ask("CALL cache_upkeep()")
+    assert ask(NEGATIVE.format("cache_stats_history")) == 0
+    later = "SELECT hits, misses, hit_rate FROM cache_stats_history WHERE type = 'llm' ORDER BY hour DESC LIMIT 1"
+    assert ask.row(later) == {"hits": 0, "misses": 3, "hit_rate": 0}
+
+
+def test_a_new_type_does_not_inherit_the_history_of_one_of_its_name(ask: Session) -> None:
+    ask.set_clock("2030-01-01 10:15+00")
+    ask("SELECT cache_create_type('mine'), cache_set('mine', 'k', '1'), cache_get('mine', 'k')")
+    ask("CALL cache_upkeep()")
+    ask("SELECT cache_drop_type('mine'), cache_create_type('mine')")
+    ask.advance("1 hour")
+    ask("SELECT cache_get('mine', 'k')")
+    ask("CALL cache_upkeep()")
+    assert ask.rows("SELECT hits, misses FROM cache_stats_history WHERE type = 'mine'") == [(0, 1)]
+
+
+@pytest.mark.breaks("counters", why="a counter is set back, and a hit with it")
+@pytest.mark.parametrize("counter", ["hits", "misses", "evicted", "expired"])
+def test_a_counter_that_restarted_counts_on(ask: Session, counter: str) -> None:
+    shown = {"expired": "cleaned"}.get(counter, counter)
+    ask("SELECT pgcache_internal.count_events('store', %s, 10)", counter)
+    ask("SELECT pgcache_internal.settle_counters()")
+    ask(f"ALTER SEQUENCE pgcache_internal.{counter}_store RESTART")
+    for expected in (10, 13, 16):
+        assert ask.stats("store")[shown] == expected
+        ask("SELECT pgcache_internal.settle_counters()")
+        assert ask.stats("store")[shown] == expected
+        ask("SELECT pgcache_internal.count_events('store', %s, 3)", counter)
+
+
+def test_clearing_leaves_no_negative_count(ask: Session) -> None:
+    ask("SELECT cache_set_llm('a', 'm', 'r', 10), cache_get_llm('a', 'm')")
+    for step in ("cache_clear_all()", "cache_trim('llm', 0)", "cache_cleanup()", "pg_stat_reset()"):
+        ask(f"SELECT {step}")
+        ask("CALL cache_upkeep()")
+        for view in ("cache_stats", "cache_stats_history"):
+            assert ask(NEGATIVE.format(view)) == 0, (step, view)
+        assert ask("SELECT min(least(entries, valid, expired, bytes)) FROM cache_stats") == 0, step
+
+
+def test_counts_only_grow_while_others_settle_them(ask: Session, new_session: NewSession) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    settler, reader = new_session(), new_session()
+
+    def settle() -> None:
+        for _ in range(100):
+            ask("SELECT cache_get('store', 'k') FROM generate_series(1, 20)")
+            settler("SELECT pgcache_internal.settle_counters()")
+
+    settling = Background(settle)
+    seen = [0]
+    while settling.is_alive():
+        seen.append(reader("SELECT pgcache_internal.counter_total('store', 'hits')"))
+    settling.result()
+    assert seen == sorted(seen)
+    assert ask.stats("store")["hits"] == 2000
 
 
 def test_history_is_pruned(ask: Session) -> None:
