@@ -21,7 +21,7 @@ pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
 
 @pytest.fixture(autouse=True)
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.DEBUG, "pgcache")
+    caplog.set_level(logging.INFO, "pgcache")
     return caplog
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from datetime import timedelta
@@ -366,3 +367,21 @@ def test_servers_that_the_variables_name(world: Any, dsn: str, monkeypatch: pyte
     with pytest.raises(HotTierError, match=r"which Redis\?") as caught:
         HybridCache()
     assert (caught.value.sqlstate, "REDIS_URL" in (caught.value.hint or "")) == ("PC030", True)
+
+
+def test_the_log_says_which_tier_has_answered(
+    world: Any, dsn: str, db: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.execute("SELECT pgcache.cache_set('store', 'secret', '1')")
+    world.tier.settle()
+    caplog.set_level(logging.DEBUG, "pgcache")
+    cache = world.cache(dsn)
+    cache.get("store", "secret")
+    cache.get("store", "secret")
+    cache.get_many("store", ["secret"])
+    cache.set("store", "secret", 2)
+    said = [record.getMessage() for record in caplog.records if " store " in record.getMessage()]
+    assert [line.split(maxsplit=1)[0] + line[line.rindex(" (") :] for line in said] == [
+        "hit (PostgreSQL)", "hit (Redis)", "hit (Redis)", "set (PostgreSQL)",
+    ]  # fmt: skip
+    assert "secret" not in caplog.text

@@ -12,6 +12,7 @@ from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft
+from ..trace import began, ended
 from ..wire import Row
 from .connections import (
     AnyConnection,
@@ -111,11 +112,15 @@ class AsyncBase:
 
     async def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         soft = self._soft
+        begin = began()
         if soft is None or call.otherwise is RAISE:
             try:
-                return await self._source.run(call, params, self._tenant, self._contained)
+                result = await self._source.run(call, params, self._tenant, self._contained)
             except psycopg.Error as error:
                 raise translated(error) from error
+            if begin:
+                ended(begin, call, params, result)
+            return result
         if soft.resting():
             return call.otherwise
         try:
@@ -129,6 +134,8 @@ class AsyncBase:
             raise failure from error
         if soft.incidents:
             soft.succeeded(call.name)
+        if begin:
+            ended(begin, call, params, result)
         return result
 
     async def _report(self, query: str) -> list[Row]:

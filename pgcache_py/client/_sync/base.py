@@ -13,6 +13,7 @@ from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft
+from ..trace import began, ended
 from ..wire import Row
 from .connections import (
     AnyConnection,
@@ -112,11 +113,15 @@ class Base:
 
     def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         soft = self._soft
+        begin = began()
         if soft is None or call.otherwise is RAISE:
             try:
-                return self._source.run(call, params, self._tenant, self._contained)
+                result = self._source.run(call, params, self._tenant, self._contained)
             except psycopg.Error as error:
                 raise translated(error) from error
+            if begin:
+                ended(begin, call, params, result)
+            return result
         if soft.resting():
             return call.otherwise
         try:
@@ -130,6 +135,8 @@ class Base:
             raise failure from error
         if soft.incidents:
             soft.succeeded(call.name)
+        if begin:
+            ended(begin, call, params, result)
         return result
 
     def _report(self, query: str) -> list[Row]:

@@ -17,6 +17,7 @@ from ...client._async.cache import AsyncCache
 from ...client._async.connections import AnyConnection, AnyPool
 from ...client._async.typed import AsyncEmbeddingCache
 from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
+from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
 from ...errors import HotTierError, PgcacheError, UnavailableError
@@ -319,12 +320,17 @@ class AsyncHybridCache(AsyncCache):
 
     async def _read(self, type: str, key: str, name: bytes) -> Any:
         tier = self._tier
+        begin = began()
         value = await tier.read(name)
         if value.__class__ is not Outcome:
             tier.hit(self._tenant or "", type, key)
+            if begin:
+                one(begin, "hit", type, key, "Redis")
             return value
         if value is ABSENT:
             tier.counts["misses"] += 1
+            if begin:
+                one(begin, "miss", type, key, "Redis")
             return MISS
         (lease,) = await tier.lease([name]) if value is MISSING else (None,)
         try:
@@ -352,10 +358,13 @@ class AsyncHybridCache(AsyncCache):
 
     async def _read_many(self, type: str, names: dict[str, bytes]) -> dict[str, Any]:
         tier = self._tier
+        begin = began()
         looked = dict(zip(names, await tier.read_many(list(names.values())), strict=True))
         values = {key: value for key, value in looked.items() if not isinstance(value, Outcome)}
         for key in values:
             tier.hit(self._tenant or "", type, key)
+            if begin:
+                one(begin, "hit", type, key, "Redis")
         missing = [key for key, value in looked.items() if key not in values and value is not ABSENT]
         if missing:
             wanted = [key for key in missing if looked[key] is MISSING]

@@ -18,6 +18,7 @@ from ...client._sync.cache import Cache
 from ...client._sync.connections import AnyConnection, AnyPool
 from ...client._sync.typed import EmbeddingCache
 from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
+from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
 from ...errors import HotTierError, PgcacheError, UnavailableError
@@ -318,12 +319,17 @@ class HybridCache(Cache):
 
     def _read(self, type: str, key: str, name: bytes) -> Any:
         tier = self._tier
+        begin = began()
         value = tier.read(name)
         if value.__class__ is not Outcome:
             tier.hit(self._tenant or "", type, key)
+            if begin:
+                one(begin, "hit", type, key, "Redis")
             return value
         if value is ABSENT:
             tier.counts["misses"] += 1
+            if begin:
+                one(begin, "miss", type, key, "Redis")
             return MISS
         (lease,) = tier.lease([name]) if value is MISSING else (None,)
         try:
@@ -351,10 +357,13 @@ class HybridCache(Cache):
 
     def _read_many(self, type: str, names: dict[str, bytes]) -> dict[str, Any]:
         tier = self._tier
+        begin = began()
         looked = dict(zip(names, tier.read_many(list(names.values())), strict=True))
         values = {key: value for key, value in looked.items() if not isinstance(value, Outcome)}
         for key in values:
             tier.hit(self._tenant or "", type, key)
+            if begin:
+                one(begin, "hit", type, key, "Redis")
         missing = [key for key, value in looked.items() if key not in values and value is not ABSENT]
         if missing:
             wanted = [key for key in missing if looked[key] is MISSING]
