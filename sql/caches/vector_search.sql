@@ -44,17 +44,3 @@ $$;
 comment on function pgcache.cache_set_vector_search(vector, jsonb, jsonb, integer, text, interval) is
 'Caches the results of a search. user_id: whose results these are ('''' = everybody''s). ttl: default of the type, 1'
 ' hour. Errors: as cache_set.';
-
-create or replace function pgcache.cache_invalidate_user(user_id text) returns bigint
-language sql volatile parallel unsafe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-    select delete_where(
-        'vector_search', 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]',
-        array[check_given('user', user_id)]
-    )
-$$;
-
-comment on function pgcache.cache_invalidate_user(text) is
-'Removes a user''s cached search results in the current tenant; returns how many live ones there were. Errors: PC002'
-' for NULL, 25006.';

@@ -81,6 +81,23 @@ $$;
 comment on function pgcache.cache_invalidate_tenant(text) is
 'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
 
+create or replace function pgcache.cache_invalidate_user(user_id text) returns bigint
+language sql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select sum(delete_where(
+        t.type, 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]',
+        array[check_given('user', user_id)]
+    ))::bigint
+    from types_here() t
+    where t.fields ->> 'user_id' ~ '^string'
+$$;
+
+comment on function pgcache.cache_invalidate_user(text) is
+'Removes a user''s entries in the current tenant, of all types that have a field user_id that is a string: vector'
+' searches, and your own such types. Returns how many live ones there were. '''': those of no user. Errors: PC002 for'
+' NULL, 25006.';
+
 create or replace function pgcache.cleanup_old_cache_entries(days integer) returns table (type text, deleted bigint)
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp

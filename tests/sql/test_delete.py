@@ -113,6 +113,18 @@ def test_invalidate_user(ask: Session) -> None:
     assert ask("SELECT cache_invalidate_user('u1')") == 0
 
 
+def test_invalidate_user_goes_through_all_types_that_know_users(ask: Session) -> None:
+    ask("""SELECT cache_create_type('profile', fields => '{"user_id": "string!", "name": "string"}'),
+        cache_create_type('other', fields => '{"user_id": "integer"}'), cache_create_type('json')""")
+    for user in ("u1", "u2"):
+        ask("SELECT cache_set('profile', %s, jsonb_build_object('user_id', %s::text))", f"key of {user}", user)
+        ask("SELECT cache_set_vector_search('[1]', '[]', user_id => %s)", user)
+    ask("SELECT cache_set('other', 'k', '{\"user_id\": 1}'), cache_set('json', 'k', '{\"user_id\": \"u1\"}')")
+    assert ask("SELECT cache_invalidate_user('u1')") == 2
+    left = "SELECT array_agg(type || ' ' || entries ORDER BY type) FROM cache_stats WHERE entries > 0"
+    assert ask(left) == ["json 1", "other 1", "profile 1", "vector_search 1"]
+
+
 def test_invalidate_user_finds_what_the_generic_call_stored(ask: Session) -> None:
     ask("SELECT cache_set('vector_search', 'my own key', '{\"results\": [], \"user_id\": \"u1\"}')")
     assert ask("SELECT cache_invalidate_user('u1')") == 1

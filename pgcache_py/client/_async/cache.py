@@ -138,7 +138,10 @@ class AsyncCache(AsyncTypedCaches):
         return await self._run(calls.INVALIDATE_TENANT, tenant)
 
     async def invalidate_user(self, user_id: str) -> int:
-        """Remove a user's search results; returns how many live ones there were."""
+        """Remove a user's entries, of all types that have a field user_id: search results, and your own such types.
+
+        Returns how many live ones there were.
+        """
         return await self._run(typed_calls.INVALIDATE_USER, user_id)
 
     # Computing what is not there.

@@ -220,7 +220,7 @@ class AsyncVectorSearchCache(AsyncTypedCache):
         )
 
     async def invalidate_user(self, user_id: str) -> int:
-        """Forget a user's results; returns how many there were."""
+        """Remove a user's entries, also those of other types: see Cache.invalidate_user."""
         return await self._run(typed_calls.INVALIDATE_USER, user_id)
 
 

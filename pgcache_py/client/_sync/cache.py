@@ -139,7 +139,10 @@ class Cache(TypedCaches):
         return self._run(calls.INVALIDATE_TENANT, tenant)
 
     def invalidate_user(self, user_id: str) -> int:
-        """Remove a user's search results; returns how many live ones there were."""
+        """Remove a user's entries, of all types that have a field user_id: search results, and your own such types.
+
+        Returns how many live ones there were.
+        """
         return self._run(typed_calls.INVALIDATE_USER, user_id)
 
     # Computing what is not there.
