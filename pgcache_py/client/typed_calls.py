@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import struct
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from psycopg.pq.abc import PGresult
 
 from ..keys import cache_key, canonical_json
 from .calls import BYPASSES, SEVERAL, SWEEPS, Call, Changes, Place, Reads, Write, Writes, count, flag
-from .wire import json_text, read_bytes, read_document, read_text, vector
+from .wire import json_text, read_bytes, read_document, read_text, vector, vector_list
 
 # The functions for images name the tenant; None stands for the cache's own.
 OWN = "coalesce(${}, pgcache_internal.current_tenant())"
@@ -82,12 +84,39 @@ GET_EMBEDDINGS: Call[dict[str, bytes]] = Call(
 )
 SET_EMBEDDINGS = count("cache_set_embeddings($1, $2, $3, $4)", tier=SEVERAL)
 
-# vector_search. The key is made of PostgreSQL's way to write a float, which a client does not know.
+# vector_search
+
+# What array_send begins with: number of dimensions, whether there are NULLs, the oid of real, length, the first index.
+_REAL_ARRAY = struct.Struct(">iiiii")
+
+
+def _vector_search(query: bytes, filters: str, top_k: str, user_id: str) -> Place:
+    length = len(query) // 4 - 1
+    if not (1 <= length <= 16_000 and math.isfinite(sum(vector_list(query))) and -(2**31) <= int(top_k) < 2**31):
+        raise ValueError("what PostgreSQL refuses")
+    numbers = bytearray(8 * length)  # each after its size
+    numbers[3::8] = b"\4" * length
+    for byte in range(4, 8):
+        numbers[byte::8] = query[byte::4]
+    digest = sha256(_REAL_ARRAY.pack(1, 0, 700, length, 1) + numbers).hexdigest()
+    return Place("vector_search", cache_key(user_id or "", digest, canonical_json(json.loads(filters)), top_k))
+
+
+def _set_vector_search(query: bytes, results: str, filters: str, top_k: str, user_id: str, ttl: str | None) -> Write:
+    owner = f',"user_id":{json_text(user_id)}' if user_id else ""
+    return Write(_vector_search(query, filters, top_k, user_id), f'{{"results":{results}{owner}}}', ttl)
+
 
 GET_VECTOR_SEARCH = Call(
-    "cache_get_vector_search($1, $2, $3, $4)", read_document, None, tier=BYPASSES, takes_bytes=True
+    "cache_get_vector_search($1, $2, $3, $4)",
+    read_document,
+    None,
+    tier=Reads(_vector_search, lambda value: value["results"]),
+    takes_bytes=True,
 )
-SET_VECTOR_SEARCH = flag("cache_set_vector_search($1, $2, $3, $4, $5, $6)", tier=BYPASSES, takes_bytes=True)
+SET_VECTOR_SEARCH = flag(
+    "cache_set_vector_search($1, $2, $3, $4, $5, $6)", tier=Writes(_set_vector_search), takes_bytes=True
+)
 INVALIDATE_USER = count("cache_invalidate_user($1)", tier=SWEEPS)
 
 # audio

@@ -11,11 +11,16 @@ create or replace function pgcache.vector_search_key(
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select cache_key(coalesce(user_id, ''), query::text, canonical_json(coalesce(filters, '{}')), top_k::text)
+    -- The vector as it goes over the wire, since a client cannot write a float as PostgreSQL does.
+    select cache_key(
+        coalesce(user_id, ''), encode(sha256(array_send(query::real[])), 'hex'),
+        canonical_json(coalesce(filters, '{}')), top_k::text
+    )
 $$;
 
 comment on function pgcache.vector_search_key(vector, jsonb, integer, text) is
-'The key of a search: cache_key of user, query vector, canonical filters and top_k.';
+'The key of a search: cache_key of user, SHA-256 of the query vector as array_send(query::real[]), canonical filters'
+' and top_k.';
 
 create or replace function pgcache.cache_get_vector_search(
     query vector, filters jsonb default '{}', top_k integer default 10, user_id text default ''

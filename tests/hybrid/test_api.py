@@ -52,6 +52,18 @@ def test_a_write_goes_to_both(world: Any, dsn: str, proxy: Proxy, db: psycopg.Co
     assert proxy.round_trips == asked
 
 
+def test_vector_searches_too(world: Any, dsn: str, proxy: Proxy) -> None:
+    cache, reader = world.cache(dsn), world.cache(proxy.dsn)
+    assert cache.vector_search.set([0.1, 2], [{"id": 1}], {"a": 1}, user_id="u") is True
+    reader.get("store", "absent")
+    asked = proxy.round_trips
+    assert reader.vector_search.get([0.1, 2.0], {"a": 1.0}, user_id="u") == [{"id": 1}]
+    assert proxy.round_trips == asked
+    assert reader.vector_search.get([0.1, 2.0], {"a": 1.0}) is None
+    assert cache.vector_search.invalidate_user("u") == 1
+    assert cache.vector_search.get([0.1, 2], {"a": 1}, user_id="u") is None
+
+
 def test_redis_keeps_an_entry_no_longer_than_its_type_says_nor_than_it_lives(
     world: Any, dsn: str, db: psycopg.Connection
 ) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
+import struct
 from collections.abc import Callable, Iterator
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +19,9 @@ from pgcache_py import Audio, Cache
 from pgcache_py.client import calls, typed_calls, wire
 from pgcache_py.client._sync import cache as cache_module
 from pgcache_py.client._sync import typed
-from pgcache_py.client.calls import BYPASSES, SEVERAL, Call, Changes, Place, Reads, Writes
+from pgcache_py.client.calls import SEVERAL, Call, Changes, Place, Reads, Writes
 from pgcache_py.hybrid._sync import cache as hybrid
+from pgcache_py.hybrid.hot_calls import located
 
 pytestmark = pytest.mark.once
 
@@ -80,7 +84,10 @@ PAIRS: dict[str, tuple[Callable[[Cache], Any], Callable[[Cache], Any]]] = {
     "store": (lambda c: c.set("store", "k", {"a": None}), lambda c: c.get("store", "k")),
     "llm": (lambda c: c.llm.set("p", "m", "r", tokens_used=7, context="c"), lambda c: c.llm.get("p", "m", "c")),
     "embedding": (lambda c: c.embedding.set("t", "m", [0.5, -2]), lambda c: c.embedding.get("t", "m")),
-    "vector_search": (lambda c: c.vector_search.set([0.1], ["r"]), lambda c: c.vector_search.get([0.1])),
+    "vector_search": (
+        lambda c: c.vector_search.set([0.1, -2], ["r", 1.0], {"b": 1, "a": 0.5}, 5, "ä"),
+        lambda c: c.vector_search.get([0.1, -2.0], {"a": 0.50, "b": 1.0}, 5, "ä"),
+    ),
     "audio": (
         lambda c: c.audio.set("hi", "v", AUDIO, "tts", {"b": 1, "a": 0.5}),
         lambda c: c.audio.get("hi", "v", "tts", {"a": 0.50, "b": 1.0}),
@@ -90,7 +97,7 @@ PAIRS: dict[str, tuple[Callable[[Cache], Any], Callable[[Cache], Any]]] = {
     "phash": (lambda c: c.phash.set(b"i", None, "ff"), lambda c: c.phash.get(b"i")),
     "crawl": (lambda c: c.crawl.store("u", b"i", "raw"), lambda c: c.crawl.should_skip("u", b"i")),
 }
-BY_POSTGRESQL = {"vector_search", "ai_worker"}  # are read
+BY_POSTGRESQL = {"ai_worker"}  # are read
 NOT_PUT = {"embedding", "audio", "ai_worker"}  # into Redis when they are stored: large, or with keys by PostgreSQL
 
 
@@ -115,11 +122,10 @@ def test_client_and_database_mean_the_same_entry(dsn: str, db: psycopg.Connectio
         if isinstance(call.tier, Writes):
             write = call.tier.write(*params)
             assert json.loads(write.text) == value(write.place)
-        elif isinstance(call.tier, Changes):
+        else:
+            assert isinstance(call.tier, Changes)
             assert type in NOT_PUT
             assert value(call.tier.place(*params))
-        else:
-            assert (call.tier, type) == (BYPASSES, "vector_search")
         result = read(cache)
         call, params = cache.last
         if isinstance(call.tier, Reads):
@@ -127,3 +133,40 @@ def test_client_and_database_mean_the_same_entry(dsn: str, db: psycopg.Connectio
             # A vector is bytes until the method makes a list of it.
             assert read_again == (wire.vector(result) if type == "embedding" else result)
         assert isinstance(call.tier, Reads) == (type not in BY_POSTGRESQL)
+
+
+FLOATS = [
+    *([number] for number in (0.0, -0.0, 1e-45, -1.1754942e-38, 3.4028235e38, 16777216.0, 5.684341886080801e-14, 1e15)),
+    *([math.ldexp(1, exponent)] for exponent in range(-149, 128, 5)),
+    *(struct.unpack(">3f", Random(seed).randbytes(12)) for seed in range(300)),
+    [0.1] * 16_000,
+]
+
+
+@pytest.mark.parametrize(
+    ("filters", "top_k", "user_id"),
+    [
+        ({}, 10, ""),
+        ({"ä": [1e22, -0.0, 1.50, None, "\n\x7f"], "B": {"c": 10**30}}, -1, "u,1:"),
+        (None, 2**31 - 1, "🐘"),
+    ],
+)
+def test_the_key_of_a_vector_search(db: psycopg.Connection, filters: Any, top_k: int, user_id: str) -> None:
+    for numbers in FLOATS:
+        query, text = wire.vector(numbers), wire.json_text(filters or {})
+        if not all(map(math.isfinite, numbers)):
+            assert located(typed_calls._vector_search, (query, text, str(top_k), user_id)) is None
+            continue
+        row = db.execute(
+            "SELECT pgcache.vector_search_key(%s, %s, %s, %s)", [wire.vector_text(numbers), text, top_k, user_id]
+        ).fetchone()
+        assert row == (typed_calls._vector_search(query, text, str(top_k), user_id).key,), numbers
+
+
+@pytest.mark.parametrize(
+    "params",
+    [(b"\0\0\0\0", "{}", "1", ""), (b"\0\1\0\0\x7f\x80\0\0", "{}", "1", ""), (wire.vector([1]), "{}", str(2**31), "")],
+    ids=["no dimension", "infinite", "top_k"],
+)
+def test_a_vector_search_that_postgresql_refuses_has_no_key(params: tuple[Any, ...]) -> None:
+    assert located(typed_calls._vector_search, params) is None
