@@ -16,12 +16,16 @@ comment on function pgcache_internal.large_value() is
 create or replace function pgcache_internal.sweep_every(max_entries bigint, max_bytes bigint) returns integer
 language sql immutable parallel safe  -- not pinned: inlined
 as $$
-    select greatest(1, least(256, max_entries / 100, max_bytes / (40 * pgcache_internal.large_value())))::integer
+    select greatest(1, least(
+        256,
+        greatest(max_entries / 100, least(8, max_entries / 32)),
+        max_bytes / (40 * pgcache_internal.large_value())
+    ))::integer
 $$;
 
 comment on function pgcache_internal.sweep_every(bigint, bigint) is
-'In how many writes of a type one makes room, the period of the clock writes: 1/100 of max_entries, or as many small'
-' values as fill 1/40 of max_bytes; 256 at most.';
+'In how many writes of a type one makes room, the period of the clock writes: 1/100 of max_entries, below 800 a little'
+' more, as making room takes 1 ms, or as many small values as fill 1/40 of max_bytes; 256 at most.';
 
 create or replace function pgcache_internal.measure_every(max_entries bigint, max_bytes bigint) returns bigint
 language sql immutable parallel safe  -- not pinned: inlined
