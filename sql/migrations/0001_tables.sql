@@ -93,6 +93,15 @@ create unlogged table pgcache_internal.hit_log (
 comment on table pgcache_internal.hit_log is
 'Hits that upkeep has not yet added to the entries. UNLOGGED: a crash empties it.';
 
+create unlogged table pgcache_internal.timings (
+    type text not null,
+    operation text not null,
+    began_at timestamptz not null,
+    milliseconds float8 not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+comment on table pgcache_internal.timings is
+'How long some statements took that are a get or a set, see note_time. UNLOGGED: a crash empties it.';
+
 -- By the transaction, so that it finds its own rows, however many there are of others, and of what vacuum has left.
 create unlogged table pgcache_internal.room_due (
     xid xid8 not null default pg_current_xact_id(),

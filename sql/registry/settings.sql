@@ -10,6 +10,7 @@ insert into pgcache_internal.settings (name, value, description) values
 ('overdue_after', '2 hours', 'upkeep that has not run for so long, nor for two periods of its schedule, is overdue'),
 ('alert_hit_rate', '0.70', 'cache_health warns below this hit rate'),
 ('alert_size', '0.80', 'cache_health warns above this share of a limit'),
+('alert_latency', '10 ms', 'cache_health warns when the 95th percentile of gets or sets takes longer'),
 ('ai_base_url', 'https://api.openai.com/v1', 'OpenAI-compatible API that the AI functions call'),
 ('ai_model', 'gpt-4o-mini', 'model of ai_worker_generate and llm_complete'),
 ('ai_embedding_model', 'text-embedding-3-small', 'model of embed'),
@@ -71,7 +72,7 @@ begin
             end;
     end if;
     begin
-        if starts_with(name, 'ttl_') or starts_with(name, 'keep_') or name = 'overdue_after' then
+        if starts_with(name, 'ttl_') or starts_with(name, 'keep_') or name in ('overdue_after', 'alert_latency') then
             if value::interval <= interval '0' then
                 raise exception using errcode = 'invalid_parameter_value';
             end if;

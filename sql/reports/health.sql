@@ -5,6 +5,7 @@ as $$
 #variable_conflict use_column
 declare
     low_rate constant numeric := cache_setting('alert_hit_rate')::numeric;
+    max_latency constant numeric := extract(epoch from cache_setting('alert_latency')::interval) * 1000;
     high_size constant numeric := cache_setting('alert_size')::numeric;
     backlog bigint := 0;
     max_absence constant interval := greatest('1 minute', 3 * cache_setting('hot_max_staleness')::interval);
@@ -88,6 +89,20 @@ begin
             backlog || ' lines waiting to be folded',
             case when backlog > 50000 then 'Hits are logged more rarely until CALL cache_upkeep() folds them.' end
         union all
+        select 'latency', case when w.p95_ms > max_latency then 'warning' else 'ok' end,
+            case
+                when w.samples is null then 'not enough samples yet'
+                else format('p95 %s ms of %s samples of %s %s in the last hour, p50 %s ms',
+                    w.p95_ms, w.samples, w.operation, w.type, w.p50_ms)
+            end,
+            case
+                when w.p95_ms > max_latency then 'Is the server out of CPU, memory for the cache, or disk bandwidth?'
+                    ' SELECT * FROM cache_latency shows all types, pg_stat_activity what else runs.'
+            end
+        from (values (1)) one left join lateral (
+            select l.* from latencies() l where l.samples >= 20 order by l.p95_ms desc limit 1
+        ) w on true
+        union all
         select 'hot tier', case when w.absent or changes > max_changes then 'warning' else 'ok' end,
             format('%s %s, %s changes in the outbox',
                 case when w.absent then 'no relay since' else 'last relay at' end, relay_seen, changes),
@@ -120,10 +135,11 @@ $$;
 comment on function pgcache.cache_health() is
 'The alerts, the worst status first, as overall: hit rate below 70 % since upkeep last recorded it (or, if these are'
 ' fewer than 100 requests, since it did before), size above 80 % of a limit, upkeep overdue or failed, hit log'
-' growing, and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is longer), outbox'
-' above half of hot_outbox_limit; a table, view or function of ours that another one hides, in a schema that comes'
-' before pgcache in search_path; status ok, warning or critical, with what to do. Thresholds: settings alert_hit_rate,'
-' alert_size, overdue_after.';
+' growing, the 95th percentile of gets or sets of a type above 10 ms in the last hour (of 20 samples or more, see'
+' cache_latency), and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is'
+' longer), outbox above half of hot_outbox_limit; a table, view or function of ours that another one hides, in a'
+' schema that comes before pgcache in search_path; status ok, warning or critical, with what to do. Thresholds:'
+' settings alert_hit_rate, alert_size, alert_latency, overdue_after.';
 
 create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint

@@ -208,6 +208,7 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     delete from stats_snapshots s where s.taken_at < cache_now() - cache_setting('keep_history')::interval;
+    delete from timings t where t.began_at < clock_timestamp() - interval '1 hour';
     -- Those of others are seen only where they have been left: who makes room deletes them before they are committed.
     delete from room_due d where d.xid is distinct from pg_current_xact_id_if_assigned();
     delete from upkeep_runs r where r.started_at < cache_now() - cache_setting('keep_runs')::interval;
@@ -220,5 +221,6 @@ end
 $$;
 
 comment on function pgcache_internal.prune_history() is
-'Deletes statistics older than the setting keep_history; runs of our jobs, ours and pg_cron''s records of them, older'
-' than keep_runs; and what is left in room_due of transactions that became READ ONLY.';
+'Deletes statistics older than the setting keep_history; timings older than an hour; runs of our jobs, ours and'
+' pg_cron''s records of them, older than keep_runs; and what is left in room_due of transactions that became READ'
+' ONLY.';

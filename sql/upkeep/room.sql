@@ -23,6 +23,9 @@ begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
         perform check_bytes(registered, bytes);
     end if;
+    if batch = 0 and (struck or random() < 0.015625) then
+        perform note_time(type, 'set');
+    end if;
     if writes > 0 then
         measure_due := tick(type, 'sweeps', writes / period);
     end if;

@@ -33,6 +33,7 @@ READS: dict[str, Any] = {
     "(SELECT count(*) FROM cache_stats_history)": 0,
     "(SELECT count(*) FROM cache_top)": 12,
     "(SELECT count(*) FROM cache_jobs)": 2,
+    "(SELECT count(*) >= 0 FROM cache_latency)": True,
     "(SELECT count(*) FROM ai_worker_cache_stats)": 1,
     "(SELECT count(*) > 0 FROM cache_health())": True,
     "(SELECT count(*) > 0 FROM get_cache_index_usage())": True,

@@ -187,6 +187,7 @@ CALLS = [
     "(SELECT array_agg(check_name ORDER BY check_name) FROM cache_health())",
     "(SELECT count(*) FROM get_cache_index_usage())",
     "(SELECT count(*) FROM cache_stats_history)",
+    "(SELECT count(*) >= 0 FROM cache_latency)",
     'cache_warm(\'store\', \'[{"key": "w", "value": 1, "ttl": "1 day"}, {"key": "x", "value": null}]\')',
     "cache_hot_on('store', '10 minutes')",
     "cache_hot_configure(max_staleness => '3 seconds')",

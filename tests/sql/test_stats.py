@@ -329,6 +329,84 @@ def test_index_usage(ask: Session) -> None:
     assert all(row[3] > 0 for row in rows)
 
 
+# Latency.
+
+LATENCY = "SELECT operation, samples > 0 AND p50_ms > 0 AND p50_ms <= p95_ms AND p95_ms <= max_ms FROM cache_latency"
+
+
+def test_gets_are_timed(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', hit_tracking => 'exact'), cache_set('mine', 'k', '1')")
+    for _ in range(2000):  # one in 64 is timed
+        ask("SELECT cache_get('mine', 'k')")
+    assert ask.rows(f"{LATENCY} WHERE operation = 'get'") == [("get", True)]
+    assert ask("SELECT samples BETWEEN 5 AND 100 FROM cache_latency WHERE operation = 'get'")
+
+
+def test_sets_are_timed_that_make_room(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    ask("SELECT cache_set('mine', 'k', '1')")
+    ask("SELECT * FROM pgcache.cache_add('mine', 'l', '1')")
+    assert ask.rows(LATENCY) == [("set", True)]
+    assert ask("SELECT samples FROM cache_latency") == 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT cache_set('mine', 'k' || i, '1') FROM generate_series(1, 50) i",
+        "DO $$ BEGIN PERFORM cache_set('mine', 'k', '1'); END $$",
+        "SELECT cache_set_many('mine', '{k}', '{1}')",
+        "SELECT answer()",
+    ],
+)
+def test_what_a_call_is_only_a_part_of_is_no_latency(ask: Session, statement: str) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    ask("CREATE FUNCTION answer() RETURNS boolean LANGUAGE sql AS $$ SELECT pgcache.cache_set('mine', 'k', '1') $$")
+    ask(statement)
+    assert ask("SELECT count(*) FROM cache_latency") == 0
+
+
+def timings(ask: Session, milliseconds: float, number: int, age: str = "0 minutes") -> None:
+    ask(
+        "INSERT INTO pgcache_internal.timings SELECT 'store', 'get', clock_timestamp() - %s::interval - i * interval"
+        " '1 ms', %s FROM generate_series(1, %s) i",
+        age, milliseconds, number,
+    )  # fmt: skip
+
+
+def test_percentiles(ask: Session) -> None:
+    ask(
+        "INSERT INTO pgcache_internal.timings SELECT 'store', 'get', clock_timestamp() - i * interval '1 ms', i"
+        " FROM generate_series(1, 100) i"
+    )
+    expected = {"samples": 100, "p50_ms": 50, "p95_ms": 95, "max_ms": 100}
+    assert ask.row(f"SELECT {', '.join(expected)} FROM cache_latency") == expected
+
+
+def test_slow_gets_are_a_warning(ask: Session) -> None:
+    assert health(ask, "latency") == {"status": "ok", "detail": "not enough samples yet", "hint": None}
+    timings(ask, 50, 19)
+    assert health(ask, "latency")["status"] == "ok"  # 19 samples say little
+    timings(ask, 50, 1, "30 minutes")
+    warning = health(ask, "latency")
+    assert warning["status"] == "warning"
+    assert str(warning["detail"]).startswith("p95 50.000 ms of 20 samples of get store")
+    assert "cache_latency" in str(warning["hint"])
+    timings(ask, 0.1, 380)
+    assert health(ask, "latency")["status"] == "ok"  # one in twenty may be slow
+    ask("SELECT cache_configure_setting('alert_latency', '0.05 ms')")
+    assert health(ask, "latency")["status"] == "warning"
+
+
+def test_a_slow_past_is_over_after_an_hour(ask: Session) -> None:
+    timings(ask, 50, 100, "61 minutes")
+    timings(ask, 50, 1, "50 minutes")
+    assert health(ask, "latency")["status"] == "ok"
+    assert ask("SELECT samples FROM cache_latency") == 1
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT count(*) FROM pgcache_internal.timings") == 1
+
+
 # Health.
 
 
