@@ -19,7 +19,7 @@ FORM = """\
 A line is a JSON object: {"type": "store", "key": "k", "value": [1]}, with "ttl" (seconds, or a text such as
 "5 minutes") and "tenant" if wanted. Instead of the key it may have what the key of a typed cache is made of:
 
-    llm            prompt, model, context              value: response, tokens_used, provider
+    llm            prompt, model, context, provider    value: response, tokens_used
     embedding      text, model                         value: embedding
     vector_search  query, filters, top_k, user_id      value: results
     ai_worker      prompt, model, schema_version       value: generated_sql, tokens_used, validated
@@ -142,6 +142,11 @@ def entry(number: int, text: str, folder: Path, typed: Mapping[str, Shape]) -> E
     if shape:
         if shape.bare and "value" in fields and not isinstance(fields["value"], dict):
             fields["value"] = {shape.bare: fields["value"]}
+        value = fields.get("value")
+        if isinstance(value, dict) and (misplaced := value.keys() & known - fields.keys()):
+            raise InvalidValueError(
+                f'the field "{min(misplaced)}" belongs beside the value, since the key depends on it'
+            )
         arguments = tuple(_argument(parameter, fields, folder) for parameter in shape.parameters)
     else:
         arguments = (f"{_encoded(_text(fields, 'key'))}:{_json(fields, 'value')}",)

@@ -34,9 +34,12 @@ def _digest(image: bytes) -> str:
 
 # llm
 
+LLM_FIELDS = ("response", "model", "provider", "tokens_used")
 
-def _llm(prompt: str, model: str, context: str | None) -> Place:
-    return Place("llm", cache_key(prompt, model, context or ""))
+
+def llm(prompt: str, model: str, context: str | None, provider: str | None) -> Place:
+    parts = (prompt, model, context or "")
+    return Place("llm", cache_key(*parts, provider) if provider else cache_key(*parts))
 
 
 def _set_llm(
@@ -50,10 +53,10 @@ def _set_llm(
 ) -> Write:
     tokens = None if tokens_used is None else int(tokens_used)
     value = _fields(response=response, model=model, provider=provider, tokens_used=tokens)
-    return Write(_llm(prompt, model, context), value, ttl)
+    return Write(llm(prompt, model, context, provider), value, ttl)
 
 
-GET_LLM = Call("cache_get_llm($1, $2, $3)", read_document, None, tier=Reads(_llm))
+GET_LLM = Call("cache_get_llm($1, $2, $3, $4)", read_document, None, tier=Reads(llm))
 SET_LLM = flag("cache_set_llm($1, $2, $3, $4, $5, $6, $7)", tier=Writes(_set_llm))
 
 # embedding. By the dozen they are looked up in PostgreSQL alone.

@@ -5,20 +5,32 @@ select pgcache_internal.declare_type(
     fields => '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "count"}'
 );
 
-create or replace function pgcache.llm_key(prompt text, model text, context text default '') returns text
+create or replace function pgcache.llm_key(
+    prompt text, model text, context text default '', provider text default null
+) returns text
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_key(prompt, model, coalesce(context, '')) $$;
+as $$
+    select case
+        when provider <> '' then cache_key(prompt, model, coalesce(context, ''), provider)
+        else cache_key(prompt, model, coalesce(context, ''))
+    end
+$$;
 
-comment on function pgcache.llm_key(text, text, text) is 'The key of an answer: cache_key(prompt, model, context).';
+comment on function pgcache.llm_key(text, text, text, text) is
+'The key of an answer: cache_key(prompt, model, context), or cache_key(prompt, model, context, provider) where one is'
+' given.';
 
-create or replace function pgcache.cache_get_llm(prompt text, model text, context text default '') returns jsonb
+create or replace function pgcache.cache_get_llm(
+    prompt text, model text, context text default '', provider text default null
+) returns jsonb
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache.cache_get('llm', pgcache.llm_key(prompt, model, context)) $$;
+as $$ select pgcache.cache_get('llm', pgcache.llm_key(prompt, model, context, provider)) $$;
 
-comment on function pgcache.cache_get_llm(text, text, text) is
+comment on function pgcache.cache_get_llm(text, text, text, text) is
 'The cached answer to a prompt: {"response", "model", "provider", "tokens_used"}, without what was not stored; NULL on'
-' a miss. NULL is a prompt, or a context, of its own. Errors: as cache_get.';
+' a miss. What was stored with a provider is found with that provider only. NULL is a prompt, or a model, of its own.'
+' Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_llm(
     prompt text, model text, response text, tokens_used integer default null, context text default '',
@@ -27,7 +39,7 @@ create or replace function pgcache.cache_set_llm(
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache.cache_set(
-        'llm', pgcache.llm_key(prompt, model, context),
+        'llm', pgcache.llm_key(prompt, model, context, provider),
         pg_catalog.jsonb_build_object(
             'response', response, 'model', model, 'provider', provider, 'tokens_used', tokens_used
         ),
@@ -37,4 +49,5 @@ $$;
 
 comment on function pgcache.cache_set_llm(text, text, text, integer, text, text, interval) is
 'Caches the answer of a model to a prompt. context: whatever else the answer depends on (system prompt, user level).'
-' ttl: default of the type, 1 hour. Errors: as cache_set.';
+' provider: who runs the model, for whom the answer then is kept apart. ttl: default of the type, 1 hour. Errors: as'
+' cache_set.';

@@ -17,7 +17,7 @@ from tests.client.proxy import Proxy
 def test_every_typed_call_on_every_source(world: Any, source: Any) -> None:
     cache = world.cache(source)
     assert cache.llm.set("p", "m", "answer", tokens_used=7, context="c", provider="x", ttl=60) is True
-    assert cache.llm.get("p", "m", "c") == {"response": "answer", "model": "m", "provider": "x", "tokens_used": 7}
+    assert cache.llm.get("p", "m", "c", "x") == {"response": "answer", "model": "m", "provider": "x", "tokens_used": 7}
     assert cache.llm.get("p", "m") is None
     assert cache.embedding.set("t", "m", [0.5, -2, 3]) is True
     assert cache.embedding.get("t", "m") == [0.5, -2.0, 3.0]
@@ -158,9 +158,12 @@ def test_get_or_compute(world: Any, cache: Any) -> None:
         answer = cache.llm.get_or_compute("p", "m", model({"response": "a", "tokens_used": 3}), provider="x")
         assert answer == {"response": "a", "model": "m", "provider": "x", "tokens_used": 3}
         assert cache.llm.get_or_compute("q", "m", model("b")) == {"response": "b", "model": "m"}
+        answer = cache.llm.get_or_compute("r", "m", model({"response": "c", "provider": "y", "tokens_used": None}))
+        assert answer == {"response": "c", "model": "m", "provider": "y"}
         assert cache.ai_worker.get_or_compute("p", "m", "v1", model("SELECT 1")) == "SELECT 1"
         assert cache.embedding.get_or_compute("t", "m", model([0.1])) == pytest.approx([0.1])
-    assert len(asked) == 4
+    assert len(asked) == 5
+    assert cache.llm.get("p", "m") is None
     cache.embedding.set("b", "m", [2])
     vectors = cache.embedding.get_or_compute_many(["a", "b", "c", "a"], "m", model(numpy.array([[1], [3]])))
     assert vectors == [[1], [2], [3], [1]]

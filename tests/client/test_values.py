@@ -157,7 +157,7 @@ def test_what_was_paid_for_is_returned(
     for other in (float("nan"), math.inf, {1, 2}, {1: 2}):
         assert cache.get_or_compute("store", "k", returning(other)) is other
     assert math.isnan(cache.embedding.get_or_compute("t", "m", returning([math.nan, 1.0]))[0])
-    assert ("cache_set_llm failed" if fail_soft else "is not cached in llm") in caplog.text
+    assert ("cache_set failed" if fail_soft else "is not cached in llm") in caplog.text
     assert "is not cached in store" in caplog.text
     assert "is not cached in embedding" in caplog.text
     assert len(asked) == 13

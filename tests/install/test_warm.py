@@ -98,7 +98,11 @@ BAD: list[tuple[dict[str, Any] | str | bytes, str]] = [
     ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": True}}, "no whole"),
     ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": [7]}}, "no whole"),
     ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": 99999999999}}, "of range"),
-    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "provider": 5}}, '"provider" is no text'),
+    ({"type": "llm", "prompt": "p", "model": "m", "provider": 5, "value": {"response": "r"}}, '"provider" is no text'),
+    (
+        {"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "provider": "x"}},
+        '"provider" belongs beside',
+    ),
     ({"type": "llm", "prompt": {"total": 7}, "model": "m", "value": {"response": "r"}}, '"prompt" is no text'),
     ('{"type": "store", "key": "k", "value": ' + "[" * 3000 + "]" * 3000 + "}", "nested too deeply"),
     ('{"type": "store", "key": "k", "value": 1e5000}', "a number that is too large"),

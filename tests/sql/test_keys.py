@@ -77,6 +77,7 @@ def test_each_typed_key_depends_on_all_that_the_answer_depends_on(ask: Session) 
     keys = ask.column("""
         SELECT * FROM unnest(ARRAY[
             llm_key('p', 'm'), llm_key('p', 'm', 'c'), llm_key('pm', ''), llm_key('p', 'mc'), llm_key('p', NULL),
+            llm_key('p', 'm', '', 'groq'), llm_key('p', 'm', '', 'together'), llm_key('p', 'm', 'groq'),
             audio_key('t', 'v', '', '{}'), audio_key('t', 'w', '', '{}'), audio_key('t', 'v', 'xtts', '{}'),
             audio_key('t', 'v', '', '{"speed": 2}'),
             embedding_key('t', 'm'), embedding_key('t', 'n'),
@@ -87,6 +88,7 @@ def test_each_typed_key_depends_on_all_that_the_answer_depends_on(ask: Session) 
         ])
     """)
     assert len(set(keys)) == len(keys)
-    assert ask("SELECT llm_key('p', 'm') = llm_key('p', 'm', NULL)")
+    for same in ("NULL", "''", "'', NULL", "'', ''"):
+        assert ask(f"SELECT llm_key('p', 'm', {same}) = cache_key('p', 'm', '')")
     assert ask("""SELECT audio_key('t', 'v', NULL, '{"a": 1, "b": 2}') = audio_key('t', 'v', '', '{"b":2, "a":1.0}')""")
     assert ask("SELECT vector_search_key('[1,2]', NULL, 10, 'u') = vector_search_key('[1.0,2]', '{}', 10, 'u')")

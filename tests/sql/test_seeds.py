@@ -377,7 +377,7 @@ API: list[tuple[str, str, list[tuple[str, object]]]] = [
     ("001", "llmResponse.set", [
         ("cache_set_llm('Explain', 'm', 'It ...', context => 'beginner', provider => 'gemini-flash')", True),
         ("cache_get_llm('Explain', 'm', "
-         "'beginner')", {"response": "It ...", "model": "m", "provider": "gemini-flash"}),
+         "'beginner', 'gemini-flash')", {"response": "It ...", "model": "m", "provider": "gemini-flash"}),
     ]),
     ("001", "vectorSearch.get", [
         ("cache_get_vector_search('[1]', top_k => 10)", []),

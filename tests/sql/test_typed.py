@@ -19,12 +19,13 @@ def test_llm(ask: Session) -> None:
     assert ask("SELECT cache_get_llm('What is AI?', 'm', 'to a child')") is None
     assert ask("SELECT cache_get('llm', llm_key('What is AI?', 'm')) ->> 'response'") == "It is ..."
     ask("SELECT cache_set_llm('p', 'm', 'r', context => 'c', provider => 'openai', ttl => '5 minutes')")
-    assert ask("SELECT cache_get_llm('p', 'm', context => 'c')") == {
+    assert ask("SELECT cache_get_llm('p', 'm', context => 'c')") is None
+    assert ask("SELECT cache_get_llm('p', 'm', context => 'c', provider => 'openai')") == {
         "response": "r",
         "model": "m",
         "provider": "openai",
     }
-    assert ask("SELECT cache_ttl('llm', llm_key('p', 'm', 'c')) <= '5 minutes'")
+    assert ask("SELECT cache_ttl('llm', llm_key('p', 'm', 'c', 'openai')) <= '5 minutes'")
     assert ask.row("SELECT response, model, provider, tokens_used FROM cache_llm_responses"
 " WHERE provider IS NOT NULL") == {
         "response": "r", "model": "m", "provider": "openai", "tokens_used": None,

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ...errors import InvalidValueError
-from .. import typed_calls, wire
+from .. import calls, typed_calls, wire
 from ..failsoft import keeping
 from ..typed_calls import Audio, Skip
 from ..waiting import settle_async
@@ -34,11 +34,11 @@ class AsyncTypedCache:
 
 
 class AsyncLLMCache(AsyncTypedCache):
-    """Answers of language models, by prompt, model and context. Default time to live: 1 hour."""
+    """Answers of language models, by prompt, model, context and, if given, provider. Default time to live: 1 hour."""
 
-    async def get(self, prompt: str, model: str, context: str = "") -> Row | None:
+    async def get(self, prompt: str, model: str, context: str = "", provider: str | None = None) -> Row | None:
         """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
-        document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context)
+        document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context, provider)
         return document
 
     async def set(
@@ -52,7 +52,10 @@ class AsyncLLMCache(AsyncTypedCache):
         provider: str | None = None,
         ttl: TTL = None,
     ) -> bool:
-        """Cache an answer. context: whatever else it depends on, such as the system prompt."""
+        """Cache an answer. context: whatever else it depends on, such as the system prompt.
+
+        provider: who runs the model; the answer is then found with the same provider only.
+        """
         return await self._run(
             typed_calls.SET_LLM,
             prompt,
@@ -76,24 +79,20 @@ class AsyncLLMCache(AsyncTypedCache):
     ) -> Row:
         """The cached answer, or else a new one, which is cached.
 
-        compute: asks the model; returns the response, or a mapping with response and, if known, tokens_used, provider.
+        compute: asks the model; returns the response, or a mapping with response and, if known, tokens_used, provider,
+        which is then noted, but makes no difference to where the answer is found.
         """
-        if (answer := await self.get(prompt, model, context)) is not None:
-            return answer
+        if (found := await self.get(prompt, model, context, provider)) is not None:
+            return found
         computed = await settle_async(compute())
         fields = {"response": computed} if isinstance(computed, str) else dict(computed)
-        answer = {"provider": provider, **fields, "model": model}
+        fields = {"provider": provider, **fields, "model": model}
+        answer = {name: value for name, value in fields.items() if value is not None}
         with keeping("llm"):
-            await self._in_savepoints().set(
-                prompt,
-                model,
-                answer["response"],
-                tokens_used=answer.get("tokens_used"),
-                context=context,
-                provider=answer["provider"],
-                ttl=ttl,
-            )
-        return {name: value for name, value in answer.items() if value is not None}
+            key = typed_calls.llm(prompt, model, context, provider).key
+            kept = wire.json_text({name: answer[name] for name in typed_calls.LLM_FIELDS if name in answer})
+            await self._in_savepoints()._run(calls.SET, "llm", key, kept, wire.interval(ttl))
+        return answer
 
 
 class AsyncEmbeddingCache(AsyncTypedCache):
