@@ -43,6 +43,10 @@ server, in .pgcache of the current folder, if pgcache was installed with it: pip
 
 # What the help of a command ends with.
 FORMS = {"warm": FORM}
+TOP = b"""
+    SELECT type, tenant, cache_key, hit_count, bytes FROM pgcache.cache_top
+    WHERE hit_count > 0 ORDER BY hit_count DESC, type, cache_key LIMIT 10
+"""
 # More of them are counted, not shown.
 SHOWN_BAD_LINES = 10
 
@@ -364,7 +368,7 @@ def _sql_command(options: argparse.Namespace) -> None:
 
 
 def _stats_command(options: argparse.Namespace) -> None:
-    """show hits, misses, sizes and savings of each type"""
+    """show hits, misses, sizes and savings of each type, how long gets and sets take, and the most used entries"""
     with target(options.dsn) as where, _session(where) as connection:
         if options.json:
             row = connection.execute("SELECT json_agg(s ORDER BY s.type) FROM pgcache.cache_stats AS s").fetchone()
@@ -372,6 +376,12 @@ def _stats_command(options: argparse.Namespace) -> None:
             return
         with connection.cursor(row_factory=dict_row) as cursor:
             show.stats(cursor.execute("SELECT * FROM pgcache.cache_stats ORDER BY type").fetchall())
+            if latencies := cursor.execute("SELECT * FROM pgcache.cache_latency").fetchall():
+                show.heading("Milliseconds on the server, in the last hour")
+                show.latencies(latencies)
+            if top := cursor.execute(TOP).fetchall():
+                show.heading("Most hits, as of the last upkeep")
+                show.top(top)
 
 
 def _cleanup_command(options: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ else:
 # Where the output is no terminal (a pipe, a log), lines may be longer than a terminal's usual 80 characters.
 WIDTH_OF_FILES = 120
 WIDE = 100
+LONGEST_KEY = 60
 NONE = "-"
 Advance = Callable[[int, int], None]
 
@@ -225,6 +226,27 @@ def stats(types: Sequence[Mapping[str, Any]]) -> None:
     table(columns[:shown], [row[:shown] for row in rows], total=True)
     if any(not t["durable"] for t in types):
         line("* not durable: emptied by a crash of the server", style="dim")
+
+
+def latencies(rows: Sequence[Mapping[str, Any]]) -> None:
+    """cache_latency."""
+    columns = "type", "operation", "samples", "p50", "p95", "slowest"
+    shown = "samples", "p50_ms", "p95_ms", "max_ms"
+    table(columns, [[r["type"], r["operation"], *(str(r[name]) for name in shown)] for r in rows], left=2)
+
+
+def top(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Of cache_top. Long keys are cut; a tenant's stand behind its name."""
+    rows = []
+    for entry in entries:
+        key = (f"{entry['tenant']}: " if entry["tenant"] else "") + entry["cache_key"]
+        short = key if len(key) <= LONGEST_KEY else key[: LONGEST_KEY - 3] + "..."
+        rows.append([entry["type"], _printable(short), count(entry["hit_count"]), size(entry["bytes"])])
+    table(("type", "key", "hits", "size"), rows, left=2)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _marked(t: Mapping[str, Any]) -> str:

@@ -206,6 +206,30 @@ def test_stats(dsn: str, run: Run) -> None:
     assert (found["store"]["hits"], found["store"]["misses"], found["store"]["hit_rate"]) == (1, 1, 0.5)
 
 
+def test_stats_show_the_most_used_entries_and_latencies(dsn: str, run: Run) -> None:
+    output = run("stats", "--dsn", dsn)[1]
+    assert "Most hits" not in output
+    assert "Milliseconds" not in output
+    long = "x" * 100
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgcache.cache_set('store', 'a\x1bb', '1'), pgcache.cache_set('llm', %s, %s)", [
+            long, '{"response": "r"}',
+        ])  # fmt: skip
+        connection.execute("SELECT pgcache.cache_set('store', 'unused', '1')")
+        connection.execute("SELECT pgcache.cache_get('store', 'a\x1bb') FROM generate_series(1, 3)")
+        connection.execute("SELECT pgcache.cache_get('llm', %s) FROM generate_series(1, 5)", [long])
+        connection.execute("CALL pgcache.cache_upkeep()")
+        connection.execute(
+            "INSERT INTO pgcache_internal.timings SELECT 'llm', 'set', clock_timestamp() - i * interval '1 ms', 2.5"
+            " FROM generate_series(1, 7) i"
+        )
+    lines = [[word for word in line.split() if word != "│"] for line in run("stats", "--dsn", dsn)[1].splitlines()]
+    first = lines.index(["Most", "hits,", "as", "of", "the", "last", "upkeep"])
+    top = [words[:3] for words in lines[first:] if words[:1] in (["llm"], ["store"])]
+    assert top == [["llm", "x" * 57 + "...", "5"], ["store", "a?b", "3"]]
+    assert ["llm", "set", "7", "2.500", "2.500", "2.500"] in lines
+
+
 def test_cleanup(dsn: str, run: Run) -> None:
     for arguments in ([], ["--type", "store"]):
         with psycopg.connect(dsn, autocommit=True) as connection:

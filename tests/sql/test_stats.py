@@ -343,7 +343,7 @@ def test_gets_are_timed(ask: Session) -> None:
 
 
 def test_sets_are_timed_that_make_room(ask: Session) -> None:
-    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    ask("SELECT cache_create_type('mine', max_entries => 10)")
     ask("SELECT cache_set('mine', 'k', '1')")
     ask("SELECT * FROM pgcache.cache_add('mine', 'l', '1')")
     assert ask.rows(LATENCY) == [("set", True)]
@@ -360,7 +360,7 @@ def test_sets_are_timed_that_make_room(ask: Session) -> None:
     ],
 )
 def test_what_a_call_is_only_a_part_of_is_no_latency(ask: Session, statement: str) -> None:
-    ask("SELECT cache_create_type('mine', max_entries => 100)")
+    ask("SELECT cache_create_type('mine', max_entries => 10)")
     ask("CREATE FUNCTION answer() RETURNS boolean LANGUAGE sql AS $$ SELECT pgcache.cache_set('mine', 'k', '1') $$")
     ask(statement)
     assert ask("SELECT count(*) FROM cache_latency") == 0
