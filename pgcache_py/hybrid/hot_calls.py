@@ -45,10 +45,14 @@ class Stored(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What hot_identity returns. owner: as that of a prefix in Redis. prefix: the setting hot_prefix."""
+    """What hot_identity returns. owner: as that of a prefix in Redis. prefix: the setting hot_prefix.
+
+    any_hot: whether there is a type in the tier.
+    """
 
     owner: bytes
     prefix: str
+    any_hot: bool
 
 
 UNREAD = Found(MISS, None, 0, 0, None)
@@ -83,8 +87,8 @@ def _stored(result: PGresult, encoding: str) -> Stored:
 
 
 def _identity(result: PGresult, encoding: str) -> Identity:
-    owner, prefix = (result.get_value(0, column) or b"" for column in range(2))
-    return Identity(owner, prefix.decode(encoding))
+    owner, prefix, any_hot = (result.get_value(0, column) or b"" for column in range(3))
+    return Identity(owner, prefix.decode(encoding), any_hot == b"t")
 
 
 def _internal(

@@ -24,7 +24,7 @@ comment on function pgcache_internal.hot_owner() is
 'Whose a prefix in Redis is when this server''s relay has taken it for this database: the database, and when the server'
 ' was started, in microseconds.';
 
-create or replace function pgcache_internal.hot_identity(out owner text, out prefix text)
+create or replace function pgcache_internal.hot_identity(out owner text, out prefix text, out any_hot boolean)
 language sql stable parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -35,12 +35,12 @@ as $$
                 (select o.owner from hot_owner o where o.owner like hot_database() || '/%'), hot_database() || '/'
             )
         end,
-        cache_setting('hot_prefix')
+        cache_setting('hot_prefix'), exists (select from hot_types)
 $$;
 
 comment on function pgcache_internal.hot_identity() is
 'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_owner(), on a standby that of'
-' its primary; and the setting hot_prefix. For all who may read.';
+' its primary; the setting hot_prefix; whether any type is in the tier. For all who may read.';
 
 create or replace function pgcache_internal.hot_present_epoch() returns text
 language plpgsql volatile parallel unsafe security definer

@@ -71,32 +71,48 @@ declare
             and a.attname not in ('hit_count', 'last_accessed_at', 'hit_weight')
     );
     name text;
+    statement text;
+    statements constant text[] := array[
+        format($sql$
+            create or replace trigger hot_stamp before insert or update of %s on %s
+            for each row execute function hot_stamp()
+            $sql$, columns, relation),
+        format($sql$
+            create or replace trigger hot_note after insert or update of %s on %s
+            for each row execute function hot_note(%L)
+            $sql$, columns, relation, type),
+        -- What has expired has done so in Redis too.
+        format($sql$
+            create or replace trigger hot_note_delete after delete on %s
+            for each row when (old.expires_at is null or old.expires_at > cache_now()) execute function hot_note(%L)
+            $sql$, relation, type),
+        format($sql$
+            create or replace trigger hot_note_truncate after truncate on %s
+            for each statement execute function hot_void()
+            $sql$, relation)
+    ];
+    digest constant text := md5(statements::text);  -- as a comment it says what a trigger was made of
 begin
-    execute format($sql$
-        create or replace trigger hot_stamp before insert or update of %s on %s
-        for each row execute function hot_stamp()
-        $sql$, columns, relation);
-    execute format($sql$
-        create or replace trigger hot_note after insert or update of %s on %s
-        for each row execute function hot_note(%L)
-        $sql$, columns, relation, type);
-    -- What has expired has done so in Redis too.
-    execute format($sql$
-        create or replace trigger hot_note_delete after delete on %s
-        for each row when (old.expires_at is null or old.expires_at > cache_now()) execute function hot_note(%L)
-        $sql$, relation, type);
-    execute format($sql$
-        create or replace trigger hot_note_truncate after truncate on %s
-        for each statement execute function hot_void()
-        $sql$, relation);
+    -- To make a trigger locks the table, and waits for all who have written it.
+    if (
+        select count(*) filter (where t.tgenabled = 'A' and obj_description(t.oid, 'pg_trigger') = digest)
+        from pg_trigger t
+        where t.tgrelid = relation and t.tgname = any(hot_triggers())
+    ) = cardinality(hot_triggers()) then
+        return;
+    end if;
+    foreach statement in array statements loop
+        execute statement;
+    end loop;
     foreach name in array hot_triggers() loop  -- changes that logical replication applies count, too
         execute format('alter table %s enable always trigger %I', relation, name);
+        execute format('comment on trigger %I on %s is %L', name, relation, digest);
     end loop;
 end
 $$;
 
 comment on function pgcache_internal.hot_attach(text) is
-'Makes the triggers of a type that is in the hot tier, or makes them anew.';
+'Makes the triggers of a type that is in the hot tier, or makes them anew where they are not as they should be.';
 
 create or replace function pgcache_internal.is_hot(type text) returns boolean
 language sql stable parallel safe

@@ -437,6 +437,46 @@ def test_a_read_only_transaction_can_read(hot: Session) -> None:
             hot(f"SELECT {call}")
 
 
+MADE = "SELECT tgname, xmin::text, tgenabled, cardinality(tgattr::int2[]) FROM pg_trigger WHERE tgrelid = %s::regclass"
+
+
+@pytest.fixture
+def table(hot: Session) -> str:
+    return str(hot("SELECT relation::text FROM pgcache_internal.types WHERE type = 'store'"))
+
+
+def test_triggers_that_are_as_they_should_be_are_left_alone(
+    hot: Session, table: str, new_session: Callable[..., Session]
+) -> None:
+    """To make them anew would wait for whoever has written the type."""
+    before = hot.rows(MADE, table)
+    other = new_session()
+    with other.transaction():
+        other("SELECT cache_set('store', 'a', '5')")
+        hot("SET lock_timeout = '1s'")
+        hot("SELECT cache_hot_on('store', '10 minutes'), pgcache_internal.hot_attach('store')")
+    assert hot.rows(MADE, table) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE {} DISABLE TRIGGER hot_note",
+        "ALTER TABLE {} ENABLE TRIGGER hot_note",
+        "DROP TRIGGER hot_note_truncate ON {}",
+        "COMMENT ON TRIGGER hot_stamp ON {} IS 'what an earlier version made it of'",
+    ],
+)
+def test_triggers_that_are_not_are_made_anew(hot: Session, table: str, change: str) -> None:
+    before = [(row[0], *row[2:]) for row in hot.rows(MADE + " ORDER BY 1", table)]
+    hot(change.format(table))
+    hot("SELECT pgcache_internal.hot_attach('store')")
+    assert [(row[0], *row[2:]) for row in hot.rows(MADE + " ORDER BY 1", table)] == before
+    made = hot.rows(MADE + " ORDER BY 1", table)
+    hot("SELECT pgcache_internal.hot_attach('store')")
+    assert hot.rows(MADE + " ORDER BY 1", table) == made
+
+
 @pytest.mark.needs("cluster")
 def test_a_standby_reads_and_does_nothing_else(throwaway_cluster: Callable[..., Any]) -> None:
     from pgcache_py.setup.install import install

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(autouse=True)
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.DEBUG, "pgcache")
+    caplog.set_level(logging.INFO, "pgcache")
     return caplog
 
 

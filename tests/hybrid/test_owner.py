@@ -177,6 +177,27 @@ def test_a_prefix_that_the_database_does_not_have(
     assert (repr(both.tier.prefix) if taken else "'nobodys'") in warning
 
 
+@in_both_worlds
+@pytest.mark.parametrize("first", ["get", "get_many", "set"])
+def test_no_type_in_the_tier_is_said_once(
+    both: Any, dsn: str, db: psycopg.Connection, first: str, caplog: pytest.LogCaptureFixture, clock: list[float]
+) -> None:
+    db.execute("SELECT pgcache.cache_hot_off(type) FROM pgcache_internal.types")
+    cache = both.cache(dsn)
+    calls = {
+        "get": lambda: cache.get("store", "k"),
+        "get_many": lambda: cache.get_many("store", ["k"]),
+        "set": lambda: cache.set("store", "k", 1),
+    }
+    calls[first]()
+    (warning,) = warnings(caplog)
+    assert "SELECT cache_hot_on('llm')" in warning
+    for call in calls.values():
+        clock[0] += 6
+        call()
+    assert len(warnings(caplog)) == 1
+
+
 def test_who_may_only_read(world: Any, dsn: str, db: psycopg.Connection) -> None:
     world.cache(dsn).set("store", "k", 1)
     name = sql.Identifier(f"reader_{db.info.dbname}")

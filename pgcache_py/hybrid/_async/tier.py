@@ -144,7 +144,7 @@ class AsyncHotTier:
         self._identity: Identity | None = None
         self._trusted: bytes | None = None
         self._distrusted: tuple[bytes | None, float] = (None, 0.0)  # the epoch, and until when
-        self._warned = False
+        self._warned = self._told = False
         self.forget()
         forget_in_children(self)
 
@@ -199,6 +199,8 @@ class AsyncHotTier:
     async def lease(self, names: Sequence[bytes]) -> list[Lease | None]:
         """Take leases; to be done before the statement in PostgreSQL begins."""
         none: list[Lease | None] = [None] * len(names)
+        if monotonic() >= self._confirm_at:
+            await self._known()
         if not names or monotonic() < self._distrusted[1] or not self.pushes.admits():
             return none
         tokens: dict[bytes, bytes] = {}
@@ -414,6 +416,11 @@ class AsyncHotTier:
                 if self._identity and found.owner != self._identity.owner:
                     self._trusted = None
                 self._identity = found
+                if not (found.any_hot or self._told):
+                    self._told = True
+                    logger.warning(
+                        "Redis is not used: no type is in the hot tier. SELECT cache_hot_on('llm') takes one into it"
+                    )
         except psycopg.Error as error:
             if isinstance(error, psycopg.errors.UndefinedFunction):  # else all other calls fail too, and say so
                 self._warn(error)
