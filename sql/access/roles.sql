@@ -35,16 +35,16 @@ begin
         execute format('grant insert (type, tenant, cache_key, version) on hot_outbox to %I', role);
     end if;
     -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for, and all
-    -- may know which database this is.
+    -- may know which database this is, and are timed.
     for routine in
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
             and p.proname <> all('{cache_grant,cache_revoke,ai_fetch}')
             and case
-                when access = 'admin' or p.proname in ('hot_identity', 'hot_present_epoch') then true
+                when access = 'admin' or p.proname in ('hot_identity', 'hot_present_epoch', 'note_time') then true
                 when access = 'write' and p.proname = any(array[
                     'note_writes', 'measure', 'recount_admitted', 'fold_hits', 'cache_clear_expired', 'cache_cleanup',
-                    'hot_shrink'
+                    'hot_shrink', 'take_lines', 'ai_worker_cleanup_cache'
                 ]) then true
                 else not p.prosecdef
             end

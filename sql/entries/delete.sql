@@ -53,9 +53,16 @@ comment on function pgcache.cache_delete_pattern(text, text) is
 ' beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
 
 create or replace function pgcache.cache_clear(type text) returns bigint
-language sql volatile parallel unsafe
+language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select delete_where(type, 'current_tenant() in ('''', t.tenant)', null) $$;
+as $$
+declare
+    removed constant bigint := delete_where(type, 'current_tenant() in ('''', t.tenant)', null);
+begin
+    perform take_lines(type, current_tenant());
+    return removed;
+end
+$$;
 
 comment on function pgcache.cache_clear(text) is
 'Removes all entries of a type: with pgcache.tenant set, that tenant''s only. Returns how many live ones there were.'

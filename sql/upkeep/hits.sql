@@ -23,16 +23,7 @@ begin
     if lines is null then
         return 0;
     end if;
-    update savings s set tokens = s.tokens + saved.tokens, usd = s.usd + saved.usd
-    from (
-        select m.type, sum(m.tokens) as tokens, sum(m.tokens * model_price(m.model)) / 1000000 as usd
-        from (
-            select l.type, l.model, sum(l.weight::bigint * l.tokens) as tokens from unnest(lines) l
-            where l.tokens is not null group by l.type, l.model
-        ) m
-        group by m.type
-    ) saved
-    where s.type = saved.type;
+    perform save_lines(lines);
     perform fold_lines(t.type, t.hit_tracking, lines) from types t where t.type in (select l.type from unnest(lines) l);
     return cardinality(lines);
 end
@@ -43,6 +34,49 @@ comment on function pgcache_internal.fold_hits(integer, integer, integer) is
 ' lines of the hit log (default: folded_lines()), those of part 0, 1, ... of so many parts of the keys (default: of all'
 ' keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits'
 ' kept.';
+
+create or replace function pgcache_internal.save_lines(lines hit_log[]) returns void
+language sql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    update savings s set tokens = s.tokens + saved.tokens, usd = s.usd + saved.usd
+    from (
+        select m.type, sum(m.tokens) as tokens, sum(m.tokens * model_price(m.model)) / 1000000 as usd
+        from (
+            select l.type, l.model, sum(l.weight::bigint * l.tokens) as tokens from unnest(lines) l
+            where l.tokens is not null group by l.type, l.model
+        ) m
+        group by m.type
+    ) saved
+    where s.type = saved.type;
+$$;
+
+comment on function pgcache_internal.save_lines(hit_log[]) is
+'Adds the tokens and the money that lines of the hit log have saved to those of their types.';
+
+create or replace function pgcache_internal.take_lines(type text, tenant text) returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    lines hit_log[];
+begin
+    with picked as materialized (
+        select h.ctid as row_id from hit_log h where h.type = type and tenant in ('', h.tenant) for update skip locked
+    ), taken as (
+        delete from hit_log l using picked where l.ctid = picked.row_id returning l
+    )
+    select array_agg(t.l) into lines from taken t;
+    if lines is not null then
+        perform save_lines(lines);
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.take_lines(text, text) is
+'Takes the hits of a type out of the log that were those of a tenant, '''': of all, as their entries go: else later'
+' entries with the same keys would get them. What they have saved stays.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.fold_lines(

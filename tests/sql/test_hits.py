@@ -375,3 +375,38 @@ def test_the_log_does_not_grow_without_bound(ask: Session) -> None:
     ask("SELECT count(cache_get('mine', 'k' || i)) FROM generate_series(1, 200) i, generate_series(1, 150)")
     assert ask("SELECT pg_relation_size('pgcache_internal.hit_log')") < 5 << 20
     assert ask.stats("mine")["hits"] == 30_000
+
+
+def test_a_clear_takes_the_hits_that_are_not_folded_yet(ask: Session) -> None:
+    for clear in ("cache_clear('llm')", "cache_clear_all()"):
+        ask("SELECT cache_set_llm('p', 'm', 'r', 10), cache_set('store', 'k', '1')")
+        ask("SELECT cache_get_llm('p', 'm'), cache_get('store', 'k') FROM generate_series(1, 5)")
+        saved = ask.stats("llm")["tokens_saved"]
+        ask(f"SELECT {clear}")
+        ask("SELECT cache_set_llm('p', 'm', 'r', 10)")
+        ask("SELECT cache_get_llm('p', 'm')")
+        fold(ask)
+        assert ask("SELECT hit_count FROM cache_entry('llm', llm_key('p', 'm'))") == 1
+        assert ask.stats("llm")["tokens_saved"] == saved + 10
+
+
+def test_a_clear_that_is_rolled_back_takes_no_hits(ask: Session) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask("SELECT cache_get('store', 'k')")
+    with ask.transaction():
+        ask("SELECT cache_clear('store')")
+    fold(ask)
+    assert ask("SELECT hit_count FROM cache_entry('store', 'k')") == 1
+
+
+def test_a_tenants_clear_takes_its_hits_only(ask: Session, new_session: NewSession) -> None:
+    other = new_session()
+    other("SET pgcache.tenant = 't'")
+    for session in (ask, other):
+        session("SELECT cache_set('store', 'k', '1')")
+        session("SELECT cache_get('store', 'k') FROM generate_series(1, 3)")
+    other("SELECT cache_clear('store')")
+    other("SELECT cache_set('store', 'k', '1')")
+    fold(ask)
+    hits = "SELECT hit_count FROM cache_entry('store', 'k')"
+    assert (ask(hits), other(hits)) == (3, 0)

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.conftest import NewSession
+from tests.conftest import NewRole, NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session
 from tests.tools.waiting import Background
@@ -364,6 +364,16 @@ def test_what_a_call_is_only_a_part_of_is_no_latency(ask: Session, statement: st
     ask("CREATE FUNCTION answer() RETURNS boolean LANGUAGE sql AS $$ SELECT pgcache.cache_set('mine', 'k', '1') $$")
     ask(statement)
     assert ask("SELECT count(*) FROM cache_latency") == 0
+
+
+@pytest.mark.parametrize("access", ["read", "write", "admin"])
+def test_whoever_gets_may_be_timed(ask: Session, role: NewRole, access: str) -> None:
+    ask("SELECT cache_create_type('mine', hit_tracking => 'exact'), cache_set('mine', 'k', '1')")
+    session = role(access)
+    session("SELECT count(cache_get('mine', 'k')) FROM generate_series(1, 1000)")  # one in 64 is timed
+    assert ask("SELECT count(*) BETWEEN 2 AND 60 FROM pgcache_internal.timings WHERE operation = 'get'")
+    if access != "read":
+        session("SELECT ai_worker_cleanup_cache(), cache_clear('mine')")
 
 
 def timings(ask: Session, milliseconds: float, number: int, age: str = "0 minutes") -> None:
