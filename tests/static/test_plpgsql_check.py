@@ -21,7 +21,6 @@ EXPLAINED = {
     + ": the conditions are in entries/delete.sql and caches/",
     ("grant_like_store", "text type variable is not sanitized"): OURS
     + ": kinds of privileges, and names already quoted",
-    ("hot_attach", "text type variable is not sanitized"): OURS + ": names of columns, already quoted",
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("make", "text type variable is not sanitized"): OURS + ": its files",
     ("migrate", "text type variable is not sanitized"): OURS + ": its files",
