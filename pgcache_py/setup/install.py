@@ -36,6 +36,21 @@ NO_VECTOR = "PC092"
 NO_PRIVILEGE = psycopg.errors.InsufficientPrivilege.sqlstate
 READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
 
+CAN_BE_ASKED = "SELECT to_regprocedure('pgcache_internal.own_objects()') IS NOT NULL"
+# Functions and views, and the tables of the built-in types with all of their columns.
+INTACT = """
+    SELECT NOT EXISTS (
+        SELECT kind, schema, name, arguments FROM pgcache_internal.made_objects WHERE component = ANY (%s)
+        EXCEPT SELECT kind, schema, name, arguments FROM pgcache_internal.own_objects()
+    ) AND NOT EXISTS (
+        SELECT FROM pgcache_internal.types AS t CROSS JOIN LATERAL (
+            SELECT 'cache_key' UNION ALL SELECT jsonb_object_keys(t.fields)
+        ) AS c (name)
+        WHERE t.builtin AND NOT EXISTS (
+            SELECT FROM pg_attribute AS a WHERE a.attrelid = t.relation AND a.attname = c.name AND NOT a.attisdropped
+        )
+    ) AND (SELECT count(*) FROM pgcache_internal.types WHERE builtin) = %s
+"""
 RAN = "SELECT version FROM pgcache_internal.schema_migrations"
 OBJECTS = """
     SELECT object.type || ' ' || object.identity, oid
@@ -65,13 +80,14 @@ GIVE_INTERNAL_SCHEMA = b"""
 class InstallReport:
     """What `install` did.
 
+    action: repaired: of what this version had made before, something was missing.
     previous: the version that was there before, None for a new installation. migrations: those that ran.
     dropped: functions and views that this version has no more, or with other parameters. remade: those that were
     dropped and made again, as their result is another one; the rights to them are kept.
     notes: what else the user should know, a sentence each.
     """
 
-    action: Literal["installed", "upgraded", "current"]
+    action: Literal["installed", "upgraded", "repaired", "current"]
     version: str
     database: str
     previous: str | None = None
@@ -150,12 +166,13 @@ class _Installation:
         self._refuse_newer(previous)
         self.plpython = levels.plpython(server, needed=bool(sources.plpython))
         report = InstallReport("installed", __version__, server.database, previous)
-        if self._is_current():
+        recorded = self._is_recorded()
+        if recorded and self._is_intact():
             report.action = "current"
             connection.execute("RESET ROLE")
             return report
         if previous is not None:
-            report.action = "upgraded"
+            report.action = "repaired" if recorded else "upgraded"
         before = dict(connection.execute(OBJECTS).fetchall())
         self._run(sources.bootstrap)
         connection.execute(SEARCH_PATH.encode())
@@ -236,11 +253,23 @@ class _Installation:
                 hint="Upgrade the package: pip install --upgrade pgcache",
             )
 
-    def _is_current(self) -> bool:
+    def _wanted(self) -> dict[str, tuple[str, str]]:
+        """The version and the digest of each component."""
         wanted = {"pgcache": (__version__, self.sources.digest)}
         if self.sources.plpython and self.plpython.on:
             wanted["plpython"] = (__version__, self.sources.plpython_digest)
-        return wanted.items() <= installed(self.connection).items()
+        return wanted
+
+    def _is_recorded(self) -> bool:
+        """Whether this was installed last."""
+        return self._wanted().items() <= installed(self.connection).items()
+
+    def _is_intact(self) -> bool:
+        """Whether all of it is still there: it may have been dropped since."""
+        if self.connection.execute(CAN_BE_ASKED).fetchone() != (True,):
+            return False
+        types = sum(script.text.count("select pgcache_internal.declare_type(") for script in self.sources.code)
+        return self.connection.execute(INTACT, [list(self._wanted()), types]).fetchone() == (True,)
 
     def _migrate(self) -> list[str]:
         """Run the migrations that have not run here, and return their titles."""

@@ -24,6 +24,7 @@ begin
             hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
     end if;
     perform cache_revoke(role);  -- which takes the turn
+    perform forget_lost_types();
     insert into granted_roles (role, access) values (role, access);
     execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
     execute format('grant select on all tables in schema pgcache, pgcache_internal to %I', role);

@@ -7,6 +7,28 @@ as $$ select coalesce(pg_catalog.current_setting('pgcache.tenant', true), '') $$
 comment on function pgcache_internal.current_tenant() is
 'The tenant whose entries the generic calls see: the setting pgcache.tenant, '''' (the shared tenant) if unset.';
 
+create or replace function pgcache_internal.is_tenant() returns boolean
+language sql stable parallel safe  -- not pinned: inlined
+as $$ select pg_catalog.octet_length(pgcache_internal.current_tenant()) <= 1024 $$;
+
+comment on function pgcache_internal.is_tenant() is
+'Whether entries may be stored for the current tenant: its name has 1024 bytes at most, so that index rows fit a page.';
+
+create or replace function pgcache_internal.check_tenant() returns void
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if not is_tenant() then
+        raise exception using errcode = 'PC002',
+            message = format('a tenant of %s bytes is too long: the limit is 1024', octet_length(current_tenant())),
+            hint = 'Hash it: cache_key(long_text) returns 64 hex digits for texts of any length.';
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.check_tenant() is 'Errors: PC002 for a current tenant of over 1024 bytes.';
+
 -- The caches of images name their tenant in the call; the setting is put back, so that it does not outlive the call
 -- (after an error, by the rollback). A SET clause would do that too, but only superusers may create one for a setting
 -- that no extension has defined.

@@ -189,7 +189,7 @@ begin
             hint = 'For example: SELECT cache_set_many_json(''store'', ''{"a": 1, "b": [2, 3]}'')';
     end if;
     perform check_key(k) from jsonb_object_keys(entries) k where not is_key(k);
-    perform check_writable();
+    perform check_tenant(), check_writable();
     if registered.fields is not null then
         select e.value into misfit from jsonb_each(entries) e where not value_fits(type, e.value) limit 1;
         if found then

@@ -13,7 +13,7 @@ declare
     expires constant timestamptz := expiry(moment, ttl, registered.ttl);
     total bigint;
 begin
-    perform check_key(key), check_writable();
+    perform check_key(key), check_tenant(), check_writable();
     if registered.fields is not null then
         raise exception using errcode = 'PC004',
             message = format('the type %s holds no counters', type),

@@ -85,12 +85,12 @@ create or replace function pgcache_internal.may_write(type text, key text, ttl i
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select pgcache_internal.type_hit_weight(type) is not null
-        and pgcache_internal.is_key(key) and pgcache_internal.is_ttl(ttl)
+        and pgcache_internal.is_key(key) and pgcache_internal.is_ttl(ttl) and pgcache_internal.is_tenant()
         and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.admit(type, key))
 $$;
 
 comment on function pgcache_internal.may_write(text, text, interval) is
-'Whether the type takes writes and the key and the ttl are valid. Errors: PC009 if the type is full.';
+'Whether the type takes writes and the key, the ttl and the tenant are valid. Errors: PC009 if the type is full.';
 
 create or replace function pgcache_internal.is_writable() returns boolean
 language sql volatile parallel safe  -- not pinned: inlined
@@ -113,7 +113,7 @@ as $$
 declare
     registered constant types := check_type(type);
 begin
-    perform check_key(key), expiry(cache_now(), ttl, registered.ttl);
+    perform check_key(key), expiry(cache_now(), ttl, registered.ttl), check_tenant();
     if not value_fits(type, value) then
         perform reject_value(type, value);
     end if;

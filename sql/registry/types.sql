@@ -107,6 +107,10 @@ begin
             from fields_of(type, check_fields(fields)) f
             where not exists (select from pg_attribute a where a.attrelid = existing and a.attname = f.name)
         loop
+            -- It was there, and was dropped: with the extension vector, say. What is left are no entries.
+            if exists (select from types t where t.type = type and t.fields = check_fields(fields)) then
+                execute format('delete from %s', existing);
+            end if;
             execute format('alter table %s add column %s', existing, new_column);
         end loop;
     end if;
@@ -120,7 +124,7 @@ begin
         check_fields(fields), ttl, max_bytes, writer, hot_ttl
     )
     on conflict on constraint types_pkey do update
-    set fields = excluded.fields, writer = excluded.writer, hot_ttl = excluded.hot_ttl;
+    set relation = excluded.relation, fields = excluded.fields, writer = excluded.writer, hot_ttl = excluded.hot_ttl;
 end
 $$;
 
@@ -143,10 +147,10 @@ as $$
 declare
     relation constant text := 'cache_type_' || type;
 begin
-    if exist_ok and exists (select from types t where t.type = type) then
+    if exist_ok and exists (select from types t inner join pg_class c on c.oid = t.relation where t.type = type) then
         return;  -- without waiting for those who are changing others
     end if;
-    perform take_turn();
+    perform take_turn(), forget_lost_types();
     if type is null or type !~ '^[a-z][a-z0-9_]{0,39}$' then
         raise exception using errcode = 'PC010',
             message = format('%L cannot name a cache type', type),
@@ -243,7 +247,7 @@ as $$
 declare
     before types;
 begin
-    perform take_turn();
+    perform take_turn(), forget_lost_types();
     before := check_type(type);
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions);
     if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions'] then
@@ -347,7 +351,6 @@ as $$
 #variable_conflict use_variable
 declare
     registered types;
-    counter text;
 begin
     perform take_turn();
     registered := check_type(type);
@@ -363,21 +366,54 @@ begin
     -- with the table all who use it wait (see types_here).
     perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')),
         pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
-    execute format('drop table %s', registered.relation);
-    delete from types t where t.type = type;
-    delete from counters_seen s where s.type = type;
-    delete from hit_log l where l.type = type;
-    delete from stats_snapshots s where s.type = type;  -- another type of this name begins anew
-    foreach counter in array counter_names() loop
-        execute format('drop sequence pgcache_internal.%I', counter || '_' || type);
-    end loop;
-    perform compile_types();
+    if exists (select from pg_class c where c.oid = registered.relation) then
+        execute format('drop table %s', registered.relation);
+    end if;
+    perform forget_type(type), compile_types();
 end
 $$;
 
 comment on function pgcache.cache_drop_type(text) is
 'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and'
 ' writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
+
+create or replace function pgcache_internal.forget_type(type text) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    counter text;
+begin
+    delete from types t where t.type = type;
+    delete from counters_seen s where s.type = type;
+    delete from hit_log l where l.type = type;
+    delete from stats_snapshots s where s.type = type;  -- another type of this name begins anew
+    foreach counter in array counter_names() loop
+        execute format('drop sequence if exists pgcache_internal.%I', counter || '_' || type);
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.forget_type(text) is 'Removes what there is of a type besides its table.';
+
+create or replace function pgcache_internal.forget_lost_types() returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from types t where not exists (select from pg_class c where c.oid = t.relation)) then
+        perform take_turn();
+        perform forget_type(t.type) from types t where not exists (select from pg_class c where c.oid = t.relation);
+        perform compile_types();
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.forget_lost_types() is
+'A type whose table was dropped by DROP TABLE is gone, as if by cache_drop_type. What manages types, and the upkeep,'
+' begin with it; else what goes through all types would fail at this one. Built-in types come back with the next'
+' install.';
 
 create or replace function pgcache_internal.is_readable(type text) returns boolean
 language sql volatile parallel safe  -- not pinned: inlined

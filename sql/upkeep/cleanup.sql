@@ -148,7 +148,7 @@ declare
     blocks constant bigint := pgcache_internal.upkeep_blocks();
     over record;
 begin
-    perform pgcache_internal.check_writable();
+    perform pgcache_internal.check_writable(), pgcache_internal.forget_lost_types();
     update pgcache_internal.upkeep_runs r
     set outcome = 'failed', detail = 'interrupted', finished_at = pg_catalog.clock_timestamp()
     where r.outcome = 'running' and not pgcache_internal.goes_on(r);

@@ -21,7 +21,7 @@ from pgcache_py.setup.install import install
 from pgcache_py.setup.status import status
 from pgcache_py.setup.uninstall import uninstall
 from tests.servers import Cluster
-from tests.tools.session import database, fetch, user
+from tests.tools.session import Session, database, fetch, user
 
 from .conftest import with_change, with_migration
 
@@ -437,3 +437,38 @@ def test_nothing_hides_ours_where_pgcache_comes_first_or_is_not_in_the_path(dsn:
         for schemas, count in ((["pgcache", "public"], 0), (["public"], 0), (["$user", "public", "pgcache"], 1)):
             found = connection.execute("SELECT FROM pgcache_internal.hiding_objects(%s)", [schemas]).fetchall()
             assert len(found) == count, schemas
+
+
+# Dropped by hand -----------------------------------------------------------------------------------------------------
+
+LOST = {
+    "a function": ("DROP FUNCTION pgcache.cache_get_llm", "cache_get_llm('p', 'm')", None),
+    "a view": ("DROP VIEW pgcache.cache_settings", "(SELECT count(*) > 0 FROM pgcache.cache_settings)", True),
+    "an internal one": ("DROP FUNCTION pgcache_internal.count_hit CASCADE", "cache_get('store', 'k')", 1),
+    "what knows of them": ("DROP FUNCTION pgcache_internal.own_objects CASCADE", "cache_get('store', 'k')", 1),
+    "vector": (
+        "DROP EXTENSION vector CASCADE",
+        "cache_set('embedding', 'k', '{\"model\": \"m\", \"embedding\": [1]}')", True,
+    ),
+    "a column": ("ALTER TABLE pgcache.cache_llm_responses DROP response", "cache_set_llm('p', 'm', 'r')", True),
+    "a table": ("DROP TABLE pgcache.cache_llm_responses", "cache_set_llm('p', 'm', 'r')", True),
+    "a partition": ("DROP TABLE pgcache.cache_type_store", "cache_set('store', 'k', '2')", True),
+}  # fmt: skip
+
+
+@pytest.mark.breaks("counters", why="a table is dropped with its entries, which the counters count")
+@pytest.mark.parametrize("lost", LOST)
+def test_installing_again_brings_back_what_was_dropped(dsn: str, lost: str) -> None:
+    statement, call, result = LOST[lost]
+    ask = Session(dsn)
+    ask("SELECT cache_set('store', 'k', '1'), cache_set('phash', 'p', '{\"phash\": \"f\"}')")
+    ask("SELECT cache_set('embedding', 'e', '{\"model\": \"m\", \"embedding\": [1]}')")
+    ask(statement)
+    assert install(dsn, cron=False).action == "repaired"
+    again = Session(dsn)
+    assert again(f"SELECT {call}") == result
+    assert again("SELECT cache_get('phash', 'p')") == {"phash": "f"}
+    assert again("SELECT bool_and(status <> 'critical') FROM cache_health()")
+    assert install(dsn, cron=False).action == "current"
+    ask.close()
+    again.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sql.test_get_and_set import VALUES
-from tests.tools.session import Session
+from tests.tools.session import Session, refused
 
 
 def be(ask: Session, tenant: str) -> None:
@@ -142,3 +142,22 @@ def test_image_calls_name_their_tenant_and_leave_the_setting_alone(ask: Session)
 def test_images_of_the_null_tenant_are_shared(ask: Session) -> None:
     ask("SELECT cache_set_phash('image', NULL, 'ff')")
     assert ask("SELECT cache_get_phash('image', '')") == "ff"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cache_set('store', 'k', '1')", "cache_add('store', 'k', '1')", "cache_incr('store', 'k')",
+        "cache_set_many('store', ARRAY['k'], ARRAY['1']::jsonb[])", "cache_set_llm('p', 'm', 'r')",
+        "cache_set_embedding('t', 'm', '[1]')", "cache_set_phash('i', {long}, 'f')", "crawl_store('u', 'i', 'r', 'h', {long})",
+    ],
+)  # fmt: skip
+def test_a_long_tenant_is_refused(ask: Session, call: str) -> None:
+    """Whether or not it can be compressed, which an index does."""
+    digits = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 33) i)"
+    for long in (digits, "repeat('x', 1025)"):
+        ask(f"SELECT set_config('pgcache.tenant', {long}, false)")
+        with refused("PC002", "Hash it"):
+            ask(f"SELECT {call.format(long=long)}")
+    ask("SELECT set_config('pgcache.tenant', repeat('é', 512), false)")
+    assert ask("SELECT cache_set('store', repeat('k', 1024), '1')")

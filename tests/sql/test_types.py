@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.conftest import NewSession
+from tests.conftest import NewRole, NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once, wait_until
@@ -280,3 +280,34 @@ def test_a_type_stays_until_those_who_use_it_are_done(new_session: NewSession) -
             session(call)
         session("COMMIT")
     dropped.result(20)
+
+
+# A table that somebody has dropped.
+
+
+@pytest.mark.breaks("counters", why="a table is dropped with its entries, which the counters count")
+@pytest.mark.parametrize("fields", [None, '{"a": "string!"}'])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT cache_drop_type('lost')", "SELECT cache_create_type('lost')", "SELECT cache_create_type('other')",
+        "SELECT cache_create_type('lost', exist_ok => true)", "SELECT cache_configure('store', enabled => true)",
+        "CALL cache_upkeep()",
+    ],
+)  # fmt: skip
+def test_a_type_without_its_table_is_gone(ask: Session, call: str, fields: str | None) -> None:
+    ask("SELECT cache_create_type('lost', hit_tracking => 'exact', fields => %s)", fields)
+    ask("SELECT cache_set('lost', 'k', '{\"a\": \"b\"}'), cache_get('lost', 'k')")
+    ask("DROP TABLE pgcache.cache_type_lost")
+    ask(call)
+    assert ask("SELECT count(*) FROM pgcache_internal.types WHERE type = 'lost'") == int("create_type('lost'" in call)
+    assert ask("SELECT cache_set('store', 'k', '1')")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT count(*) FROM cache_stats WHERE type = 'store'") == 1
+
+
+@pytest.mark.breaks("counters", why="a table is dropped with its entries, which the counters count")
+def test_a_role_gets_access_though_a_table_is_lost(ask: Session, role: NewRole) -> None:
+    ask("SELECT cache_create_type('lost')")
+    ask("DROP TABLE pgcache.cache_type_lost")
+    assert role("write")("SELECT cache_set('store', 'k', '1')")
