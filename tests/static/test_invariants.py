@@ -34,7 +34,7 @@ SPOILT = {
     "SELECT setval(pgcache_internal.sequence_of('mine', 'hits'), 0)": "counters: more is settled",
     "UPDATE cache_type_mine SET hit_count = 2": "counters: entries have more hits",
     "INSERT INTO pgcache_internal.hit_log VALUES ('mine', '', 'k', 1, now())": "counters: entries have more hits",
-    COPIES.format("cache_store", "mine", 6): "counters: more entries have come",
+    COPIES.format("cache_store", "mine", 20): "counters: more entries have come",
     COPIES.format("cache_store", "full", 2): "counters: more entries have come",
     # What count_entries says, which is compared with the table, and is of the newest types.
     """DO $$ BEGIN EXECUTE replace(pg_get_functiondef('pgcache_internal.count_entries'::regproc),
