@@ -59,6 +59,7 @@ def test_a_miss_is_told_from_a_cached_none(cache: Any) -> None:
     assert repr(MISS) == "MISS"
 
 
+@pytest.mark.once
 def test_every_call_on_every_source(world: Any, source: Any) -> None:
     cache = world.cache(source)
     assert cache.set("store", "a", {"n": 1}, ttl=60) is True

@@ -14,6 +14,7 @@ from pgcache_py import Audio, DimensionError, InvalidValueError, Skip
 from tests.client.proxy import Proxy
 
 
+@pytest.mark.once
 def test_every_typed_call_on_every_source(world: Any, source: Any) -> None:
     cache = world.cache(source)
     assert cache.llm.set("p", "m", "answer", tokens_used=7, context="c", provider="x", ttl=60) is True
@@ -173,6 +174,7 @@ def test_get_or_compute(world: Any, cache: Any) -> None:
         cache.embedding.get_or_compute_many(["new", "newer"], "m", model([[1]]))
 
 
+@pytest.mark.once
 def test_one_round_trip(world: Any, proxy: Proxy) -> None:
     texts = [f"text {n}" for n in range(500)]
     vectors = [[float(n)] * 64 for n in range(500)]

@@ -22,6 +22,7 @@ WIDTH = 120
 README_LINES = 200
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.name, marks=BREAKS.get(page.name, [])) for page in pages()]
 )

@@ -378,6 +378,7 @@ def objects(old: Session) -> dict[str, int | None]:
     return {**found, "entries": old("SELECT sum(1 + hit_count) FROM pgcache.cache_store")}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_dry_run_says_what_a_run_does_and_changes_nothing(old: Session, seed: str) -> None:
     old(SEEDS[seed])
@@ -527,6 +528,7 @@ def test_whose_it_is_not(old: Session, role: NewRole) -> None:
         adopted(theirs)
 
 
+@pytest.mark.once
 def test_command(old: Session, dsn: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("adopt", "--dsn", dsn)[:2] == (0, "No earlier cache system has left anything here.\n")
     old(SEED_003)

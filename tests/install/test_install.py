@@ -219,6 +219,7 @@ def test_a_database_that_is_read_only_by_default(empty_dsn: str) -> None:
 # search_path --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -375,6 +376,7 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
     assert fetch(empty_dsn, "SELECT cache_get('orders', 'o')") == 8
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "settings",
     [

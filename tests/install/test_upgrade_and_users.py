@@ -30,6 +30,7 @@ from .versions import (
 # What others made ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("theirs", "newer", "detail"),
     [

@@ -131,6 +131,7 @@ def unfit(session: Session, type: str, value: str, problem: str) -> None:
         assert caught.value.diag.message_hint
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("type", [type for type, values in VALUES.items() if isinstance(json.loads(values[0]), dict)])
 def test_each_field_of_a_type(shared: Session, type: str) -> None:
     fields = shared.rows(

@@ -38,6 +38,7 @@ def test_every_kind_is_tried(ask: Session) -> None:
     assert ask.column("SELECT kind FROM pgcache_internal.field_kinds() ORDER BY 1") == sorted(VALUES)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("required", [True, False])
 def test_kinds(ask: Session, kind: str, required: bool) -> None:
@@ -142,6 +143,7 @@ def test_a_vectors_dimensions(ask: Session) -> None:
     assert ask("SELECT cache_set('mine', 'k', '{\"v\": [1, 2, 3]}')")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
@@ -235,6 +237,7 @@ def test_who_goes_through_all_types_holds_it(ask: Session, new_session: NewSessi
             ask("SELECT cache_drop_type('mine')")
 
 
+@pytest.mark.once
 def test_as_many_types_as_a_user_likes(ask: Session) -> None:
     for number in range(30):
         ask("SELECT cache_create_type(%s, fields => %s)", f"t{number}", TRANSLATION)

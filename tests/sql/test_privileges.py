@@ -148,6 +148,7 @@ def test_names_of_roles_are_quoted(ask: Session, admin: object) -> None:
         ask(f"DROP ROLE {quoted}")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("access", ["read", "write"])
 def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str) -> None:
     """What acts with the owner's rights ignores what the caller has in front of its search_path."""

@@ -47,6 +47,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_works(shared: Session, name: str) -> None:
     shared("SELECT cache_create_type(%s, max_entries => 40)", name)
@@ -173,6 +174,7 @@ def test_a_new_default_ttl_is_for_what_is_written_from_now_on(ask: Session, new_
         assert session("SELECT cache_ttl('store', 'n')::text") == "00:05:00"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("type", [*VALUES, "mine"])
 def test_durable_can_be_changed_back_and_forth(shared: Session, type: str) -> None:
     shared("SELECT cache_set(%s, 'k', %s)", type, VALUES.get(type, ["1"])[0])
