@@ -110,7 +110,8 @@ def test_a_copy_of_the_files_of_a_stopped_server(
     original.start()
     connected(original).close()
     epoch = both.tier.client().get(f"{both.tier.prefix}:epoch")
-    until(lambda: both.tier.alive() and both.tier.client().get(f"{both.tier.prefix}:epoch") != epoch)
+    # The relay tries again after pauses that grow while the server is away.
+    until(lambda: both.tier.alive() and both.tier.client().get(f"{both.tier.prefix}:epoch") != epoch, seconds=60)
     copied(both.tier, copy, stack)
     clock[0] += 6  # the client asks again
     theirs = both.cache(copy.dsn())
