@@ -30,28 +30,27 @@ class ForeignPrefix(Exception):  # noqa: N818
 
     sqlstate = "PC032"
     waits = False
+    told = "in this Redis the prefix {prefix} belongs to the hot tier of another database"
+    advice = (
+        "Give each database a prefix of its own: SELECT cache_hot_configure(prefix => '...'). If that database is"
+        " gone, or was moved to where this one is: redis-cli DEL {owner}"
+    )
 
     def __init__(self, prefix: str) -> None:
-        super().__init__(f"in this Redis the prefix {prefix} belongs to the hot tier of another database")
-        self.hint = (
-            "Give each database a prefix of its own: SELECT cache_hot_configure(prefix => '...'). If that database is"
-            f" gone, or was moved to where this one is: redis-cli DEL {tier_key(prefix, OWNER)}"
-        )
+        super().__init__(self.told.format(prefix=prefix))
+        self.hint = self.advice.format(owner=tier_key(prefix, OWNER))
 
 
 class PrefixInUse(ForeignPrefix):
     """It belongs to this database, but on another server, or as it was before this one was started."""
 
     waits = True
-
-    def __init__(self, prefix: str) -> None:
-        super().__init__(prefix)
-        self.args = (f"in this Redis the prefix {prefix} is in use by another server that has this database",)
-        self.hint = (
-            "If that one is gone, or is this one before it was started anew, the relay goes on within max_staleness."
-            " Else one of the two is a copy: give it a prefix of its own, SELECT cache_hot_configure(prefix => '...'),"
-            " or another Redis."
-        )
+    told = "in this Redis the prefix {prefix} is in use by another server that has this database"
+    advice = (
+        "If that one is gone, or is this one before it was started anew, the relay goes on within max_staleness."
+        " Else one of the two is a copy: give it a prefix of its own, SELECT cache_hot_configure(prefix => '...'),"
+        " or another Redis."
+    )
 
 
 class Report:

@@ -82,7 +82,7 @@ begin
         from (select pgcache_internal.log_weight(weight, crowding) as weight) l
         where l.weight > 0;
         -- Not where nothing is logged: it would give the transaction an id.
-        if found and pg_catalog.random() < 0.015625 then
+        if found and pg_catalog.random() < pgcache_internal.timed_share() then
             perform pgcache_internal.note_time(type, 'get');
         end if;
     end if;

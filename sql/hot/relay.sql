@@ -1,11 +1,14 @@
 -- What the relay asks and tells (pgcache_py/relay/cycle.py), and what can be seen of it.
 
+-- In PL/pgSQL, which keeps the plan: each answer that may be put into Redis asks for it.
 create or replace function pgcache_internal.hot_database() returns text
-language sql stable security definer
+language plpgsql stable security definer
 set search_path to pg_catalog, pg_temp
 as $$
-    select format('%s/%s', (select c.system_identifier from pg_control_system() c),
-        (select d.oid from pg_database d where d.datname = current_database()))
+begin
+    return (select c.system_identifier from pg_control_system() c) || '/'
+        || (select d.oid from pg_database d where d.datname = current_database());
+end
 $$;
 
 comment on function pgcache_internal.hot_database() is
@@ -14,10 +17,12 @@ comment on function pgcache_internal.hot_database() is
 -- Nothing in a copy of the whole server tells it from the original, nor a promoted standby from its primary. But they
 -- were not started at the same moment.
 create or replace function pgcache_internal.hot_owner() returns text
-language sql stable security definer
+language plpgsql stable security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select format('%s/%s', hot_database(), (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)
+begin
+    return hot_database() || '/' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint;
+end
 $$;
 
 comment on function pgcache_internal.hot_owner() is

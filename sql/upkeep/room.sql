@@ -23,7 +23,7 @@ begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
         perform check_bytes(registered, bytes);
     end if;
-    if batch = 0 and (struck or random() < 0.015625) then
+    if batch = 0 and (struck or random() < timed_share()) then
         perform note_time(type, 'set');
     end if;
     if writes > 0 then

@@ -151,6 +151,15 @@ as $$ select least(2000, 500 + writes) $$;
 comment on function pgcache_internal.eviction_wait(bigint) is
 'Milliseconds that a transaction with so many writes waits at most until others have made room.';
 
+-- Timing.
+
+create or replace function pgcache_internal.timed_share() returns float8
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 0.015625::float8 $$;
+
+comment on function pgcache_internal.timed_share() is
+'How many of the hits that are logged, and of the sets that are noted, are timed: one in 64.';
+
 -- Refusing, in types that evict nothing.
 
 create or replace function pgcache_internal.admission_wait() returns integer
