@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
 
@@ -141,7 +143,10 @@ class PermissionDeniedError(PgcacheError):
 
 
 class NotInstalledError(PgcacheError):
-    """3F000, 42883, 42P01: the database has no pgcache, or an older one than the client."""
+    """3F000, 42883, 42P01: the database has no pgcache, or an older one than the client.
+
+    The same about what is not pgcache's, such as a table that a trigger of yours names, is a PgcacheError.
+    """
 
     default_hint = "python -m pgcache_py install --dsn ..."
 
@@ -202,9 +207,15 @@ _CLASSES: dict[str, type[PgcacheError]] = {
     "XX": BrokenError,
 }
 
+# What is missing may be anybody's: a table that a trigger of the user's names, say. Names are in messages of all
+# languages.
+_OWN_NAME = re.compile(r"\bpgcache(_internal)?\b")
+
 
 def translated(error: psycopg.Error) -> PgcacheError | psycopg.Error:
     """pgcache's error for one of psycopg's. Decided by SQLSTATE; where there is none, the connection is the trouble.
+
+    Of what does not exist it counts, too, whether it is pgcache's.
 
     A rolled-back transaction (class 40) is the caller's to repeat, in a loop that knows psycopg's errors: left alone.
     """
@@ -216,8 +227,11 @@ def translated(error: psycopg.Error) -> PgcacheError | psycopg.Error:
         return error
     else:
         found = _CLASSES.get(sqlstate) or _CLASSES.get(sqlstate[:2]) or PgcacheError
+    message = (error.diag.message_primary or str(error)).strip()
+    if found is NotInstalledError and not _OWN_NAME.search(message):
+        found = PgcacheError
     return found(
-        (error.diag.message_primary or str(error)).strip(),
+        message,
         sqlstate=sqlstate,
         # "No function matches the given name and argument types" leads nowhere.
         hint=None if found is NotInstalledError else error.diag.message_hint,

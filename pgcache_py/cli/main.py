@@ -9,6 +9,8 @@ import argparse
 import getpass
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from .. import environment
+from ..environment import for_libpq
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.adopt import Adopted, adopt
@@ -47,6 +51,10 @@ TOP = b"""
     SELECT type, tenant, cache_key, hit_count, bytes FROM pgcache.cache_top
     WHERE hit_count > 0 ORDER BY hit_count DESC, type, cache_key LIMIT 10
 """
+# In a conninfo.
+SECRETS = ("password", "sslpassword")
+# What a hint names: a command that takes --dsn, without it.
+COMMAND = re.compile(r"\bpython -m pgcache_py (?!demo\b|sql\b)[a-z][a-z-]*(?! --dsn)\b")
 # More of them are counted, not shown.
 SHOWN_BAD_LINES = 10
 
@@ -62,15 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options) or 0
     except PgcacheError as error:
-        return _failed(error)
+        return _failed(error, options)
     except psycopg.Error as error:
         found = translated(error)
         found.__cause__ = error
-        return _failed(found)
+        return _failed(found, options)
     except UnicodeError as error:  # in what is read, from a variable or from standard input
-        return _failed(PgcacheError(f"this is no UTF-8: {error}"))
+        return _failed(PgcacheError(f"this is no UTF-8: {error}"), options)
     except RecursionError:
-        return _failed(PgcacheError("this JSON is nested too deeply"))
+        return _failed(PgcacheError("this JSON is nested too deeply"), options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -79,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: Exception, options: argparse.Namespace) -> int:
     detail = None
     message, hint = str(error).strip(), None
     if isinstance(error, PgcacheError):
@@ -90,8 +98,22 @@ def _failed(error: Exception) -> int:
     if detail:
         print(f"detail: {detail}", file=sys.stderr)
     if hint:
-        print(f"hint:  {hint}", file=sys.stderr)
+        print(f"hint:  {_for_same_server(hint, options)}", file=sys.stderr)
     return 1
+
+
+def _for_same_server(hint: str, options: argparse.Namespace) -> str:
+    """The hint, whose commands are for the server that --dsn has named. Passwords are left out."""
+    if not options.dsn:
+        return hint
+    named = options.dsn
+    try:
+        given: dict[str, Any] = conninfo_to_dict(for_libpq(named))
+    except psycopg.ProgrammingError:
+        return hint
+    if secrets := {name: "..." for name in SECRETS if name in given}:
+        named = make_conninfo("", **{**given, **secrets})
+    return COMMAND.sub(lambda command: f"{command[0]} --dsn {shlex.quote(named)}", hint)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,7 +220,7 @@ def _install_command(options: argparse.Namespace) -> None:
     """install pgcache into the database, or bring it up to date"""
     with target(options.dsn, create=True) as where:
         report = _installed(options, where)
-        _print_install(report, where)
+        _print_install(report, where, options)
 
 
 def _upgrade_command(options: argparse.Namespace) -> None:
@@ -210,7 +232,7 @@ def _upgrade_command(options: argparse.Namespace) -> None:
                 hint="python -m pgcache_py install",
             )
         report = _installed(options, where)
-        _print_install(report, where)
+        _print_install(report, where, options)
 
 
 def _installed(options: argparse.Namespace, where: Target) -> InstallReport:
@@ -222,7 +244,7 @@ def _installed(options: argparse.Namespace, where: Target) -> InstallReport:
     )
 
 
-def _print_install(report: InstallReport, where: Target) -> None:
+def _print_install(report: InstallReport, where: Target, options: argparse.Namespace) -> None:
     if report.action == "current":
         show.line(
             f"pgcache {report.version} is installed in the database {report.database}, and current.", style="bold"
@@ -238,20 +260,20 @@ def _print_install(report: InstallReport, where: Target) -> None:
         show.line(f"  dropped and made again, with the rights to it: {name}")
     for note in report.notes:
         show.line(f"  {note}")
-    _print_levels(report.levels)
+    _print_levels(report.levels, options)
     if report.dry_run:
         show.line("Dry run: all of it was done, and rolled back.", style="bold yellow")
     elif report.action == "installed":
         show.line(f"  server: {where}", style="dim")
 
 
-def _print_levels(shown: Sequence[Level]) -> None:
+def _print_levels(shown: Sequence[Level], options: argparse.Namespace) -> None:
     for level in shown:
         show.line(
             f"  {level.name:10}  {'on ' if level.on else 'off'}  {level.detail}", style="" if level.on else "yellow"
         )
         for step in level.todo:
-            show.line(f"              - {step}")
+            show.line(f"              - {_for_same_server(step, options)}")
 
 
 def _uninstall_command(options: argparse.Namespace) -> int | None:
@@ -328,14 +350,14 @@ def _status_command(options: argparse.Namespace) -> int | None:
         raise NotInstalledError(
             f"pgcache is not installed in the database {found.database} ({where})", hint="python -m pgcache_py install"
         )
-    _print_status(found, where)
+    _print_status(found, where, options)
     return 1 if found.health[0]["status"] == "critical" else None
 
 
-def _print_status(found: Status, where: Target) -> None:
+def _print_status(found: Status, where: Target, options: argparse.Namespace) -> None:
     show.line(f"pgcache {found.version} in the database {found.database}", style="bold")
     show.line(f"  {where}", style="dim")
-    _print_levels(found.levels)
+    _print_levels(found.levels, options)
     show.heading("Types")
     show.limits(found.types)
     show.heading("Jobs")
@@ -346,11 +368,11 @@ def _print_status(found: Status, where: Target) -> None:
     for check in alerts:
         show.line(f"  {check['status']}: {check['check_name']}: {check['detail']}", style="yellow")
         if check["hint"]:
-            show.line(f"    - {check['hint']}")
+            show.line(f"    - {_for_same_server(check['hint'], options)}")
     if not alerts:
         show.line(f"  all {len(checks)} checks are ok")
     for step in found.todo:
-        show.line(f"To do: {step}", style="bold")
+        show.line(f"To do: {_for_same_server(step, options)}", style="bold")
 
 
 def _sql_command(options: argparse.Namespace) -> None:

@@ -114,7 +114,7 @@ def plpython(server: Facts, *, needed: bool, loaded: bool = False) -> Level:
         return Level("plpython3u", "plpython3u" in server.extensions, "this version has no function that needs it")
     if loaded or (server.superuser and "plpython3u" in server.available):
         return Level("plpython3u", True, "functions in Python run inside the server")
-    again = f"as a superuser: {INSTALL} (only superusers may create functions in it)"
+    again = f"as a superuser: {INSTALL} --dsn ... (only superusers may create functions in it)"
     if "plpython3u" in server.available:
         return Level("plpython3u", False, f"{server.role} is not a superuser", (again,))
     package = f"install the package {server.package('plpython3u')}; managed servers do not have it"

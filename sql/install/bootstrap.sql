@@ -4,11 +4,22 @@
 do $$
 declare
     server integer := current_setting('server_version_num')::integer;
+    hidden name := (
+        select n.nspname from pg_extension e inner join pg_namespace n on n.oid = e.extnamespace
+        where e.extname = 'vector' and not has_schema_privilege(n.oid, 'usage')
+    );
 begin
     if server < 150000 then
         raise exception 'pgcache needs PostgreSQL 15 or newer, and this server is %', server / 10000
             using errcode = 'feature_not_supported',
                 hint = 'Install it on a server of PostgreSQL 15 to 18, or upgrade this one.';
+    end if;
+    if hidden is not null then
+        raise exception using errcode = 'insufficient_privilege',
+            message = format('the extension vector is in the schema %I, which the role %I may not use',
+                hidden, current_user),
+            hint = format('As the owner of that schema: GRANT USAGE ON SCHEMA %I TO %I; then again.',
+                hidden, current_user);
     end if;
     -- CREATE SCHEMA IF NOT EXISTS would ask for CREATE on the database even if the schema exists.
     if to_regnamespace('pgcache') is null then

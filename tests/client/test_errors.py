@@ -122,18 +122,19 @@ def test_what_is_no_time_to_live(ttl: Any) -> None:
         pgcache_py.Cache("").set("store", "k", 1, ttl)
 
 
-def fail(db: psycopg.Connection, sqlstate: str) -> psycopg.Error:
+def fail(db: psycopg.Connection, sqlstate: str, message: str = "what") -> psycopg.Error:
     with pytest.raises(psycopg.Error) as caught:
-        db.execute(f"DO $$ BEGIN RAISE 'what' USING ERRCODE = '{sqlstate}', HINT = 'what next'; END $$")
+        db.execute(f"DO $$ BEGIN RAISE '{message}' USING ERRCODE = '{sqlstate}', HINT = 'what next'; END $$")
     return caught.value
 
 
 def test_a_class_for_each_sqlstate(db: psycopg.Connection) -> None:
     for sqlstate, cls in CLASSES.items():
-        error = translated(fail(db, sqlstate))
+        ours = cls is NotInstalledError
+        error = translated(fail(db, sqlstate, "»pgcache.cache_get(text)« fehlt" if ours else "what"))
         assert isinstance(error, PgcacheError)
-        assert (type(error), error.message, error.sqlstate) == (cls, "what", sqlstate)
-        if cls is not NotInstalledError:
+        assert (type(error), error.sqlstate) == (cls, sqlstate)
+        if not ours:
             assert error.hint == "what next"
             assert str(error) == "what\nHINT:  what next"
 
@@ -164,6 +165,24 @@ def test_not_installed(empty_dsn: str, world: Any) -> None:
         with pytest.raises(NotInstalledError) as caught:
             call()
         assert "python -m pgcache_py install" in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["schema app", "function f()", "relation app.pgcache_entries"])
+def test_what_is_missing_may_be_the_users_own(db: psycopg.Connection, missing: str) -> None:
+    for sqlstate in ("3F000", "42883", "42P01"):
+        error = translated(fail(db, sqlstate, f"{missing} does not exist"))
+        assert isinstance(error, PgcacheError)
+        assert (type(error), error.hint) == (PgcacheError, "what next")
+
+
+def test_a_trigger_of_the_users_names_what_is_not_there(world: Any, dsn: str, db: psycopg.Connection) -> None:
+    db.execute("CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (1); END'")
+    db.execute("CREATE TRIGGER audit AFTER INSERT ON pgcache.cache_llm_responses EXECUTE FUNCTION audit()")
+    for fail_soft in (False, True):
+        with pytest.raises(PgcacheError, match="log") as caught:
+            world.cache(dsn, fail_soft=fail_soft).set("llm", "k", {"response": "r"})
+        assert (type(caught.value), caught.value.sqlstate) == (PgcacheError, "42P01")
+        assert not caught.value.hint
 
 
 def test_read_only(world: Any, dsn: str) -> None:

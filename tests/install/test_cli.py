@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_not_installed(empty_dsn: str, run: Run, command: tuple[str, ...]) -> No
     code, output, errors = run(*command, "--dsn", empty_dsn)
     assert (code, output) == (1, "")
     assert "not installed" in errors
-    assert "hint:  python -m pgcache_py install" in errors
+    assert f"hint:  python -m pgcache_py install --dsn {shlex.quote(empty_dsn)}\n" in errors
 
 
 def test_not_installed_and_warming(empty_dsn: str, run: Run, tmp_path: Path) -> None:
@@ -86,6 +87,20 @@ def test_not_installed_and_warming(empty_dsn: str, run: Run, tmp_path: Path) -> 
     code, _, errors = run("warm", str(tmp_path / "x.jsonl"), "--dsn", empty_dsn)
     assert code == 1
     assert "not installed" in errors
+
+
+def test_hints_are_for_the_server_that_was_named(dsn: str, run: Run) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SELECT pgcache.cache_hot_on('store')")
+        connection.execute("UPDATE pgcache_internal.hot_types SET since = '2020-01-01'")
+    named = make_conninfo(dsn, password="s3cret")
+    _, output, _ = run("status", "--dsn", named)
+    commands = [line for line in output.splitlines() if "python -m pgcache_py" in line]
+    assert commands
+    for line in commands:
+        assert "--dsn" in line
+        assert "password=... " in line or "--dsn ... " in line
+    assert "s3cret" not in output
 
 
 def test_an_unreachable_server(run: Run) -> None:

@@ -157,6 +157,20 @@ def test_who_may_do_nothing_is_told_all_that_is_missing(empty_dsn: str, new_role
     assert fetch(nobody, "SHOW search_path") == '"$user", public'
 
 
+def test_vector_is_in_a_schema_that_the_role_may_not_use(owned_dsn: str, empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "My Extensions"; ALTER EXTENSION vector SET SCHEMA "My Extensions"')
+    with pytest.raises(PermissionDeniedError, match="may not use") as caught:
+        install(owned_dsn)
+    grant = f'GRANT USAGE ON SCHEMA "My Extensions" TO {user(owned_dsn)};'
+    assert (caught.value.sqlstate, grant in (caught.value.hint or "")) == ("42501", True)
+    # And doing just that is enough.
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(grant.encode())
+    assert install(owned_dsn).action == "installed"
+    assert fetch(owned_dsn, "SELECT cache_set('embedding', 'k', '{\"embedding\": [1, 2]}')") is True
+
+
 def test_somebody_elses_schema_is_left_alone(owned_dsn: str, new_role: Callable[[str], str]) -> None:
     install(owned_dsn)
     other = new_role(owned_dsn)
