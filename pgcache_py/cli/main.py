@@ -213,6 +213,12 @@ def _session(where: Target) -> Connection:
     return connect(where.conninfo)
 
 
+def _check_owner(where: Target) -> None:
+    """Refuse to go on as a superuser in schemas that another role owns, as `connect` does."""
+    with suppress(psycopg.OperationalError):  # that the server cannot be reached is to be waited out
+        _session(where).close()
+
+
 # install, upgrade, uninstall, status, sql ---------------------------------------------------------------------------
 
 
@@ -514,6 +520,7 @@ def _serve_command(options: argparse.Namespace) -> None:
             hint="Set the variable PGCACHE_HTTP_TOKEN to a long random text, or let anybody call: --no-token",
         )
     with target(options.dsn) as where:
+        _check_owner(where)
         http.serve(
             where.conninfo,
             http.Options(
@@ -558,6 +565,7 @@ def _relay_command(options: argparse.Namespace) -> None:
             hint="--redis redis://localhost:6379/0, or REDIS_URL",
         )
     with target(options.dsn) as where:
+        _check_owner(where)
         relay = Relay(where.conninfo, url, prefix=options.prefix, log=_log)
         if options.once:
             report = relay.once()

@@ -16,8 +16,9 @@ from ..version import __version__
 from . import levels, search_path
 from .levels import Connection, Facts, Level
 from .search_path import hiding
-from .session import become_owner, installed, installed_version, session, version_numbers
+from .session import installed, installed_version, lesser_owner, session, version_numbers
 from .sources import (
+    AS_OWNER,
     BECOME_SUPERUSER,
     CREATE_PLPYTHON,
     CREATE_VECTOR,
@@ -51,6 +52,16 @@ INTACT = """
         )
     ) AND (SELECT count(*) FROM pgcache_internal.types WHERE builtin) = %s
 """
+# By name and body.
+IN_PYTHON = """
+    SELECT format('%s.%s', pronamespace::regnamespace, proname), prosrc
+    FROM pg_proc JOIN pg_language ON pg_language.oid = prolang WHERE lanname = 'plpython3u'
+"""
+OURS_IN_PYTHON = """
+    SELECT oid::regprocedure::text FROM pg_proc
+    WHERE format('%%s.%%s', pronamespace::regnamespace, proname) = %s
+        AND pg_get_userbyid(proowner) = session_user
+"""
 RAN = "SELECT version FROM pgcache_internal.schema_migrations"
 OBJECTS = """
     SELECT object.type || ' ' || object.identity, oid
@@ -63,31 +74,20 @@ OBJECTS = """
     ORDER BY 1
 """
 
-# A schema that somebody made for a role that may not create any.
-GIVE_INTERNAL_SCHEMA = b"""
-    DO $$
-    BEGIN
-        IF to_regnamespace('pgcache') IS NOT NULL AND to_regnamespace('pgcache_internal') IS NULL THEN
-            EXECUTE format('CREATE SCHEMA pgcache_internal AUTHORIZATION %I',
-                (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgcache'));
-        END IF;
-    END
-    $$
-"""
-
 
 @dataclass
 class InstallReport:
     """What `install` did.
 
-    action: repaired: of what this version had made before, something was missing.
+    action: repaired: of what this version had made before, something was missing. prepared: another role owns the
+    schemas, for which a superuser has done what only superusers can; that role is to install the rest.
     previous: the version that was there before, None for a new installation. migrations: those that ran.
     dropped: functions and views that this version has no more, or with other parameters. remade: those that were
     dropped and made again, as their result is another one; the rights to them are kept.
     notes: what else the user should know, a sentence each.
     """
 
-    action: Literal["installed", "upgraded", "repaired", "current"]
+    action: Literal["installed", "upgraded", "repaired", "current", "prepared"]
     version: str
     database: str
     previous: str | None = None
@@ -117,22 +117,23 @@ def install(
     PC093 other objects depend on what an upgrade drops, or have the name of what it makes.
     """
     sources = sources or load()
-    with session(conninfo) as connection:
+    with session(conninfo, untrusted=True) as connection:
         with connection.transaction(force_rollback=dry_run):
             installation = _Installation(connection, sources)
             report = installation.run()
             report.dry_run = dry_run
             report.notes += _extend_search_path(connection, installation.extend_path) if search_path else []
-            report.notes += hiding(connection)
             server = levels.look(connection)
-            jobs = levels.wanted_jobs(connection, server) if cron else []
+            trusted = report.action != "prepared"
+            report.notes += hiding(connection) if trusted else []
+            jobs = levels.wanted_jobs(server, *[levels.keep_runs(connection)] if trusted else [])
             # Another database is another transaction, which must see this one committed.
             if cron and not server.cron_is_elsewhere:
                 cron_level = levels.cron(conninfo, connection, server, jobs, change=True)
         if not cron:
             cron_level = Level("pg_cron", False, "left alone, as asked")
         elif server.cron_is_elsewhere:
-            cron_level = levels.cron(conninfo, connection, server, jobs, change=True, dry_run=dry_run)
+            cron_level = levels.cron(conninfo, connection, server, jobs, change=True, record=trusted, dry_run=dry_run)
     report.levels = [levels.core(server), cron_level, installation.plpython]
     return report
 
@@ -147,8 +148,8 @@ class _Installation:
     def run(self) -> InstallReport:
         connection, sources = self.connection, self.sources
         connection.execute(SETTINGS.encode())
-        connection.execute(TAKE_LOCK.encode())
         connection.execute(LOCK_TIMEOUT.encode())
+        connection.execute(TAKE_LOCK.encode())
         if connection.info.server_version < 150000:
             self._run(sources.bootstrap)  # raises: what follows asks for what older servers do not have
         server = levels.look(connection)
@@ -158,13 +159,14 @@ class _Installation:
                 sqlstate=READ_ONLY,
                 hint="Connect to the primary server; the installation reaches the standby by replication.",
             )
-        # To be asked before this session has a search_path of its own.
         self.extend_path = search_path.appending(connection)
+        if owner := lesser_owner(connection):
+            return self._give_python(server, owner)
         self._prepare(server)
-        become_owner(connection, server)
+        connection.execute(AS_OWNER.encode())
         previous = installed_version(connection)
         self._refuse_newer(previous)
-        self.plpython = levels.plpython(server, needed=bool(sources.plpython))
+        self.plpython = levels.plpython(server, needed=bool(sources.plpython), loaded=self._has_python())
         report = InstallReport("installed", __version__, server.database, previous)
         recorded = self._is_recorded()
         if recorded and self._is_intact():
@@ -191,19 +193,46 @@ class _Installation:
             report.dropped = [name for name in before if name not in after]
             report.remade = [name for name in before if name in after and before[name] != after[name]]
         connection.execute("RESET ROLE")
-        connection.execute("SET LOCAL search_path TO DEFAULT")
+        connection.execute("SET LOCAL search_path TO pg_catalog, pg_temp")
         return report
 
     def _run_plpython(self, server: Facts) -> None:
         for script in self.sources.plpython:
-            self._run(script, script.made("plpython"))
+            self._run(script, script.made("plpython", but_python=not server.superuser))
         self.connection.execute(record("plpython", __version__, self.sources.plpython_digest).encode())
+        if server.superuser:
+            self._make_python()
+            self.connection.execute(AS_OWNER.encode())
+            self.connection.execute(SEARCH_PATH.encode())
+
+    def _make_python(self) -> None:
         self.connection.execute(BECOME_SUPERUSER.encode())
         self.connection.execute(CREATE_PLPYTHON.encode())
         for script in self.sources.plpython:
             self._run(script, script.made_in_python())
-        become_owner(self.connection, server)
-        self.connection.execute(SEARCH_PATH.encode())
+
+    def _has_python(self) -> bool:
+        """Whether a superuser has made the functions in PL/Python, those of this version."""
+        functions = [function for script in self.sources.plpython for function in script.in_python]
+        made = self.connection.execute(IN_PYTHON).fetchall()
+        return {(function.name, function.body) for function in functions} <= set(made)
+
+    def _give_python(self, server: Facts, owner: str) -> InstallReport:
+        """What a superuser can do for a lesser owner: nothing that runs, or looks at, what that owner has made."""
+        report = InstallReport("prepared", __version__, server.database)
+        self.plpython = levels.plpython(server, needed=bool(self.sources.plpython))
+        self.connection.execute(CREATE_VECTOR.encode())
+        report.notes.append(f"Now as {owner}, who owns the schemas: {levels.INSTALL}")
+        if self._missing_schemas():
+            self.plpython = Level("plpython3u", False, "after the rest", (f"then again, as {server.role}",))
+        elif self.plpython.on:
+            self._make_python()
+            for function in (function for script in self.sources.plpython for function in script.in_python):
+                for (signature,) in self.connection.execute(OURS_IN_PYTHON, [function.name]).fetchall():
+                    self.connection.execute(f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC".encode())
+                    give = sql.SQL(f"ALTER FUNCTION {signature} OWNER TO {{}}")
+                    self.connection.execute(give.format(sql.Identifier(owner)))
+        return report
 
     def _prepare(self, server: Facts) -> None:
         """Extension vector and schema pgcache; or one error that says all that somebody else has to do first."""
@@ -226,8 +255,6 @@ class _Installation:
                 f"as {server.database_owner} or a superuser, in the database {server.database}:"
                 f" {create} or GRANT CREATE ON DATABASE {database} TO {role};"
             )
-        elif server.may_create_schema:  # both belong to whoever owns the first, whoever installs
-            self.connection.execute(GIVE_INTERNAL_SCHEMA)
         if todo:
             kind = PermissionDeniedError if sqlstate == NO_PRIVILEGE else PgcacheError
             raise kind(

@@ -12,6 +12,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import class_row
 
+from .sources import AS_OWNER
+
 Connection = psycopg.Connection[Any]
 
 FACTS = b"""
@@ -19,6 +21,10 @@ FACTS = b"""
         current_database() AS database,
         current_user AS role,
         (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+        (
+            SELECT CASE WHEN rolcanlogin THEN rolname END
+            FROM pg_namespace JOIN pg_roles ON pg_roles.oid = nspowner WHERE nspname = 'pgcache'
+        ) AS owner,
         pg_get_userbyid(datdba) AS database_owner,
         pg_has_role(current_user, datdba, 'USAGE') AS owns_database,
         has_database_privilege(current_user, oid, 'CREATE') AS may_create_schema,
@@ -43,6 +49,11 @@ PACKAGES = {
     "plpython3u": "postgresql-plpython3-{0} (Debian, Ubuntu) or postgresql{0}-plpython3 (Red Hat)",
 }
 HOURLY = "0 * * * *"
+# As scheduled_jobs() has them. Not asked for, as what it says would run in the name of whoever asks.
+JOBS = {
+    "pgcache_upkeep": "CALL pgcache.cache_upkeep()",
+    "ai_worker_cleanup_cache": "SELECT pgcache.ai_worker_cleanup_cache()",
+}
 # What cache_hot_schedule lets pg_cron run.
 RELAY = "CALL pgcache.hot_relay()"
 INSTALL = "python -m pgcache_py install"
@@ -62,11 +73,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the server offers to this session. cron_database: where pg_cron lives, None if it is not loaded."""
+    """What the server offers to this session. cron_database: where pg_cron lives, None if it is not loaded.
+
+    owner: of the schema pgcache, None if there is none yet, or if it cannot log in.
+    """
 
     database: str
     role: str
     superuser: bool
+    owner: str | None
     database_owner: str
     owns_database: bool
     may_create_schema: bool
@@ -76,6 +91,11 @@ class Facts:
     cron_database: str | None
     available: list[str]
     extensions: dict[str, str]
+
+    @property
+    def runs_jobs(self) -> str:
+        """As whom jobs are to run: what is in a schema can do whatever that role can."""
+        return self.owner or self.role
 
     @property
     def cron_is_elsewhere(self) -> bool:
@@ -121,62 +141,59 @@ def plpython(server: Facts, *, needed: bool, loaded: bool = False) -> Level:
     return Level("plpython3u", False, "it is not on the server", (package, again))
 
 
-def wanted_jobs(connection: Connection, server: Facts) -> list[Job]:
-    """The jobs that the installed version wants."""
-    with connection.cursor(row_factory=class_row(Job)) as cursor:
-        query = (
-            "SELECT job_name, schedule, command, current_database() AS database"
-            " FROM pgcache_internal.scheduled_jobs(%s)"
-        )
-        jobs = cursor.execute(query, [HOURLY]).fetchall()
+def wanted_jobs(server: Facts, keep_runs: str = "7 days") -> list[Job]:
+    """The jobs that the installed version wants. keep_runs: that setting."""
+    jobs = [Job(name, HOURLY, command, server.database) for name, command in JOBS.items()]
     if not server.cron_is_elsewhere or server.cron_database is None:
         return jobs
     # There, other databases may have the same jobs; and the record of their runs, which only grows, is there too.
-    keep = connection.execute("SELECT pgcache.cache_setting('keep_runs')").fetchone()
     prune = sql.SQL("DELETE FROM cron.job_run_details WHERE database = {} AND end_time < now() - {}::interval")
-    command = prune.format(server.database, keep[0] if keep else "7 days").as_string(None)
+    command = prune.format(server.database, keep_runs).as_string(None)
     jobs.append(Job("pgcache_prune_runs", HOURLY, command, server.cron_database))
     return [replace(job, job_name=f"{job.job_name} ({server.database})") for job in jobs]
+
+
+def keep_runs(connection: Connection) -> str:
+    """The setting of the installed version."""
+    row = connection.execute("SELECT pgcache.cache_setting('keep_runs')").fetchone()
+    return str(row[0]) if row else ""
 
 
 def cron(
     conninfo: str,
     connection: Connection,
     server: Facts,
-    wanted: Sequence[Job] | None = None,
+    wanted: Sequence[Job],
     *,
     change: bool,
+    record: bool = True,
     dry_run: bool = False,
 ) -> Level:
     """Schedule the jobs, in the database where pg_cron lives; or only look, without `change`.
 
-    Never fails: what goes wrong is in the level. wanted: by default, the jobs of the installed version. Jobs that are
-    there keep the schedule that they have. dry_run: roll back what is done in another database.
+    Never fails: what goes wrong is in the level. Jobs that are there keep the schedule that they have. record: tell the
+    cache of them. dry_run: roll back what is done in another database.
     """
     if server.cron_database is None:
         return _not_loaded(server)
     try:
         with connection.transaction():
-            if wanted is None:
-                wanted = wanted_jobs(connection, server)
             if not server.cron_is_elsewhere:
                 return _cron_in(connection, server, wanted, change)
         with _connect_to(conninfo, server.cron_database) as there, there.transaction(force_rollback=dry_run):
             found = _cron_in(there, server, wanted, change)
             scheduled = _scheduled(there, wanted).values() if found.on else ()
-        if found.on and change and not dry_run:
+        if found.on and change and record and not dry_run:
             _record(connection, server, scheduled)
         return found
     except psycopg.Error as error:
-        return _cron_failed(error, server, wanted or ())
+        return _cron_failed(error, server, wanted)
 
 
 def _record(connection: Connection, server: Facts, scheduled: Iterable[Job]) -> None:
     """Tell the cache's own database what runs by which schedule: from there nobody sees pg_cron's."""
     with connection.transaction():
-        connection.execute(
-            "SELECT set_config('role', pg_get_userbyid(nspowner), true) FROM pg_namespace WHERE nspname = 'pgcache'"
-        )
+        connection.execute(AS_OWNER.encode())
         connection.execute("DELETE FROM pgcache_internal.jobs_elsewhere")
         for job in scheduled:
             name = job.job_name.removesuffix(f" ({server.database})")
@@ -226,6 +243,8 @@ def _cron_in(there: Connection, server: Facts, wanted: Sequence[Job], change: bo
         except psycopg.Error as error:
             todo = _steps_of_superuser(server, wanted, create=True)
             return Level("pg_cron", False, f"{absent}: {error.diag.message_primary}", todo)
+    if change and server.superuser:
+        _unschedule_others(there, server, wanted)
     existing = _scheduled(there, wanted)
     stale = [job for job in wanted if job.job_name not in existing or existing[job.job_name].command != job.command]
     schedules = [existing[job.job_name].schedule for job in wanted if job.job_name in existing]
@@ -233,16 +252,25 @@ def _cron_in(there: Connection, server: Facts, wanted: Sequence[Job], change: bo
     if stale and not change:
         seen = "" if server.superuser else f", as far as {server.role} may see"
         return Level("pg_cron", False, f"its jobs are not scheduled{seen}", (INSTALL,))
-    if stale and server.cron_is_elsewhere:
-        for job in stale:
-            there.execute(
-                "SELECT cron.schedule_in_database(%s, %s, %s, %s)",
-                [job.job_name, existing.get(job.job_name, job).schedule, job.command, job.database],
-            )
-    elif stale:
-        there.execute("SELECT pgcache.cache_schedule(%s)", [schedule])
+    for job in stale:
+        # For another role, or for another database, that takes a superuser.
+        simple = server.runs_jobs == server.role and not server.cron_is_elsewhere
+        there.execute(
+            "SELECT cron.schedule(%s, %s, %s)" if simple else "SELECT cron.schedule_in_database(%s, %s, %s, %s, %s)",
+            [job.job_name, schedule, job.command] + ([] if simple else [job.database, server.runs_jobs]),
+        )
     when = "every hour" if schedule == HOURLY else f"at '{schedule}'"
     return Level("pg_cron", True, f"tidies up {when} (table cron.job in the database {server.cron_database})")
+
+
+def _unschedule_others(there: Connection, server: Facts, wanted: Sequence[Job]) -> None:
+    """End the jobs that run as another role than they should."""
+    query = (
+        "SELECT count(cron.unschedule(jobid)) FROM cron.job"
+        " WHERE jobname = ANY(%s) AND database = ANY(%s) AND username <> %s"
+    )
+    names, databases = [job.job_name for job in wanted], [job.database for job in wanted]
+    there.execute(query, [names, databases, server.runs_jobs])
 
 
 def _scheduled(there: Connection, wanted: Sequence[Job]) -> dict[str, Job]:
@@ -269,7 +297,7 @@ def _steps_of_superuser(server: Facts, jobs: Sequence[Job], *, create: bool) -> 
         return (f"{superuser}{extension}; {grant}" if create else superuser + grant, AGAIN)
     calls = [
         sql.SQL("SELECT cron.schedule_in_database({}, {}, {}, {}, {})")
-        .format(job.job_name, job.schedule, job.command, job.database, server.role)
+        .format(job.job_name, job.schedule, job.command, job.database, server.runs_jobs)
         .as_string(None)
         for job in jobs
     ]
@@ -281,5 +309,5 @@ def _connect_to(conninfo: str, database: str) -> Iterator[Connection]:
     """A session in another database of the same server, in a transaction that is committed at the end."""
     where = make_conninfo(conninfo, dbname=database, application_name="pgcache install")
     with psycopg.connect(where, prepare_threshold=None) as connection:
-        connection.execute("SET LOCAL client_min_messages = warning")
+        connection.execute("SET search_path TO pg_catalog, pg_temp; SET LOCAL client_min_messages = warning")
         yield connection

@@ -18,10 +18,15 @@ SETTING_OF_DATABASE = """
     JOIN pg_database ON pg_database.oid = setdatabase
     WHERE datname = current_database() AND setrole = 0 AND split_part(option, '=', 1) = 'search_path'
 """
-# What applies where the database has no setting of its own. A session sees it only if nothing closer overrides it.
+# What applies where the database has no setting of its own. A session sees it only if nothing closer overrides it. All
+# names are qualified, as it runs with the search_path that the session has begun with.
 SETTING_OF_SERVER = """
-    SELECT CASE WHEN source IN ('default', 'configuration file', 'command line') THEN reset_val ELSE boot_val END
-    FROM pg_settings WHERE name = 'search_path'
+    SELECT CASE
+        WHEN s.source OPERATOR(pg_catalog.=) ANY ('{default,configuration file,command line}'::pg_catalog.text[])
+            THEN s.reset_val
+        ELSE s.boot_val
+    END
+    FROM pg_catalog.pg_settings AS s WHERE s.name OPERATOR(pg_catalog.=) 'search_path'
 """
 DEFAULT = "SELECT boot_val FROM pg_settings WHERE name = 'search_path'"
 ROLES_WITH_THEIR_OWN = """
@@ -43,11 +48,12 @@ def parse(setting: str) -> list[str]:
 
 
 def current(connection: psycopg.Connection[Any]) -> list[str]:
-    """The names that new sessions get, unless their role has a search_path of its own.
-
-    The session must not have set one itself.
-    """
-    return parse(_value(connection, SETTING_OF_DATABASE) or _value(connection, SETTING_OF_SERVER) or "")
+    """The names that new sessions get, unless their role has a search_path of its own."""
+    if setting := _value(connection, SETTING_OF_DATABASE):
+        return parse(setting)
+    with connection.transaction(force_rollback=True):  # so that the session's own is back afterwards
+        connection.execute("RESET search_path")
+        return parse(_value(connection, SETTING_OF_SERVER) or "")
 
 
 def overriding_roles(connection: psycopg.Connection[Any]) -> list[str]:

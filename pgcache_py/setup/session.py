@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg import sql
 
-from ..errors import PermissionDeniedError, PgcacheError, translated
-from .levels import Connection, Facts
+from ..errors import PgcacheError, translated
+from .levels import Connection
+from .sources import AS_OWNER
+
+PINNED = "SET search_path TO pg_catalog, pg_temp"
+LESSER_OWNER = """
+    SELECT owner.rolname
+    FROM pg_namespace JOIN pg_roles AS owner ON owner.oid = nspowner
+    WHERE nspname IN ('pgcache', 'pgcache_internal') AND NOT owner.rolsuper
+        AND (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
+"""
 
 
 def installed_version(connection: Connection) -> str | None:
@@ -26,23 +34,44 @@ def installed(connection: Connection) -> dict[str, tuple[str, str]]:
     return {component: (version, digest) for component, version, digest in rows}
 
 
-def connect(conninfo: str, purpose: str = "pgcache") -> Connection:
-    """A connection in autocommit, whatever the database's defaults. purpose: its application_name."""
+def connect(conninfo: str, purpose: str = "pgcache", *, untrusted: bool = False) -> Connection:
+    """A connection in autocommit, whatever the database's defaults. purpose: its application_name.
+
+    Raises PermissionDeniedError for a superuser where another role owns the schemas; untrusted: the caller calls
+    nothing in them then, and looks at no table.
+    """
     connection = psycopg.connect(
         conninfo, autocommit=True, prepare_threshold=None, client_encoding="utf-8", application_name=purpose
     )
-    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-    # psycopg reads no intervals in another style.
-    connection.execute("SET intervalstyle = postgres; SET datestyle = ISO")
+    try:
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        # Before anything else: the database's own may begin with a schema in which others have made operators.
+        connection.execute(PINNED)
+        # psycopg reads no intervals in another style.
+        connection.execute("SET intervalstyle = postgres; SET datestyle = ISO")
+        if not untrusted and lesser_owner(connection):
+            connection.execute(AS_OWNER.encode())  # which is refused
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
+def lesser_owner(connection: Connection) -> str | None:
+    """Who owns the schemas, if that is no superuser and this session's role is one."""
+    row = connection.execute(LESSER_OWNER).fetchone()
+    return row[0] if row else None
+
+
 @contextmanager
-def session(conninfo: str) -> Iterator[Connection]:
-    """A session whose transactions are the caller's; its psycopg errors become PgcacheError, with the server's hint."""
+def session(conninfo: str, *, untrusted: bool = False) -> Iterator[Connection]:
+    """A session whose transactions are the caller's; its psycopg errors become PgcacheError, with the server's hint.
+
+    untrusted: as for `connect`.
+    """
     try:
         # In READ COMMITTED, so that installers that waited for the lock see what the first one did.
-        with connect(conninfo, "pgcache install") as connection:
+        with connect(conninfo, "pgcache install", untrusted=untrusted) as connection:
             if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
                 connection.read_only = False
             yield connection
@@ -55,24 +84,6 @@ def _translated(error: psycopg.Error) -> Exception:
     if isinstance(found, PgcacheError) and isinstance(error, psycopg.errors.LockNotAvailable):
         found.hint = "A long transaction uses the cache, see pg_stat_activity. Try again when it has ended."
     return found
-
-
-def become_owner(connection: Connection, server: Facts) -> None:
-    """Act as the schema's owner from here on, so that all objects have one owner, whoever upgrades."""
-    row = connection.execute(
-        "SELECT pg_get_userbyid(nspowner), pg_has_role(current_user, nspowner, 'MEMBER')"
-        " FROM pg_namespace WHERE nspname = 'pgcache'"
-    ).fetchone()
-    if row is None or row[0] == server.role:
-        return
-    owner, member = row
-    if not member:
-        raise PermissionDeniedError(
-            f"the schema pgcache in the database {server.database} belongs to {owner}, and you are {server.role}",
-            sqlstate=psycopg.errors.InsufficientPrivilege.sqlstate,
-            hint=f"Connect as {owner}, as a member of that role, or as a superuser.",
-        )
-    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

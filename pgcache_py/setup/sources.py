@@ -50,6 +50,7 @@ IN_PYTHON = re.compile(r"\blanguage plpython3u\b", re.IGNORECASE)
 # For the length of one transaction. A session that installs is allowed to take its time, but not to queue for a table
 # behind which the application would then queue too.
 SETTINGS = """\
+SET LOCAL search_path TO pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 SET LOCAL check_function_bodies = off;
 SET LOCAL statement_timeout = 0;
@@ -80,23 +81,33 @@ BEGIN
 END
 $$;
 """
-# pg_catalog comes before the schema of vector, in which others may have created things.
-SEARCH_PATH = """\
-SELECT set_config('search_path', concat_ws(', ', 'pgcache_internal', 'pgcache', 'pg_catalog', (
-    SELECT quote_ident(n.nspname)
-    FROM pg_catalog.pg_extension AS e
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
-    WHERE e.extname = 'vector'
-), 'pg_temp'), true);
-"""
-# So that all objects have one owner, whoever upgrades.
-BECOME_OWNER = """\
+# Not the schema that the extension vector is in: others may create operators there.
+SEARCH_PATH = "SET LOCAL search_path TO pgcache_internal, pgcache, pg_catalog, pg_temp;\n"
+# Go on as the owner of the schemas, so that all objects have one, whoever upgrades; or refuse to. An owner can have put
+# anything into a schema, and SET ROLE is no barrier to that, since RESET ROLE undoes it: so whoever runs it must trust
+# its owner as himself. Superusers trust superusers; and a role that cannot log in, its members.
+AS_OWNER = """\
 DO $$
 DECLARE
-    owner name := (SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgcache');
+    owner pg_roles;
+    caller pg_roles := (SELECT r FROM pg_roles AS r WHERE r.rolname = session_user);
 BEGIN
-    IF owner <> current_user THEN
-        EXECUTE format('SET LOCAL ROLE %I', owner);
+    SELECT r.* INTO owner
+    FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner
+    WHERE n.nspname IN ('pgcache', 'pgcache_internal') ORDER BY r.rolsuper LIMIT 1;
+    IF owner.oid <> caller.oid AND (CASE
+        WHEN caller.rolsuper THEN NOT owner.rolsuper
+        ELSE owner.rolcanlogin OR NOT pg_has_role(owner.oid, 'MEMBER')
+    END) THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('the schema pgcache in the database %s belongs to %s, and you are %s',
+                current_database(), owner.rolname, caller.rolname),
+            HINT = format(CASE
+                WHEN owner.rolcanlogin THEN 'Connect as %s: what is in its schema would have all of your rights.'
+                ELSE 'Connect as a member of %s, which cannot log in itself; not as a superuser.'
+            END, owner.rolname);
+    ELSIF owner.rolname <> current_user THEN
+        EXECUTE format('SET LOCAL ROLE %I', owner.rolname);
     END IF;
 END
 $$;
@@ -108,6 +119,27 @@ BECOME_SUPERUSER = "RESET ROLE;\nSET LOCAL search_path TO pg_catalog, pg_temp;\n
 FOR_PSQL = "\\set ON_ERROR_STOP on\n"
 # Around what is not in a script without that level.
 PLPYTHON_BEGINS, PLPYTHON_ENDS = "-- The level plpython3u begins.\n", "-- The level plpython3u ends.\n"
+
+
+@dataclass(frozen=True)
+class PythonFunction:
+    """A function in PL/Python, by the statement that makes it."""
+
+    statement: str
+
+    @property
+    def name(self) -> str:
+        return self.statement[: self.statement.index("(")].split()[-1]
+
+    @property
+    def body(self) -> str:
+        """As the catalog has it."""
+        *_, literal = (token[0] for token in TOKEN.finditer(self.statement) if token[0][0] in "'$")
+        return literal[1:-1].replace("''", "'") if literal[0] == "'" else literal.split("$", 2)[2].rsplit("$", 2)[0]
+
+    @property
+    def note(self) -> str:
+        return f"CALL pgcache_internal.note_python('{self.name}');"
 
 
 @dataclass(frozen=True)
@@ -132,18 +164,24 @@ class Script:
                 start = token.end()
         yield self.text[start:], ""
 
-    def made(self, component: str) -> str:
+    def made(self, component: str, *, but_python: bool = False) -> str:
         """The text to run: functions and views are made by pgcache_internal.make, which knows what is there already.
 
         Those in PL/Python are made in PL/pgSQL, as their owner can; `made_in_python` then gives them their language.
+        but_python: a superuser has made those already, so they are only noted.
         """
+        noted = {function.statement: function.note for function in self.in_python} if but_python else {}
         return "".join(
-            comments + (_make(statement, component) if MAKES.match(statement) else statement)
+            comments + (noted.get(statement) or (_make(statement, component) if MAKES.match(statement) else statement))
             for comments, statement in self.statements
         )
 
+    @property
+    def in_python(self) -> list[PythonFunction]:
+        return [PythonFunction(statement) for _, statement in self.statements if IN_PYTHON.search(statement)]
+
     def made_in_python(self) -> str:
-        return "".join(f"{statement}\n" for _, statement in self.statements if IN_PYTHON.search(statement))
+        return "".join(f"{function.statement}\n" for function in self.in_python)
 
 
 @dataclass(frozen=True)
@@ -197,9 +235,9 @@ class Sources:
         what = f"from {upgrade_from} to {version}" if upgrade_from else version
         yield f"-- pgcache {what}. Run it with psql -f FILE: all or nothing, it is one transaction."
         yield FOR_PSQL + "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-        yield SETTINGS + TAKE_LOCK + LOCK_TIMEOUT
+        yield SETTINGS + LOCK_TIMEOUT + TAKE_LOCK
         yield CREATE_VECTOR
-        yield BECOME_OWNER
+        yield AS_OWNER
         yield _expect(upgrade_from)
         yield _titled(self.bootstrap, self.bootstrap.text)
         yield SEARCH_PATH
@@ -218,7 +256,7 @@ class Sources:
             yield BECOME_SUPERUSER + CREATE_PLPYTHON
             for script in self.plpython:
                 yield script.made_in_python()
-            yield BECOME_OWNER + SEARCH_PATH
+            yield AS_OWNER + SEARCH_PATH
             yield PLPYTHON_ENDS
         for script in self.after:
             yield _titled(script, script.text)

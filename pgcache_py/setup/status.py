@@ -41,9 +41,10 @@ def status(conninfo: str) -> Status:
             found.todo.append(levels.INSTALL)
             return found
         found.jobs = _rows(connection, "SELECT * FROM pgcache.cache_jobs ORDER BY job_name")
+        jobs = levels.wanted_jobs(server, levels.keep_runs(connection))
         found.levels = [
             levels.core(server),
-            _cron(levels.cron(conninfo, connection, server, change=False), server, found.jobs),
+            _cron(levels.cron(conninfo, connection, server, jobs, change=False), server, found.jobs),
             levels.plpython(server, needed=bool(load().plpython), loaded="plpython" in installed(connection)),
         ]
         found.types = _rows(connection, "SELECT * FROM pgcache.cache_stats ORDER BY type")

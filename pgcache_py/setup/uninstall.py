@@ -9,8 +9,8 @@ import psycopg
 from ..errors import NotInstalledError, PgcacheError
 from . import levels, search_path
 from .levels import Connection, Facts, Job
-from .session import become_owner, installed_version, session
-from .sources import LOCK_TIMEOUT, SETTINGS, TAKE_LOCK
+from .session import installed_version, session
+from .sources import AS_OWNER, LOCK_TIMEOUT, SETTINGS, TAKE_LOCK
 
 IN_USE = psycopg.errors.DependentObjectsStillExist.sqlstate
 NO_SCHEMA = psycopg.errors.InvalidSchemaName.sqlstate
@@ -44,7 +44,7 @@ DEPENDENTS = b"""
     LEFT JOIN pg_class AS rel ON rel.oid = COALESCE(t.tgrelid, a.adrelid, p.polrelid)
     LEFT JOIN pg_type AS ty ON doomed.classid = 'pg_type'::regclass AND ty.oid = doomed.objid
     WHERE object.type NOT IN ('rule', 'schema')
-        AND (ty.oid IS NULL OR (ty.typrelid = 0 AND ty.typcategory <> 'A'))  -- those come with something else
+        AND (ty.oid IS NULL OR (ty.typrelid = 0::oid AND ty.typcategory <> 'A'))  -- those come with something else
         AND CASE
             WHEN COALESCE(rel.relnamespace::regnamespace::text, object.schema) IS NULL
                 THEN object.type IN ('extension', 'cast', 'event trigger', 'publication namespace')
@@ -76,9 +76,10 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
     with session(conninfo) as connection:
         with connection.transaction(force_rollback=dry_run):
             connection.execute(SETTINGS.encode())
+            connection.execute(LOCK_TIMEOUT.encode())
             connection.execute(TAKE_LOCK.encode())
             server = levels.look(connection)
-            become_owner(connection, server)
+            connection.execute(AS_OWNER.encode())
             version = installed_version(connection)
             if version is None:
                 raise NotInstalledError(
@@ -86,8 +87,9 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
                     sqlstate=NO_SCHEMA,
                     hint="Nothing has to be removed.",
                 )
-            connection.execute(LOCK_TIMEOUT.encode())
+            connection.execute("SET LOCAL search_path TO pg_catalog, public, pg_temp")  # how they are named
             dependents = [name for (name,) in connection.execute(DEPENDENTS)]
+            connection.execute("SET LOCAL search_path TO pg_catalog, pg_temp")
             if dependents and not cascade:
                 raise PgcacheError(
                     f"other objects depend on pgcache: {', '.join(dependents)}",
@@ -95,16 +97,15 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
                     hint="Drop them, or let uninstall drop them as well: --cascade.",
                 )
             report = UninstallReport(server.database, version, dependents)
-            jobs = levels.wanted_jobs(connection, server) if server.cron_is_elsewhere else []
             if server.cron_database == server.database and "pg_cron" in server.extensions:
                 connection.execute("RESET ROLE")  # the jobs belong to whoever installed
                 report.notes += _unschedule_here(connection)
-                become_owner(connection, server)
+                connection.execute(AS_OWNER.encode())
             connection.execute("DROP SCHEMA pgcache, pgcache_internal CASCADE")
             connection.execute("RESET ROLE")
             report.notes += _shorten_search_path(connection, server)
         if server.cron_is_elsewhere and not dry_run:
-            report.notes += _unschedule_elsewhere(conninfo, server, jobs)
+            report.notes += _unschedule_elsewhere(conninfo, server, levels.wanted_jobs(server))
     return report
 
 
@@ -121,10 +122,9 @@ def _shorten_search_path(connection: Connection, server: Facts) -> list[str]:
 def _unschedule_here(connection: Connection) -> list[str]:
     try:
         with connection.transaction():
-            connection.execute("SELECT pgcache.cache_unschedule()")
             connection.execute(
-                "SELECT cron.unschedule(jobid) FROM cron.job WHERE command = %s AND database = current_database()",
-                [levels.RELAY],
+                "SELECT cron.unschedule(jobid) FROM cron.job WHERE command = ANY(%s) AND database = current_database()",
+                [[*levels.JOBS.values(), levels.RELAY]],
             )
     except psycopg.Error as error:
         return [f"the cron jobs are still there, see the table cron.job: {error.diag.message_primary}"]

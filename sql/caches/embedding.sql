@@ -154,7 +154,7 @@ as $$
         and pgcache_internal.put_embedding(pgcache.embedding_key(text, model), embedding::text, model, ttl, true)
 $$;
 
-comment on function pgcache.cache_set_embedding(text, text, vector, interval) is
+comment on function pgcache.cache_set_embedding is
 'Caches the vector of a text. ttl: default of the type, 24 hours. Errors: PC005 wrong dimensions; as cache_set.';
 
 create or replace function pgcache.cache_set_embeddings(

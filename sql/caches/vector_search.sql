@@ -18,7 +18,7 @@ as $$
     )
 $$;
 
-comment on function pgcache.vector_search_key(vector, jsonb, integer, text) is
+comment on function pgcache.vector_search_key is
 'The key of a search: cache_key of user, SHA-256 of the query vector as array_send(query::real[]), canonical filters'
 ' and top_k.';
 
@@ -30,7 +30,7 @@ as $$
     select pgcache.cache_get('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id)) -> 'results'
 $$;
 
-comment on function pgcache.cache_get_vector_search(vector, jsonb, integer, text) is
+comment on function pgcache.cache_get_vector_search is
 'The cached results of a search by the same vector, filters and top_k for the same user; NULL on a miss.'
 ' filters are compared as JSON values, the vector by its float32 numbers. Errors: as cache_get.';
 
@@ -46,6 +46,6 @@ as $$
     )
 $$;
 
-comment on function pgcache.cache_set_vector_search(vector, jsonb, jsonb, integer, text, interval) is
+comment on function pgcache.cache_set_vector_search is
 'Caches the results of a search. user_id: whose results these are ('''' = everybody''s). ttl: default of the type, 1'
 ' hour. Errors: as cache_set.';

@@ -1,5 +1,6 @@
--- The first thing that an installation runs: it may rely on nothing, so it is re-runnable, and asks for no more rights
--- than it needs on a database where pgcache is there already. It ends with what runs the other files: migrate and make.
+-- The first thing that an installation runs in its schemas: it may rely on nothing, so it is re-runnable, and asks for
+-- no more rights than it needs on a database where pgcache is there already. It ends with what runs the other files:
+-- migrate and make.
 
 do $$
 declare
@@ -32,6 +33,15 @@ begin
         comment on schema pgcache_internal is
         'What pgcache is made of. It is on nobody''s search_path and may change with every version: call what is in'
         ' pgcache.';
+    end if;
+    -- Whoever may create schemas could have been faster, and have a trap in one of them.
+    if exists (
+        select from pg_namespace n
+        where n.nspname in ('pgcache', 'pgcache_internal') and n.nspowner <> current_user::regrole
+    ) then
+        raise exception 'the schemas pgcache and pgcache_internal belong to two roles'
+            using errcode = 'insufficient_privilege',
+                hint = 'What is in a schema that another role has made may be a trap. Drop it, and install again.';
     end if;
 end
 $$;
@@ -138,8 +148,41 @@ $$;
 
 comment on function pgcache_internal.own_objects() is 'Those of made_objects that are there.';
 
+create or replace procedure pgcache_internal.note_made(
+    kind text, schema name, name name, arguments text, component text
+)
+language sql
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    insert into made_objects as o
+    values (kind, schema, name, arguments, component, now())
+    on conflict on constraint made_objects_pkey do update
+    set component = excluded.component, made_at = excluded.made_at
+$$;
+
+comment on procedure pgcache_internal.note_made(text, name, name, text, text) is -- noqa: LT01
+'Notes an object as pgcache''s own.';
+
+create or replace procedure pgcache_internal.note_python(name text)
+language plpgsql
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    made pg_proc;
+begin
+    select p.* into strict made from pg_proc p where p.oid = to_regproc(name);
+    call note_made(
+        'routine', made.pronamespace::regnamespace::name, made.proname, argument_types(made.proargtypes), 'plpython'
+    );
+end
+$$;
+
+comment on procedure pgcache_internal.note_python(text) is -- noqa: LT01
+'Notes a function in PL/Python, which a superuser has made, as pgcache''s own.';
+
 create or replace procedure pgcache_internal.make(statement text, component text default 'pgcache')
-language plpgsql  -- not pinned: runs files
+language plpgsql
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -166,6 +209,18 @@ begin
     else
         select pg_catalog.array_agg(p.oid), pg_catalog.array_agg(p.ctid) into found_objects, found_rows
         from pg_catalog.pg_proc p where p.pronamespace = namespace and p.proname = name;
+    end if;
+    if kind = 'routine' then
+        -- Parameters may be vectors. A view may not look into that schema, where others may have made operators.
+        perform pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ',
+            'pgcache_internal, pgcache, pg_catalog',
+            (
+                select pg_catalog.quote_ident(n.nspname)
+                from pg_catalog.pg_extension e inner join pg_catalog.pg_namespace n on n.oid = e.extnamespace
+                where e.extname = 'vector'
+            ),
+            'pg_temp'
+        ), true);
     end if;
     if found_objects is null then
         execute statement;
@@ -196,10 +251,7 @@ begin
             message = pg_catalog.format('there is a %I.%I already that pgcache has not made', schema, name),
             hint = 'Give yours another name, or move it to a schema of yours, and install again.';
     end if;
-    insert into pgcache_internal.made_objects as o
-    values (kind, schema, name, arguments, component, pg_catalog.now())
-    on conflict on constraint made_objects_pkey do update
-    set component = excluded.component, made_at = excluded.made_at;
+    call pgcache_internal.note_made(kind, schema, name, arguments, component);
     -- There are no overloads: what else has the name is of an earlier version.
     foreach earlier in array own loop
         if earlier <> made then

@@ -7,6 +7,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgcache_py.setup.install import install
+from pgcache_py.setup.levels import JOBS as JOBS_OF_THE_PACKAGE
 from tests.conftest import NewRole
 from tests.tools.session import Session, refused
 
@@ -297,3 +298,8 @@ def test_a_clean_up_by_hand_is_a_run(ask: Session) -> None:
     assert ask("SELECT ai_worker_cleanup_cache()") == 1
     query = "SELECT outcome, removed FROM cache_jobs WHERE job_name = 'ai_worker_cleanup_cache'"
     assert ask.row(query) == {"outcome": "succeeded", "removed": 1}
+
+
+def test_the_installation_schedules_the_same(ask: Session) -> None:
+    jobs = dict(ask.rows("SELECT job_name, command FROM pgcache_internal.scheduled_jobs()"))
+    assert jobs == JOBS_OF_THE_PACKAGE

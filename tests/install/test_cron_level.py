@@ -118,6 +118,26 @@ def test_who_may_not_schedule_is_told_what_a_superuser_has_to_do(cron: psycopg.C
     }
 
 
+def test_jobs_run_in_the_name_of_the_owner(cron: psycopg.Connection, owned_dsn: str, empty_dsn: str) -> None:
+    """What a superuser's job calls could do anything: the owner may change it."""
+    whose = "SELECT DISTINCT username FROM cron.job WHERE jobname LIKE %s"
+    names = f"%({database(owned_dsn)})"
+    install(owned_dsn)
+    cron.execute(
+        "SELECT cron.schedule_in_database(%s, '0 * * * *', 'CALL pgcache.cache_upkeep()', %s)",
+        [f"pgcache_upkeep ({database(owned_dsn)})", database(owned_dsn)],
+    )
+    assert cron.execute(whose, [names]).fetchall() == [("postgres",)]  # as an earlier version did
+    level = cron_level(install(empty_dsn).levels)
+    assert level.on, level
+    assert cron.execute(whose, [names]).fetchall() == [(user(owned_dsn),)]
+    assert cron.execute("SELECT count(*) FROM cron.job WHERE jobname LIKE %s", [names]).fetchone() == (3,)
+    with psycopg.connect(owned_dsn, autocommit=True) as owner:
+        owner.execute("CALL pgcache.cache_upkeep()")
+    assert cron_level(status(owned_dsn).levels).on
+    cron.execute("SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE %s", [names])
+
+
 @pytest.mark.needs("cluster")
 @pytest.mark.once
 def test_in_the_same_database(throwaway_cluster: Callable[..., Cluster]) -> None:

@@ -34,7 +34,7 @@ def psql(programs: Path, dsn: str, script: str) -> subprocess.CompletedProcess[s
 
 
 def test_the_printed_script_upgrades_as_well(
-    release: str, owned_dsn: str, empty_dsn: str, another_dsn: str, programs: Path, new_role: NewRole
+    release: str, owned_dsn: str, another_dsn: str, programs: Path, new_role: NewRole
 ) -> None:
     releases.install_frozen(owned_dsn, release, plpython=False)
     ask = Session(owned_dsn)
@@ -42,7 +42,7 @@ def test_the_printed_script_upgrades_as_well(
     users = Users(owned_dsn, new_role)
     before = seen(ask)
     newer = DIFFERENT["a parameter, of what users call"]()
-    done = psql(programs, empty_dsn, newer.render("0.2.0", upgrade_from=release))  # by a superuser
+    done = psql(programs, owned_dsn, newer.render("0.2.0", upgrade_from=release))
     assert (done.returncode, done.stderr) == (0, "")
     assert seen(ask) == before
     assert ask("SELECT version FROM pgcache_internal.installed") == "0.2.0"

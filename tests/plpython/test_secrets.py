@@ -163,15 +163,17 @@ def test_the_owner_need_not_be_a_superuser(
     """The functions belong to the schema's owner, whoever installed them, and act with the owner's rights."""
     with session(empty_dsn) as db, Standin(host_of(db)) as endpoint:
         owner = user(new_role(empty_dsn))
-        db.execute(f"CREATE SCHEMA pgcache AUTHORIZATION {owner}")
-        for _ in range(2):
-            install(empty_dsn)  # as a superuser
+        theirs = make_conninfo(empty_dsn, user=owner, password="secret")
+        db.execute(f"CREATE SCHEMA pgcache AUTHORIZATION {owner}; CREATE SCHEMA pgcache_internal AUTHORIZATION {owner}")
+        for dsn in (empty_dsn, theirs, empty_dsn, theirs):  # a superuser, and the owner
+            install(dsn, cron=False)
+        assert install(theirs, cron=False).action == "current"
         owners = db.execute("SELECT DISTINCT proowner::regrole::text FROM pg_proc"
                             " WHERE pronamespace = 'pgcache'::regnamespace").fetchall()  # fmt: skip
         assert owners == [(owner,)]
-        with session(make_conninfo(empty_dsn, user=owner, password="secret")) as theirs:
-            call(theirs, "ai_configure", base_url=endpoint.url, api_key="another-key")
-            assert call(theirs, "llm_complete", "hello")["response"] == "you said: hello"
+        with session(theirs) as connection:
+            call(connection, "ai_configure", base_url=endpoint.url, api_key="another-key")
+            assert call(connection, "llm_complete", "hello")["response"] == "you said: hello"
         assert endpoint.log[0].key == "Bearer another-key"
 
 
