@@ -12,12 +12,38 @@ $$;
 comment on function pgcache_internal.scheduled_jobs(text) is
 'The jobs that pg_cron should run: name, schedule in cron''s format, command.';
 
+-- Whoever may create schemas may make one that is called cron, where pg_cron is not.
+create or replace function pgcache_internal.is_crons(catalog regclass, object oid) returns boolean
+language sql stable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select exists (
+        select from pg_depend d inner join pg_extension e on e.oid = d.refobjid
+        where d.classid = catalog and d.objid = object and d.deptype = 'e' and e.extname = 'pg_cron'
+            and d.refclassid = 'pg_extension'::regclass
+        union all
+        select from pg_namespace n
+        where n.nspname = 'pgcache' and n.nspowner in (
+            (select c.relowner from pg_class c where catalog = 'pg_class'::regclass and c.oid = object),
+            (select p.proowner from pg_proc p where catalog = 'pg_proc'::regclass and p.oid = object)
+        )
+    )
+$$;
+
+comment on function pgcache_internal.is_crons(regclass, oid) is
+'Whether a table or a function in the schema cron is to be believed: it is a member of the extension pg_cron, or belongs'
+' to the owner of pgcache, who could do all that it may do.';
+
 create or replace function pgcache_internal.check_cron(hint text) returns void
 language plpgsql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if to_regprocedure('cron.schedule(text,text,text)') is null then
+    if not (
+        is_crons('pg_proc', to_regprocedure('cron.schedule(text,text,text)'))
+        and is_crons('pg_proc', to_regprocedure('cron.unschedule(bigint)'))
+        and is_crons('pg_class', to_regclass('cron.job'))
+    ) then
         raise exception using errcode = 'PC012', message = 'pg_cron is not installed in this database', hint = hint;
     end if;
 end
@@ -66,7 +92,7 @@ set search_path to pg_catalog, pg_temp
 as $$
     select exists (
         select from pg_class c inner join pg_namespace n on n.oid = c.relnamespace
-        where n.nspname = 'cron' and c.relname = table_name
+        where n.nspname = 'cron' and c.relname = table_name and pgcache_internal.is_crons('pg_class', c.oid)
             and has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, privilege)
     )
 $$;

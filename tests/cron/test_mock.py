@@ -303,3 +303,35 @@ def test_a_clean_up_by_hand_is_a_run(ask: Session) -> None:
 def test_the_installation_schedules_the_same(ask: Session) -> None:
     jobs = dict(ask.rows("SELECT job_name, command FROM pgcache_internal.scheduled_jobs()"))
     assert jobs == JOBS_OF_THE_PACKAGE
+
+
+FAKE = CRON + """
+    CREATE FUNCTION cron.sprung() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'sprung'; END $$;
+    CREATE TRIGGER sprung BEFORE INSERT OR DELETE ON cron.job FOR EACH STATEMENT EXECUTE FUNCTION cron.sprung();
+    CREATE TRIGGER sprung BEFORE INSERT OR DELETE ON cron.job_run_details
+        FOR EACH STATEMENT EXECUTE FUNCTION cron.sprung();
+    ALTER TABLE cron.job RENAME TO job_table;
+    CREATE FUNCTION cron.sprung_too() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'sprung'; END $$;
+    CREATE VIEW cron.job AS SELECT *, cron.sprung_too() AS sprung FROM cron.job_table;
+    GRANT USAGE ON SCHEMA cron TO PUBLIC;
+    GRANT ALL ON ALL TABLES IN SCHEMA cron TO PUBLIC;
+"""
+
+
+def test_what_others_call_cron_is_not_believed(ask: Session, role: NewRole) -> None:
+    """Or a role that may create schemas could have its code run by the upkeep."""
+    theirs = role()
+    ask(f"GRANT CREATE ON DATABASE {theirs.connection.info.dbname} TO {theirs('SELECT current_user')}")
+    theirs(FAKE)
+    ask("CALL cache_upkeep()")
+    for call in ("cache_schedule()", "cache_unschedule()"):
+        with refused("PC012", "cache_upkeep"):
+            ask(f"SELECT {call}")
+    assert ask("SELECT outcome FROM cache_jobs WHERE job_name = 'pgcache_upkeep'") == "succeeded"
+    assert ask("SELECT count(*) FROM cache_health() WHERE check_name LIKE 'upkeep:%'") == 2
+    if ask("SELECT to_regprocedure('hot_relay(interval)') IS NOT NULL"):
+        with refused("PC030"):
+            ask("CALL hot_relay('0 seconds')")
+        for call in ("cache_hot_schedule()", "cache_hot_unschedule()"):
+            with refused("PC012"):
+                ask(f"SELECT {call}")
