@@ -41,20 +41,30 @@ comment on function pgcache_internal.ai_explain(text, text, boolean) is
 'Lets PostgreSQL parse one statement, or parse and plan it, in a read-only subtransaction. Errors: 42P11 more than one'
 ' statement; PostgreSQL''s own for what is wrong with it.';
 
-create or replace function pgcache_internal.ai_worker_hit(key text) returns jsonb
+-- Whoever may write the cache can have put any text there; and what was valid may not be so any more, or for this role.
+create or replace function pgcache_internal.ai_worker_hit(key text, mode text, search_path text) returns jsonb
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     found_value constant jsonb := cache_get('ai_worker', key);
+    checkable constant boolean := current_setting('transaction_read_only') = 'off'
+        and has_database_privilege(current_database(), 'temporary');
+    verdict jsonb;
 begin
     if found_value is null then
         return null;
+    elsif checkable then
+        verdict := ai_validate(found_value ->> 'generated_sql', mode, search_path, 0);
+    else
+        verdict := jsonb_build_object(
+            'sql', found_value -> 'generated_sql', 'validated', false,
+            'reason', 'it cannot be checked in a READ ONLY transaction, on a standby, or without TEMPORARY objects'
+        );
     end if;
     -- A statement of its own, which sees the hit that was just logged.
-    return (
+    return verdict || (
         select jsonb_build_object(
-            'sql', found_value -> 'generated_sql', 'validated', found_value -> 'validated',
             'tokens_used', found_value -> 'tokens_used', 'schema_version', found_value -> 'schema_version',
             'cache_hit', true, 'hit_count', e.hit_count
         )
@@ -63,7 +73,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.ai_worker_hit(text) is 'The AI worker''s answer from the cache; NULL on a miss.';
+comment on function pgcache_internal.ai_worker_hit(text, text, text) is
+'The AI worker''s answer from the cache, validated again as ai_validate does; NULL on a miss.';
 
 -- Not pinned: the caller's search_path decides which tables the prompt is about.
 create or replace function pgcache.ai_worker_generate(
@@ -88,12 +99,12 @@ $$;
 
 comment on function pgcache.ai_worker_generate(text, text, text, text, interval, boolean, interval) is
 'The SQL for a prompt, from the cache, else from the model, then validated by PostgreSQL (never executed) and cached:'
-' {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit "hit_count", if it is not valid (and so'
-' not cached) "reason". schema_version: default the setting, else auto, a fingerprint of the tables that the caller'
-' may read. model: default the setting. mode: sql_only (default), one statement that only reads; sql_write: also'
-' INSERT, UPDATE, DELETE, MERGE. ttl: default of the type, 1 hour. no_store: the model''s answer is not cached.'
-' max_age: a cached answer that is older is not used; ''0'' asks the model again. Errors: PC003, PC020 to PC025, 42501'
-' without ai_grant, 25006, 57014.';
+' {"sql", "validated", "tokens_used", "schema_version", "cache_hit"}, on a hit, which is validated again, "hit_count",'
+' and "reason" if it is not valid (a model''s answer is not cached then). schema_version: default the setting, else'
+' auto, a fingerprint of the tables that the caller may read. model: default the setting. mode: sql_only (default), one'
+' statement that only reads; sql_write: also INSERT, UPDATE, DELETE, MERGE. ttl: default of the type, 1 hour. no_store:'
+' the model''s answer is not cached. max_age: a cached answer that is older is not used; ''0'' asks the model again.'
+' Errors: PC003, PC020 to PC025, 42501 without ai_grant, 25006, 57014.';
 
 create or replace function pgcache_internal.ai_worker_answer(
     prompt text, schema_version text, model text, mode text, description text, search_path text, ttl interval,
@@ -123,7 +134,7 @@ begin
     end if;
     loop
         if ai_is_fresh('ai_worker', key, max_age) then
-            found := ai_worker_hit(key);
+            found := ai_worker_hit(key, mode, search_path);
             if found is not null then
                 return found;
             end if;

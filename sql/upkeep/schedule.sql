@@ -31,8 +31,8 @@ as $$
 $$;
 
 comment on function pgcache_internal.is_crons(regclass, oid) is
-'Whether a table or a function in the schema cron is to be believed: it is a member of the extension pg_cron, or belongs'
-' to the owner of pgcache, who could do all that it may do.';
+'Whether a table or a function in the schema cron is to be believed: it is a member of the extension pg_cron, or'
+' belongs to the owner of pgcache, who could do all that it may do.';
 
 create or replace function pgcache_internal.check_cron(hint text) returns void
 language plpgsql stable

@@ -305,7 +305,9 @@ def test_the_installation_schedules_the_same(ask: Session) -> None:
     assert jobs == JOBS_OF_THE_PACKAGE
 
 
-FAKE = CRON + """
+FAKE = (
+    CRON
+    + """
     CREATE FUNCTION cron.sprung() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'sprung'; END $$;
     CREATE TRIGGER sprung BEFORE INSERT OR DELETE ON cron.job FOR EACH STATEMENT EXECUTE FUNCTION cron.sprung();
     CREATE TRIGGER sprung BEFORE INSERT OR DELETE ON cron.job_run_details
@@ -316,6 +318,7 @@ FAKE = CRON + """
     GRANT USAGE ON SCHEMA cron TO PUBLIC;
     GRANT ALL ON ALL TABLES IN SCHEMA cron TO PUBLIC;
 """
+)
 
 
 def test_what_others_call_cron_is_not_believed(ask: Session, role: NewRole) -> None:

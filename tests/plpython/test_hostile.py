@@ -208,6 +208,94 @@ def test_functions_that_lie_are_not_called_to_plan(
     ask("cache_clear_all")
 
 
+# What a role that owns tables can have planning call: with the rights of whoever asks.
+LESSER = """
+    CREATE FUNCTION theirs.liar(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+        BEGIN PERFORM nextval('public.tripwire'); RETURN 1; END $$;
+    CREATE TABLE theirs.indexed (id int);
+    CREATE INDEX ON theirs.indexed (id) WHERE theirs.liar(1) = 1;
+    CREATE INDEX ON theirs.indexed (theirs.liar(id));
+    CREATE INDEX ON theirs.grandchild (id) WHERE theirs.liar(1) = 1;
+    ALTER TABLE theirs.grandchild ADD CHECK (theirs.liar(1) > id);
+    CREATE TABLE theirs.known (id int, other int);
+    CREATE STATISTICS theirs.s ON (theirs.liar(id)), other FROM theirs.known;
+    CREATE TABLE theirs.parted (id int) PARTITION BY RANGE (theirs.liar(id));
+    CREATE TABLE theirs.part PARTITION OF theirs.parted DEFAULT;
+    CREATE TABLE theirs.filled
+        (id int, d int DEFAULT theirs.liar(2), g int GENERATED ALWAYS AS (theirs.liar(id)) STORED);
+    CREATE TABLE theirs.ruled (id int);
+    CREATE RULE r AS ON INSERT TO theirs.ruled DO ALSO UPDATE theirs.known SET other = theirs.liar(1);
+    CREATE TABLE theirs.secured (id int);
+    ALTER TABLE theirs.secured ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY p ON theirs.secured USING (true) WITH CHECK (theirs.liar(1) = 1);
+    CREATE VIEW theirs.seen AS SELECT id FROM theirs.indexed;
+"""
+PLANNED = [
+    "SELECT * FROM theirs.indexed WHERE id = 1",
+    "SELECT * FROM theirs.seen WHERE id = 1",
+    "SELECT * FROM parent WHERE id = 1",
+    "SELECT id, other, count(*) FROM theirs.known WHERE id = 1 AND other = 1 GROUP BY 1, 2",
+    "SELECT * FROM theirs.parted WHERE id = 1",
+    "INSERT INTO theirs.filled (id) VALUES (1)",
+    "UPDATE theirs.filled SET id = 1",
+    "INSERT INTO theirs.ruled VALUES (1)",
+    "INSERT INTO theirs.secured VALUES (1)",
+    "DELETE FROM theirs.indexed WHERE id = 1",
+]
+
+
+def test_what_lesser_roles_own_is_not_called_to_plan(
+    db: psycopg.Connection, ask: Ask, endpoint: Standin, new_role: Callable[[str], str]
+) -> None:
+    role = new_role(db.info.dsn)
+    db.execute(f"CREATE SEQUENCE tripwire; CREATE SCHEMA theirs AUTHORIZATION {user(role)}")
+    db.execute("CREATE TABLE parent (id int); CREATE TABLE theirs.child () INHERITS (parent)")
+    db.execute("CREATE TABLE theirs.grandchild () INHERITS (theirs.child)")
+    db.execute(f"ALTER TABLE theirs.grandchild OWNER TO {user(role)}; GRANT ALL ON SEQUENCE tripwire TO PUBLIC")
+    untouched = "SELECT last_value, is_called FROM tripwire"
+    with session(role) as theirs:
+        theirs.execute(LESSER.encode(), prepare=False)
+        db.execute("ALTER SEQUENCE tripwire RESTART")
+        before = db.execute(untouched).fetchall()
+        for number, completion in enumerate(PLANNED):
+            endpoint.sql(f"prompt {number}", completion)
+            answer = ask("ai_worker_generate", f"prompt {number}", mode="sql_write")
+            assert answer["validated"], answer
+            assert ask("ai_worker_generate", f"prompt {number}", mode="sql_write")["validated"]  # and from the cache
+            assert db.execute(untouched).fetchall() == before, completion
+        theirs.execute("CREATE DOMAIN theirs.checked AS int CHECK (theirs.liar(VALUE) = 1)")
+        db.execute("ALTER SEQUENCE tripwire RESTART")
+        for number, completion in enumerate(
+            ["SELECT '{1}'::theirs.checked[]", "SELECT ('{1}' || '')::theirs.checked[]"]
+        ):
+            endpoint.sql(f"domain {number}", completion)
+            answer = ask("ai_worker_generate", f"domain {number}")
+            assert f"theirs.checked, whose CHECK is code of {user(role)}: ask as another role" in answer["reason"]
+            assert db.execute(untouched).fetchall() == before, completion
+        db.execute("SELECT pgcache.ai_grant(%s)", [user(role)])
+        theirs.execute("SET search_path TO theirs, pgcache")
+        reason = call(theirs, "ai_worker_generate", "prompt 0")["reason"]
+        assert "cannot execute nextval() in a read-only transaction" in reason  # for itself they are
+        db.execute("EXPLAIN SELECT * FROM theirs.indexed WHERE id = 1")  # planning as such does call them
+        assert db.execute(untouched).fetchall() != before
+
+
+def test_what_a_writer_has_planted_is_not_valid(db: psycopg.Connection, ask: Ask, endpoint: Standin) -> None:
+    endpoint.sql("prompt", "SELECT * FROM users")
+    key = {"schema_version": "v1", "model": "m"}
+    for planted in ("DROP TABLE users; --", "DELETE FROM users", "SELECT setval('tripwire', 1)", "not SQL"):
+        ask("cache_set_ai_worker", "prompt", "m", "v1", planted)
+        answer = ask("ai_worker_generate", "prompt", **key)
+        assert (answer["cache_hit"], answer["validated"], bool(answer["reason"])) == (True, False, True)
+    assert not endpoint.log
+    ask("cache_set_ai_worker", "prompt", "m", "v1", "SELECT * FROM users WHERE id = 1")
+    assert ask("ai_worker_generate", "prompt", **key)["validated"]
+    with db.transaction():
+        db.execute("SET TRANSACTION READ ONLY")
+        answer = ask("ai_worker_generate", "prompt", **key)
+    assert (answer["validated"], "READ ONLY" in answer["reason"]) == (False, True)
+
+
 def test_the_tripwires_work(db: psycopg.Connection, endpoint: Standin) -> None:
     """Planning as such does call these functions: the tests above would show it."""
     db.execute(LIARS.encode())
