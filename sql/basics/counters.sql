@@ -7,15 +7,15 @@ language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
     select array[
-        'hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'admitted', 'entries', 'bytes',
-        'blocks'
+        'hits', 'misses', 'evicted', 'expired', 'writes', 'sweeps', 'volume', 'hand', 'replaced', 'admitted',
+        'entries', 'bytes', 'blocks'
     ]
 $$;
 
 comment on function pgcache_internal.counter_names() is
-'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume: the clocks, see tick. hand: how'
-' many chunks the sweep has visited. admitted: in types that evict nothing, the entries let in, which are counted'
-' before they are committed. entries, bytes, blocks: what the type held when it was last measured.';
+'hits, misses, evicted, expired: events since the last crash. writes, sweeps, volume, replaced: the clocks, see tick.'
+' hand: how many chunks the sweep has visited. admitted: in types that evict nothing, the entries let in, which are'
+' counted before they are committed. entries, bytes, blocks: what the type held when it was last measured.';
 
 create or replace function pgcache_internal.sequence_of(type text, counter text) returns regclass
 language sql stable parallel safe  -- not pinned: inlined
@@ -69,7 +69,8 @@ $$;
 comment on function pgcache_internal.tick(text, text, bigint) is
 'Moves a clock of a type on by so many ticks; returns whether it struck. A clock is a cyclic sequence, and strikes when'
 ' it shows 1. writes: ticks at each write, strikes when one is to make room. sweeps: ticks when writes strikes, strikes'
-' when the type is to be measured. volume: ticks and strikes for the same by the bytes written.';
+' when the type is to be measured. volume: ticks and strikes for the same by the bytes written. replaced: ticks when an'
+' entry is replaced, strikes for the same.';
 
 create or replace function pgcache_internal.set_clocks(type text) returns void
 language plpgsql volatile
@@ -86,7 +87,8 @@ begin
         from (values
             ('writes', sweep_every(registered.max_entries, registered.max_bytes)),
             ('sweeps', coalesce(measure_every(registered.max_entries, registered.max_bytes), 9223372036854775807)),
-            ('volume', volume_ticks())
+            ('volume', volume_ticks()),
+            ('replaced', measure_replaced_every(registered.max_entries))
         ) c (name, period)
     loop
         if not exists (

@@ -49,6 +49,13 @@ $body$;
 comment on function pgcache_internal.put(text, text, jsonb, interval, boolean) is
 'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
 $frame$, $branch$type = '@type' then
+        if @full then  -- on its own: the rest takes a statement
+            if pgcache_internal.may_replace() and not exists (
+                select from @table e where e.tenant = pgcache_internal.current_tenant() and e.cache_key = key
+            ) and pgcache_internal.replace_worst(type, key, value, ttl, moment) then
+                return true;
+            end if;
+        end if;
         insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
         select
             pgcache_internal.current_tenant(), key, @given,

@@ -71,6 +71,7 @@ begin
         '@writer', registered.writer,
         '@value', value_of(registered.type, registered.fields),
         '@fits', fits(registered.type, registered.fields),
+        '@full', coalesce(full_when(registered), 'false'),
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::text' end,
@@ -95,10 +96,11 @@ end
 $$;
 
 comment on function pgcache_internal.expressions_of(types) is
-'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; of a JSON value'
-' `value`: @fits (the condition that it fits), @columns, @given (what goes into them), @updates (the same for ON'
-' CONFLICT); of an entry `t`: @value, @bytes (of its value), @size, @score (for eviction), @model; @readable: a further'
-' condition to read it. What stands in @tokens{} is left out of types without tokens.';
+'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; @full: the'
+' condition that new entries replace others; of a JSON value `value`: @fits (the condition that it fits), @columns,'
+' @given (what goes into them), @updates (the same for ON CONFLICT); of an entry `t`: @value, @bytes (of its value),'
+' @size, @score (for eviction), @model; @readable: a further condition to read it. What stands in @tokens{} is left out'
+' of types without tokens.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe

@@ -64,8 +64,7 @@ comment on function pgcache_internal.prepare_type(text) is
 'Gives a type its counters, totals and storage settings, as far as it lacks them; every install runs it for all types.';
 
 create or replace function pgcache_internal.hit_weight_at(hit_tracking text, hit_count bigint) returns smallint
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select (case
         when hit_tracking = 'off' then 32767

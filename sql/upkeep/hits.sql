@@ -36,9 +36,10 @@ comment on function pgcache_internal.fold_hits(integer, integer, integer) is
 ' kept.';
 
 create or replace function pgcache_internal.save_lines(lines hit_log[]) returns void
-language sql volatile
+language plpgsql volatile  -- an SQL function would be planned at each call
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
+begin
     update savings s set tokens = s.tokens + saved.tokens, usd = s.usd + saved.usd
     from (
         select m.type, sum(m.tokens) as tokens, sum(m.tokens * model_price(m.model)) / 1000000 as usd
@@ -49,6 +50,7 @@ as $$
         group by m.type
     ) saved
     where s.type = saved.type;
+end
 $$;
 
 comment on function pgcache_internal.save_lines(hit_log[]) is

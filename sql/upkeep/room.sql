@@ -3,7 +3,7 @@
 -- commit nobody else sees an entry more or less, and no space is freed.
 
 create or replace function pgcache_internal.note_writes(
-    type text, struck boolean, bytes bigint, batch bigint default 0
+    type text, struck boolean, bytes bigint, batch bigint default 0, replaced boolean default false
 ) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -18,7 +18,7 @@ declare
     volume constant float8 := case when bytes > large_value() or batch > 0 then bytes else 0 end
         + case when struck then period * large_value() else 0 end;
     ticks constant bigint := least(volume_ticks(), floor(volume / volume_tick(registered.max_bytes) + random()));
-    measure_due boolean := false;
+    measure_due boolean := replaced;
 begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
         perform check_bytes(registered, bytes);
@@ -27,7 +27,7 @@ begin
         perform note_time(type, 'set');
     end if;
     if writes > 0 then
-        measure_due := tick(type, 'sweeps', writes / period);
+        measure_due := tick(type, 'sweeps', writes / period) or measure_due;
     end if;
     if registered.max_bytes is not null and ticks > 0 then
         measure_due := tick(type, 'volume', ticks) or measure_due;
@@ -47,10 +47,10 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.note_writes(text, boolean, bigint, bigint) is
+comment on function pgcache_internal.note_writes(text, boolean, bigint, bigint, boolean) is
 'Notes a write for which the clock writes of its type has struck, or whose value is large (its bytes), or a batch of so'
-' many that have not ticked the clock: ticks the clocks of the measurements, and has the commit make room. Errors:'
-' PC009.';
+' many that have not ticked the clock, or one for which the clock replaced has struck: ticks the clocks of the'
+' measurements, and has the commit make room. Errors: PC009.';
 
 create or replace function pgcache_internal.make_room_at_commit() returns trigger
 language plpgsql volatile security definer
@@ -134,6 +134,8 @@ declare
     max_bytes bigint := registered.max_bytes * aim;
     entries bigint;
     bytes bigint;
+    need_entries bigint;
+    need_bytes bigint;
     removed bigint;
     rate float8;
 begin
@@ -164,10 +166,13 @@ begin
     entries := counter(type, 'entries');
     bytes := counter(type, 'bytes');
     if measure_due then
-        removed := evict(registered, coalesce(entries - max_entries, 0), coalesce(bytes - max_bytes, 0), visit);
+        need_entries := coalesce(entries - max_entries, 0);
+        need_bytes := coalesce(bytes - max_bytes, 0);
+        removed := evict(registered, need_entries, need_bytes,
+            case when need_entries > 0 or need_bytes > 0 then visit else writes end);
         perform set_counter(type, 'entries', entries - removed),
             set_counter(type, 'bytes', bytes - bytes * removed / greatest(1, entries));
-    else
+    elsif writes > 0 then
         -- Full, each write evicts one entry, so that the next measurement finds nothing to make up for.
         rate := least(max_rate(), greatest(0,
             (entries - max_entries) / measured::float8 + 1,

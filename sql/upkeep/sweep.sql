@@ -117,7 +117,7 @@ declare
     swept record;
 begin
     for attempt in 1..max_windows(greatest(need_entries, visit_entries, need_bytes / bytes_per_entry)::bigint) loop
-        exit when chunks = 0;
+        exit when chunks = 0 or need_entries <= 0 and need_bytes <= 0 and to_visit <= 0;
         needed := greatest(need_entries, need_bytes / bytes_per_entry);
         wanted := greatest(1, to_visit, ceil(needed * visited_for_one() / entries_per_chunk));
         wanted := least(window_chunks(), wanted * 2 ^ greatest(0, attempt - equal_windows()));
@@ -134,7 +134,6 @@ begin
         need_entries := need_entries - swept.expired - swept.evicted;
         need_bytes := need_bytes - swept.freed;
         to_visit := to_visit - wanted;
-        exit when need_entries <= 0 and need_bytes <= 0 and to_visit <= 0;
     end loop;
     return removed;
 end

@@ -65,7 +65,7 @@ comment on function pgcache_internal.chunk_blocks() is
 
 create or replace function pgcache_internal.window_chunks() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 64 $$;
+as $$ select 32 $$;
 
 comment on function pgcache_internal.window_chunks() is
 'Chunks of the largest window: to sort more entries at once would cost too much.';
@@ -106,6 +106,30 @@ as $$ select 4 $$;
 comment on function pgcache_internal.reuse_lines() is
 'For lru and cost: hits count up to what so many lines of the hit log stand for. More say little about the next one,'
 ' and would keep what was popular once.';
+
+-- Replacing.
+
+create or replace function pgcache_internal.sampled() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 32 $$;
+
+comment on function pgcache_internal.sampled() is
+'Of about how many entries, in neighbouring blocks, a new one replaces the worst.';
+
+create or replace function pgcache_internal.measure_replaced_every(max_entries bigint) returns bigint
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select greatest(8, coalesce(max_entries / 100, 256)) $$;
+
+comment on function pgcache_internal.measure_replaced_every(bigint) is
+'At which replacement a type is measured, and the hit log folded, the period of the clock replaced.';
+
+create or replace function pgcache_internal.reserved_share_of_bytes() returns float8
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 0.0125::float8 $$;
+
+comment on function pgcache_internal.reserved_share_of_bytes() is
+'The share of max_bytes that is left to what is inserted before a type is measured again, and to new entries that are'
+' larger than those that they replace.';
 
 -- Making room: how much, beside others.
 
@@ -171,7 +195,7 @@ comment on function pgcache_internal.admission_wait() is
 
 create or replace function pgcache_internal.glanced_blocks() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 64 $$;
+as $$ select 32 $$;
 
 comment on function pgcache_internal.glanced_blocks() is
 'Blocks of a table that a write reads to see whether a type that seemed full still does, instead of counting all.';
