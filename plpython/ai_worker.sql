@@ -84,10 +84,10 @@ create or replace function pgcache.ai_worker_generate(
 language plpgsql volatile parallel unsafe
 as $$
 declare
-    description text;
-    version text := coalesce(schema_version, pgcache_internal.ai_setting('schema_version'));
+    description pg_catalog.text;
+    version pg_catalog.text := coalesce(schema_version, pgcache_internal.ai_setting('schema_version'));
 begin
-    if version = 'auto' then
+    if version operator(pg_catalog.=) 'auto' then
         select d.description, d.fingerprint into description, version from pgcache.ai_describe_schema() d;
     end if;
     return pgcache_internal.ai_worker_answer(

@@ -16,42 +16,89 @@ comment on function pgcache_internal.hot_cycle() is
 ' configured, PC031 Redis cannot be reached, PC032 the prefix is another database''s, or another server''s; waits: that'
 ' may pass by itself.';
 
--- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed.
-create or replace procedure pgcache.hot_relay(run_for interval default '59 seconds')
-language plpgsql
+create or replace function pgcache_internal.hot_prune_runs() returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-declare
-    ends constant timestamptz := pg_catalog.clock_timestamp() + run_for;
-    due timestamptz := '-infinity';
-    report jsonb;
 begin
-    if pgcache_internal.cron_has('job_run_details', 'DELETE') then
+    if cron_has('job_run_details', 'DELETE') then
         execute $sql$
             delete from cron.job_run_details d
             where d.database = current_database() and d.end_time < $1 and d.command = 'CALL pgcache.hot_relay()'
             $sql$
-        using pgcache_internal.cache_now() - pgcache.cache_setting('keep_runs')::interval;
-        commit;
+        using cache_now() - cache_setting('keep_runs')::interval;
     end if;
-    loop
-        if (due <= pg_catalog.clock_timestamp() or exists (select from pgcache_internal.hot_outbox))
-            -- Of several relays one is at work; the others wait until it is gone.
-            and pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtext('pgcache.hot_relay'))
-        then
-            report := pgcache_internal.hot_cycle();
-            exit when report #>> '{error,waits}' = 'false';
-            due := pg_catalog.clock_timestamp()
-                + pg_catalog.make_interval(secs => coalesce((report ->> 'staleness')::float8, 5) / 5);
-        end if;
-        commit;
-        exit when pg_catalog.clock_timestamp() >= ends;
-        perform pg_catalog.pg_sleep(0.2);
-    end loop;
+end
+$$;
+
+comment on function pgcache_internal.hot_prune_runs() is
+'Deletes what pg_cron has recorded of the relay''s runs longer ago than the setting keep_runs.';
+
+create or replace function pgcache_internal.hot_turn(due timestamptz) returns jsonb
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    report jsonb;
+begin
+    if (due <= clock_timestamp() or exists (select from hot_outbox))
+        -- Of several relays one is at work; the others wait until it is gone.
+        and pg_try_advisory_xact_lock(hashtext('pgcache.hot_relay'))
+    then
+        report := hot_cycle();
+        return jsonb_build_object(
+            'report', report, 'waits', report #> '{error,waits}',
+            'due', clock_timestamp() + make_interval(secs => coalesce((report ->> 'staleness')::float8, 5) / 5)
+        );
+    end if;
+    return null;
+end
+$$;
+
+comment on function pgcache_internal.hot_turn(timestamptz) is
+'A cycle of the relay, if it is due or there is something to tell, and no other relay is at work; NULL if not. Returns'
+' its report, whether an error may pass by itself, and when the next one is due.';
+
+create or replace function pgcache_internal.hot_raise(report jsonb) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pg_catalog, pg_temp
+as $$
+begin
     if report ? 'error' then
         raise exception using errcode = report #>> '{error,sqlstate}',
             message = report #>> '{error,message}',
             hint = report #>> '{error,hint}';
     end if;
+end
+$$;
+
+comment on function pgcache_internal.hot_raise(jsonb) is 'Raises the error that a cycle of the relay has reported.';
+
+-- Commits after each cycle, so that what it has locked is free, and so that it sees what others have changed. So it
+-- cannot have a SET clause, and every name here is qualified, and every operator.
+create or replace procedure pgcache.hot_relay(run_for interval default '59 seconds')
+language plpgsql
+as $$
+declare
+    ends constant pg_catalog.timestamptz := pg_catalog.clock_timestamp() operator(pg_catalog.+) run_for;
+    due pg_catalog.timestamptz := '-infinity';
+    turn pg_catalog.jsonb;
+    report pg_catalog.jsonb;
+begin
+    perform pgcache_internal.hot_prune_runs();
+    commit;
+    loop
+        turn := pgcache_internal.hot_turn(due);
+        if turn is not null then
+            report := pg_catalog.jsonb_extract_path(turn, 'report');
+            exit when pg_catalog.jsonb_extract_path_text(turn, 'waits') operator(pg_catalog.=) 'false';
+            due := pg_catalog.jsonb_extract_path_text(turn, 'due')::pg_catalog.timestamptz;
+        end if;
+        commit;
+        exit when pg_catalog.clock_timestamp() operator(pg_catalog.>=) ends;
+        perform pg_catalog.pg_sleep(0.2);
+    end loop;
+    perform pgcache_internal.hot_raise(report);
 end
 $$;
 

@@ -19,7 +19,9 @@ comment on function pgcache_internal.counter_names() is
 
 create or replace function pgcache_internal.sequence_of(type text, counter text) returns regclass
 language sql stable parallel safe  -- not pinned: inlined
-as $$ select pg_catalog.format('pgcache_internal.%I', counter || '_' || type)::regclass $$;
+as $$
+    select pg_catalog.format('pgcache_internal.%I', pg_catalog.concat(counter, '_', type))::pg_catalog.regclass
+$$;
 
 comment on function pgcache_internal.sequence_of(text, text) is
 'The sequence that holds a type''s counter (see counter_names).';

@@ -133,58 +133,87 @@ $$;
 
 comment on function pgcache_internal.goes_on(upkeep_runs) is 'Whether the session that began a run is still at it.';
 
--- A procedure that commits cannot have a SET clause, so every name here is qualified.
+create or replace function pgcache_internal.begin_run(job text) returns bigint
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    run bigint;
+begin
+    perform check_writable(), forget_lost_types();
+    update upkeep_runs r set outcome = 'failed', detail = 'interrupted', finished_at = clock_timestamp()
+    where r.outcome = 'running' and not goes_on(r);
+    insert into upkeep_runs (job, started_at) values (job, clock_timestamp()) returning run_id into run;
+    return run;
+end
+$$;
+
+comment on function pgcache_internal.begin_run(text) is
+'Records that a job begins, and which earlier runs were interrupted; returns the number of the run. Errors: 25006.';
+
+create or replace function pgcache_internal.evict_surplus(registered types) returns bigint
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    over record;
+begin
+    perform measure(registered.type);
+    over := over_limits(registered.type);
+    return case
+        when greatest(over.entries, over.bytes) > 0 then evict(registered, over.entries, over.bytes, 0) else 0
+    end;
+end
+$$;
+
+comment on function pgcache_internal.evict_surplus(types) is
+'Measures a type and evicts what is over its limits, as far as that goes at once; returns how many entries it removed.';
+
+-- A procedure that commits cannot have a SET clause, so every name here is qualified, and every operator.
 create or replace procedure pgcache.cache_upkeep()
 language plpgsql  -- not pinned: commits
 as $$
 declare
-    run bigint;
-    removed_total bigint := 0;
-    batch bigint;
-    lines bigint;
-    parts integer;
+    run pg_catalog.int8;
+    removed_total pg_catalog.int8 := 0;
+    batch pg_catalog.int8;
+    lines pg_catalog.int8;
+    parts pg_catalog.int4;
     registered pgcache_internal.types;
-    first_block bigint;
-    blocks constant bigint := pgcache_internal.upkeep_blocks();
-    over record;
+    first_block pg_catalog.int8;
+    blocks constant pg_catalog.int8 := pgcache_internal.upkeep_blocks();
 begin
-    perform pgcache_internal.check_writable(), pgcache_internal.forget_lost_types();
-    update pgcache_internal.upkeep_runs r
-    set outcome = 'failed', detail = 'interrupted', finished_at = pg_catalog.clock_timestamp()
-    where r.outcome = 'running' and not pgcache_internal.goes_on(r);
-    insert into pgcache_internal.upkeep_runs (job, started_at) values ('pgcache_upkeep', pg_catalog.clock_timestamp())
-    returning run_id into run;
+    run := pgcache_internal.begin_run('pgcache_upkeep');
     commit;
     lines := (select pg_catalog.count(*) from pgcache_internal.hit_log);
     parts := pgcache_internal.fold_parts(lines);
-    for part in 0..parts - 1 loop
-        for attempt in 0..lines / pgcache_internal.folded_lines() loop
-            batch := pgcache_internal.fold_hits(pgcache_internal.folded_lines(), part, parts);
+    for part in 1..parts loop
+        for attempt in 0..lines operator(pg_catalog./) pgcache_internal.folded_lines() loop
+            batch := pgcache_internal.fold_hits(
+                pgcache_internal.folded_lines(), part operator(pg_catalog.-) 1, parts
+            );
             commit;
-            exit when batch < pgcache_internal.folded_lines();
+            exit when batch operator(pg_catalog.<) pgcache_internal.folded_lines();
         end loop;
     end loop;
-    for registered in select * from pgcache_internal.types t order by t.type loop
+    for registered in select * from pgcache_internal.types t order by t.type using operator(pg_catalog.<) loop
         first_block := 0;
         -- Each commit lets go of the types: one may be dropped then.
         while pgcache_internal.is_here(registered)
-            and first_block < pgcache_internal.heap_blocks(registered.relation)
+            and first_block operator(pg_catalog.<) pgcache_internal.heap_blocks(registered.relation)
         loop
             batch := (pgcache_internal.sweep(registered.type, first_block, blocks, 0, 0)).expired;
-            removed_total := removed_total + batch;
-            first_block := first_block + blocks;
+            removed_total := removed_total operator(pg_catalog.+) batch;
+            first_block := first_block operator(pg_catalog.+) blocks;
             commit;
         end loop;
         while pgcache_internal.is_here(registered) loop
-            perform pgcache_internal.measure(registered.type);
-            over := pgcache_internal.over_limits(registered.type);
-            exit when greatest(over.entries, over.bytes) = 0;
-            batch := pgcache_internal.evict(registered, over.entries, over.bytes, 0);
-            removed_total := removed_total + batch;
+            batch := pgcache_internal.evict_surplus(registered);
+            removed_total := removed_total operator(pg_catalog.+) batch;
             commit;
-            exit when batch = 0;
+            exit when batch operator(pg_catalog.=) 0;
         end loop;
-        commit;
     end loop;
     perform pgcache_internal.settle_counters();
     commit;
@@ -192,7 +221,7 @@ begin
     perform pgcache_internal.prune_history();
     update pgcache_internal.upkeep_runs r
     set outcome = 'succeeded', removed = removed_total, finished_at = pg_catalog.clock_timestamp()
-    where r.run_id = run;
+    where r.run_id operator(pg_catalog.=) run;
     commit;
 end
 $$;

@@ -4,7 +4,10 @@
 
 create or replace function pgcache_internal.heap_blocks(relation regclass) returns bigint
 language sql volatile parallel safe  -- not pinned: inlined
-as $$ select pg_catalog.pg_relation_size(relation) / pg_catalog.current_setting('block_size')::bigint $$;
+as $$
+    select pg_catalog.pg_relation_size(relation)
+        operator(pg_catalog./) pg_catalog.current_setting('block_size')::pg_catalog.int8
+$$;
 
 comment on function pgcache_internal.heap_blocks(regclass) is 'How many blocks the heap of a table has.';
 

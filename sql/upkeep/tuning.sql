@@ -216,7 +216,8 @@ as $$ select 10000 $$;
 comment on function pgcache_internal.folded_lines() is 'Lines of the hit log that are folded at once, at most.';
 
 create or replace function pgcache_internal.fold_parts(lines bigint) returns integer
-language sql immutable parallel safe  -- not pinned: inlined
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
 as $$ select least(40, 1 + lines / 50)::integer $$;
 
 comment on function pgcache_internal.fold_parts(bigint) is

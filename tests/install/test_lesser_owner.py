@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from pgcache_py.errors import PermissionDeniedError
+from pgcache_py.setup.adopt import adopt
 from pgcache_py.setup.install import install
 from pgcache_py.setup.sources import load
 from pgcache_py.setup.status import status
+from pgcache_py.setup.uninstall import uninstall
 from tests.tools.session import Session, database, fetch, session, user
+from tests.tools.traps import Sprung, set_traps
 
 from .conftest import Run, with_change
 from .test_upgrade_script import psql
@@ -148,17 +153,26 @@ def test_members_install_for_an_owner_that_cannot_log_in(
 
 
 @pytest.mark.once
-def test_the_databases_search_path_is_no_trap(owned_dsn: str, empty_dsn: str) -> None:
-    """The owner of a database chooses it, with pg_catalog at its end, so that even exact names are captured."""
-    owner = Session(owned_dsn)
-    owner("CREATE SCHEMA front")
-    owner(
-        "CREATE FUNCTION front.pg_has_role(name, oid, text) RETURNS boolean LANGUAGE plpgsql"
-        " AS 'BEGIN RAISE ''sprung''; END'"
-    )
-    owner("CREATE FUNCTION front.current_setting(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''sprung''; END'")
-    owner(f"ALTER DATABASE {database(owned_dsn)} SET search_path = front, pg_catalog")
-    owner.close()
-    assert install(empty_dsn, cron=False).action == "installed"
+def test_no_trap_springs(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner of a database chooses its search_path: with pg_catalog at its end even exact names are captured."""
+    with session(empty_dsn) as superuser:
+        set_traps(superuser)
+        setting = f"ALTER DATABASE {database(empty_dsn)} SET search_path = trap, pg_catalog"
+        superuser.execute(setting.encode())
+    heard: list[Sprung] = []
+    connect = psycopg.connect
+
+    def listening(*arguments: Any, **options: Any) -> psycopg.Connection:
+        connection = connect(*arguments, **options)
+        heard.append(Sprung(connection))
+        return connection
+
+    monkeypatch.setattr(psycopg, "connect", listening)
+    assert install(empty_dsn).action == "installed"
+    assert install(empty_dsn).action == "current"
+    assert install(empty_dsn, sources=with_change()).action == "upgraded"
     assert status(empty_dsn).version
-    assert fetch(empty_dsn, "SHOW search_path") == "front, pg_catalog, pgcache"
+    assert adopt(empty_dsn) == []
+    assert fetch(empty_dsn, "SHOW search_path") == "trap, pg_catalog, pgcache"
+    uninstall(empty_dsn)
+    assert not [each.where for each in heard if each.where]

@@ -28,8 +28,8 @@ UNPINNED = {
 GRAMMAR = {
     "all", "and", "any", "array", "as", "by", "cast", "coalesce", "conflict", "distinct", "execute", "exists",
     "extract", "filter", "from", "greatest", "if", "in", "into", "key", "lateral", "least", "materialized", "not",
-    "nullif", "on", "or", "ordinality", "over", "perform", "returning", "row", "select", "set", "some", "substring",
-    "then", "trim", "update", "using", "values", "when", "where", "while", "with",
+    "nullif", "on", "operator", "or", "ordinality", "over", "perform", "returning", "row", "select", "set", "some",
+    "substring", "then", "trim", "update", "using", "values", "when", "where", "while", "with",
 }  # fmt: skip
 
 
