@@ -367,8 +367,12 @@ def test_limits_hold_for_concurrent_transactions_that_keep_their_snapshot(new_se
     for session in sessions:
         session("SET default_transaction_isolation = 'repeatable read'")
     sizes = sizes_while_written(sessions, "transaction", ENTRIES * 3, 27)
-    assert max(sizes) <= ENTRIES * TOLERANCE
+    # Who is held up long enough fails at what others have evicted, three times, and leaves it to a later write.
+    assert max(sizes) <= ENTRIES * 1.5
     assert sizes[-1] >= ENTRIES * 0.8  # they do not see how many there are, so they may remove too many
+    sessions[0]("RESET default_transaction_isolation")
+    together(sessions[0], 1, ENTRIES // 20)
+    assert entries(sessions[0]) <= ENTRIES * TOLERANCE
 
 
 @pytest.mark.once

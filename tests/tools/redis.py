@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,13 @@ class Redis:
 
     def kill(self) -> None:
         """Without a word, as the out-of-memory killer does."""
-        process = self.process
-        process.kill()
-        # It may stay on as a zombie, which holds nothing any more.
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.002)
+        with suppress(psutil.NoSuchProcess):
+            process = self.process
+            process.kill()
+            # It may stay on as a zombie, which holds nothing any more, and goes at any moment.
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.002)
+        self._pid_file.unlink()  # a zombie would be taken for a Redis that runs, later another process for ours
         if "client" in self.__dict__:
             self.client.connection_pool.disconnect()
 
