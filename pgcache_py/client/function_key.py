@@ -62,7 +62,7 @@ class NotPlainError(Exception):
 
 
 class Plain:
-    """Makes JSON of values, and notes the objects in them, each with its place, so that no JSON looks like one."""
+    """Makes JSON of values, and notes what JSON does not tell apart, each with its place, so that no JSON looks so."""
 
     def __init__(self) -> None:
         self._objects: list[object] = []
@@ -85,6 +85,8 @@ class Plain:
             canonical_json(value)
         except TypeError:
             raise NotPlainError(value, place) from None
+        if isinstance(value, float) and value.is_integer():  # JSON does not tell 1.0 from 1
+            self._note(place, float.__repr__(value))
         return value
 
     def _note(self, place: tuple[str | int, ...], *what: object) -> None:

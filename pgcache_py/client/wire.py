@@ -102,6 +102,8 @@ def json_text(value: object) -> str:
     try:
         text = _encode_json(value)
         check_names(value)
+        if "-0.0" in text and _has_negative_zero(value):
+            raise ValueError("PostgreSQL's numbers have no -0.0")
         # PostgreSQL writes 1e16 out, and without a point an int would come back.
         return _positional(value) if "e+" in text else text
     except (TypeError, ValueError, RecursionError) as error:
@@ -130,6 +132,14 @@ def check_names(value: object) -> None:
             continue
         if not _SCALARS.issuperset(map(type, inside)):
             todo += [inner for inner in inside if type(inner) not in _SCALARS]
+
+
+def _has_negative_zero(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_negative_zero, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_negative_zero, value))
+    return isinstance(value, float) and value == 0 and math.copysign(1, value) < 0
 
 
 def _positional(value: object) -> str:

@@ -64,6 +64,8 @@ def test_decorator(world: Any, cache: Any) -> None:
         (("1",), {}),
         ((None,), {}),
         ((True,), {}),
+        ((1.0,), {}),
+        (([1.0],), {}),
         (([1],), {}),
         (({"a": 1},), {}),
         ((1.5,), {}),
@@ -74,13 +76,13 @@ def test_decorator(world: Any, cache: Any) -> None:
         (("ab", "c"), {}),
     ]:
         assert cached(*args, **kwargs) == cached(*args, **kwargs)
-    assert len(calls) == 14
+    assert len(calls) == 16
     assert cached.invalidate(1, 2) is True
     assert cached.invalidate(1) is False
     cached(b=2, a=1)
-    assert len(calls) == 15
+    assert len(calls) == 17
     cached.refresh(1)
-    assert len(calls) == 16
+    assert len(calls) == 18
     assert cache.get("store", cached.key(1)) == [1, 2, [], None, {}]
 
 
@@ -236,7 +238,7 @@ def same(x: Any) -> Any:
 
 DIFFERENT: dict[str, list[Callable[[int], Any]]] = {
     "lambdas": [lambda x: x + 1, lambda x: x * 10, lambda x: x + 2, lambda x: -x, lambda x: x in {"a", "b"}],
-    "captured numbers": [times(2), times(5), times(2.5), times(True)],
+    "captured numbers": [times(2), times(2.0), times(5), times(2.5), times(True), times(1)],
     "captured JSON": [times([1]), times([2]), times("1"), times("2")],
     "captured objects": [times(Scale(2)), times(Scale(5)), times(Scale)],
     "captured lambdas": [retried(1)(lambda x: x + 1), retried(1)(lambda x: x + 2)],

@@ -17,8 +17,9 @@ from pgcache_py import MISS, Cache, InvalidValueError, NotTextError, Unrepresent
 pytestmark = pytest.mark.once  # the client; what it calls is in tests/sql
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+FLOATS = st.floats(allow_nan=False, allow_infinity=False).filter(lambda f: f != 0 or math.copysign(1, f) > 0)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    st.none() | st.booleans() | st.integers() | FLOATS | TEXTS,
     lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
 )
 
@@ -29,6 +30,7 @@ JSON = st.recursive(
 @example({"e+": [1e16, -1e22, 1.7976931348623157e308, 5e-324, 1e-7]})
 @example([10**16, 10**4000, -(10**30), 1e16, 0.1 + 0.2])
 @example({"": {"": [[], {}, [None]]}})
+@example([0.0, -0.05, "-0.0", 0])
 @example("\\u0000 \ufeff \ufdd0 \U0010ffff \u2028")
 def round_trip(cache: Any, value: Any) -> None:
     assert cache.set("store", "k", value) is True
@@ -59,6 +61,7 @@ UNJSON = {
     "bytes as a key": {b"a": 1},
     "NaN": [float("nan")],
     "infinity": -math.inf,
+    "negative zero": {"a": [1, (-0.0,)]},
     "long int": 10**5000,
     "bytes": b"a",
 }
