@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -36,9 +36,13 @@ def adopt(
     keep: bool = False,
     time_zone: str | None = None,
     tenant: str = "",
+    tables: Sequence[str] | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> list[Adopted]:
-    """dry_run: only say what it would do. on_progress: is told of each table how many of its rows are done so far."""
+    """dry_run: only say what it would do. tables: only these, with their schemas; None for all.
+
+    on_progress: is told of each table how many of its rows are done so far.
+    """
 
     def tell(notice: psycopg.errors.Diagnostic) -> None:
         if on_progress and (match := PROGRESS.fullmatch(notice.message_primary or "")):
@@ -48,4 +52,5 @@ def adopt(
         connection.add_notice_handler(tell)
         connection.execute("SET statement_timeout = 0; SET client_min_messages = notice")
         connection.execute("SELECT set_config('pgcache.tenant', %s, false)", [tenant])
-        return cursor.execute("SELECT * FROM pgcache.cache_adopt(%s, %s, %s)", [dry_run, keep, time_zone]).fetchall()
+        query = "SELECT * FROM pgcache.cache_adopt(%s, %s, %s, %s::text[]::regclass[])"
+        return cursor.execute(query, [dry_run, keep, time_zone, tables]).fetchall()

@@ -2,7 +2,8 @@
 -- hide ours, gets another name.
 
 create or replace function pgcache.cache_adopt(
-    dry_run boolean default true, keep boolean default false, time_zone text default null
+    dry_run boolean default true, keep boolean default false, time_zone text default null,
+    tables regclass[] default null
 ) returns table (object text, type text, entries bigint, left_out jsonb, becomes text)
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -12,9 +13,20 @@ as $$
 declare
     zone constant text := coalesce(time_zone, current_setting('TimeZone'));
     schemas text[] := array[]::text[];
+    unknown constant regclass := (
+        select w.relation from unnest(tables) w (relation)
+        where not exists (select from earlier_tables() e where e.relation = w.relation) limit 1
+    );
     found_one record;
     registered types;
 begin
+    if unknown is not null then
+        raise exception using errcode = 'PC010',
+            message = format('%s is not known as a table of an earlier cache system%s',
+                unknown, ': ' || earlier_misfit(unknown)),
+            hint = 'Such a table is known by its columns, which the page on moving lists.'
+                ' Move others with INSERT INTO ... SELECT, or cache_set.';
+    end if;
     if not exists (select from pg_timezone_names z where lower(z.name) = lower(zone)) then
         raise exception using errcode = 'PC010',
             message = format('%L is not a time zone', zone),
@@ -24,7 +36,7 @@ begin
     if not dry_run then
         perform check_owner(), take_turn();
     end if;
-    for found_one in select * from earlier_tables() loop
+    for found_one in select * from earlier_tables() e where e.relation = any(tables) or tables is null loop
         registered := check_type(coalesce(
             (
                 select t.type from types t
@@ -54,7 +66,7 @@ begin
             union all
             select h.* from hiding_objects(schemas || array['pgcache']) h
         ) o
-        where not exists (select from earlier_tables() e where e.relation::text = o.theirs)
+        where tables is null and not exists (select from earlier_tables() e where e.relation::text = o.theirs)
         group by o.theirs, o.kind order by o.theirs
     loop
         object := found_one.theirs;
@@ -63,7 +75,10 @@ begin
         left_out := null;
         becomes := null;
         if found_one.kind = any('{TABLE,FOREIGN TABLE}') then
-            left_out := jsonb_build_object('a table that is not known hides ' || found_one.ours, null);
+            left_out := jsonb_build_object(
+                coalesce(earlier_misfit(found_one.theirs::regclass) || '; it', 'a table that is not known')
+                || ' hides ' || found_one.ours, null
+            );
         elsif not keep then
             becomes := set_aside(found_one.kind, found_one.theirs, dry_run);
         end if;
@@ -72,15 +87,15 @@ begin
 end
 $$;
 
-comment on function pgcache.cache_adopt(boolean, boolean, text) is
+comment on function pgcache.cache_adopt(boolean, boolean, text, regclass[]) is
 'Takes over the tables of five earlier cache systems, which it knows by their columns, in all schemas: their live rows'
 ' become entries, with keys, expiry and hits, in the current tenant, or in that of their column tenant_id. Then those'
 ' tables, and views and functions whose names hide ours, are renamed to <name>_before_pgcache; keep leaves them.'
 ' dry_run (default) only says what it would do. time_zone: in which times without a zone are (default: the setting'
-' TimeZone). A line for each object: entries, how many rows it takes; left_out, how many it does not, by reason;'
-' becomes, the new name. Entries that are here already stay. Tables of types that are disabled or full (eviction none)'
-' are left as they are. For the owner of schema pgcache, and of these objects. Errors: PC010 unknown time zone, 42501,'
-' 25006.';
+' TimeZone). tables: only these, and nothing else is renamed (default: all). A line for each object: entries, how many'
+' rows it takes; left_out, how many it does not, by reason; becomes, the new name. Entries that are here already stay.'
+' Tables of types that are disabled or full (eviction none) are left as they are. For the owner of schema pgcache, and'
+' of these objects. Errors: PC010 unknown time zone, or a table that is not known; 42501, 25006.';
 
 create or replace function pgcache_internal.adopt_table(
     relation regclass, registered types, source text, dry_run boolean, keep boolean,

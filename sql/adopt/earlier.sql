@@ -24,6 +24,57 @@ comment on function pgcache_internal.earlier_kinds() is
 'The tables of earlier cache systems: the type that their rows go to; the column that is the key; the columns that tell'
 ' them from others; what fields of the type are called there, if not as here.';
 
+create or replace function pgcache_internal.earlier_columns(relation regclass) returns table (
+    place smallint, column_name name, name text, misfit text
+)
+language sql stable  -- not pinned: inlined
+as $$
+    select a.attnum, a.attname, n.name, case
+        when n.name = any('{createdat,processedat,expiresat,lastaccessedat}'::text[])
+            and a.atttypid <> all('{timestamp,timestamptz,date}'::regtype[])
+            then pg_catalog.format('its column %I is of type %s, not timestamp, timestamptz or date',
+                a.attname, pg_catalog.format_type(a.atttypid, null))
+        -- Casts of other types may be anybody's functions.
+        when t.typnamespace <> 'pg_catalog'::regnamespace and t.oid <> (
+            select v.atttypid from pg_catalog.pg_attribute v
+            where v.attrelid = 'pgcache.cache_embeddings'::regclass and v.attname = 'embedding'
+        )
+            then pg_catalog.format('its column %I is of type %s, which is neither PostgreSQL''s nor pgvector''s',
+                a.attname, pg_catalog.format_type(a.atttypid, null))
+    end
+    from pg_catalog.pg_attribute a
+    inner join pg_catalog.pg_type t on t.oid = a.atttypid
+    cross join lateral (select pg_catalog.replace(pg_catalog.lower(a.attname), '_', '')) n (name)
+    where a.attrelid = relation and a.attnum > 0
+$$;
+
+comment on function pgcache_internal.earlier_columns(regclass) is
+'The columns of a table, each with the name that is compared; misfit: why one is not taken.';
+
+create or replace function pgcache_internal.earlier_misfit(relation regclass) returns text
+language sql stable
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select c.misfit
+    from (select array_agg(c.name) as names from earlier_columns(relation) c) a
+    cross join lateral (
+        select string_to_array(k.keys || ' ' || k.columns, ' ') as needed
+        from earlier_kinds() with ordinality k (type, keys, columns, aliases, place)
+        where not exists (
+            select from unnest(string_to_array(k.keys || ' ' || k.columns, ' ')) one
+            where not a.names && string_to_array(one, '|')
+        )
+        order by k.place limit 1
+    ) k
+    inner join earlier_columns(relation) c
+        on c.misfit is not null
+        and exists (select from unnest(k.needed) one where c.name = any(string_to_array(one, '|')))
+    order by c.place limit 1
+$$;
+
+comment on function pgcache_internal.earlier_misfit(regclass) is
+'Of a table that has the columns of an earlier cache system by their names: which is of a type that is not taken.';
+
 create or replace function pgcache_internal.earlier_tables() returns table (
     relation regclass, schema name, type text, key text, columns jsonb, aliases jsonb
 )
@@ -34,19 +85,8 @@ as $$
     from pg_class c
     inner join pg_namespace n on n.oid = c.relnamespace
     cross join lateral (
-        select jsonb_object_agg(s.name, s.attname order by s.attnum desc) as columns
-        from (
-            select a.attnum, a.attname, replace(lower(a.attname), '_', '') as name, a.atttypid
-            from pg_attribute a inner join pg_type t on t.oid = a.atttypid
-            where a.attrelid = c.oid and a.attnum > 0
-                -- Casts of other types may be anybody's functions.
-                and (t.typnamespace = 'pg_catalog'::regnamespace or t.oid = (
-                    select v.atttypid from pg_attribute v
-                    where v.attrelid = 'cache_embeddings'::regclass and v.attname = 'embedding'
-                ))
-        ) s
-        where s.name <> all('{createdat,processedat,expiresat,lastaccessedat}')
-            or s.atttypid = any('{timestamp,timestamptz,date}'::regtype[])
+        select jsonb_object_agg(s.name, s.column_name order by s.place desc) as columns
+        from earlier_columns(c.oid) s where s.misfit is null
     ) a
     cross join lateral (
         select k.type, k.aliases,
@@ -79,12 +119,12 @@ begin
     end if;
     return written::jsonb;
 exception when data_exception or sqlstate 'PC004' or program_limit_exceeded or statement_too_complex then
-    return null;
+    return case when is_vector then to_jsonb(written) end;
 end
 $$;
 
 comment on function pgcache_internal.earlier_json(text, boolean) is
-'JSON out of a text, NULL for what is none, or no vector.';
+'JSON out of a text, NULL for what is none; for what is no vector, though it should be one, the text as JSON.';
 
 create or replace function pgcache_internal.earlier_value(
     relation regclass, column_name name, kind text

@@ -291,7 +291,7 @@ def test_digitwin_live(old: Session) -> None:
             "expired": 1, "older row of the same key": 1, "several users have the same key": 2,
         }, renamed("cache_vector_searches")),
         "embedding_cache": ("embedding", 1, {
-            "PC004 the value does not fit the type embedding: its field embedding is missing": 2,
+            "PC004 the value does not fit the type embedding: its field embedding should be of kind vector": 2,
         }, renamed("embedding_cache")),
         "llm_response_cache": ("llm", 1, None, renamed("llm_response_cache")),
         "vector_search_cache": ("vector_search", 1, None, renamed("vector_search_cache")),
@@ -475,6 +475,9 @@ def test_strange_rows(old: Session) -> None:
             ('x', NULL, now(), NULL);
         CREATE TABLE prices (cache_key text, data jsonb, created_at timestamptz, expires_at bigint);
         CREATE TABLE ai_worker_cache (id integer);
+        CREATE TABLE cache_llm_responses (cache_key text, response text, model text, "expiresAt" bigint, extra point);
+        CREATE DOMAIN vec AS float8[];
+        CREATE TABLE cache_embeddings (cache_key text, embedding vec, expires_at timestamptz);
         CREATE TEMP TABLE cache_store (cache_key text, data jsonb, created_at timestamptz, expires_at timestamptz);
         CREATE TABLE copied AS TABLE pgcache.cache_store;
         CREATE TABLE "Old Cache_before_pgcache" ()""")
@@ -484,9 +487,50 @@ def test_strange_rows(old: Session) -> None:
             "PC002 a cache key of 1025 bytes is too long: the limit is 1024": 1,
         }, 'public."Old Cache_before_pgcache1"'),
         "ai_worker_cache": (None, None, {"a table that is not known hides pgcache.ai_worker_cache": None}, None),
+        "cache_llm_responses": (None, None, {
+            'its column "expiresAt" is of type bigint, not timestamp, timestamptz or date; it hides'
+            " pgcache.cache_llm_responses": None,
+        }, None),
+        "cache_embeddings": (None, None, {
+            "its column embedding is of type public.vec, which is neither PostgreSQL's nor pgvector's; it hides"
+            " pgcache.cache_embeddings": None,
+        }, None),
     }  # fmt: skip
     assert get(old, "store", "j") == {"a": 1}
     assert old("SELECT to_regclass('prices') IS NOT NULL AND to_regclass('ai_worker_cache') IS NOT NULL") is True
+
+
+def test_vectors_that_are_none(old: Session) -> None:
+    """Each is said to be one that is wrong, not one that is missing."""
+    old("""
+        CREATE TABLE vectors (cache_key text, embedding float8[], expires_at timestamptz);
+        INSERT INTO vectors VALUES ('fine', '{1,2}', NULL), ('nan', '{1,NaN}', NULL), ('deep', '{{1,2},{3,4}}', NULL),
+            ('infinite', '{Infinity}', NULL), ('large', '{1e300}', NULL), ('empty', '{}', NULL),
+            ('hole', '{1,NULL}', NULL), ('none', NULL, NULL);
+        CREATE TABLE written (cache_key text, embedding text, expires_at timestamptz);
+        INSERT INTO written VALUES ('text', '[1,2]', NULL), ('nan', '[NaN]', NULL), ('word', 'none', NULL)""")
+    wrong = "PC004 the value does not fit the type embedding: its field embedding should be of kind vector"
+    missing = "PC004 the value does not fit the type embedding: its field embedding is missing"
+    assert {name: row[1:3] for name, row in adopted(old).items()} == {
+        "vectors": (1, {wrong: 6, missing: 1}),
+        "written": (1, {wrong: 2}),
+    }
+
+
+def test_single_tables(old: Session) -> None:
+    old(SEED_003 + SEED_002)
+    old("CREATE TABLE prices (cache_key text, data jsonb, created_at timestamptz, expires_at bigint)")
+    for table, why in {"prices": "its column expires_at is of type bigint", "pg_class": "not known"}.items():
+        for dry_run in (True, False):
+            with refused("PC010", hint="known by its columns") as caught:
+                old("SELECT * FROM cache_adopt(%s, tables => ARRAY['cache_store', %s]::regclass[])", dry_run, table)
+            assert why in str(caught.value)
+    before = objects(old)
+    for dry_run in (True, False):
+        shown = old.column("SELECT object FROM cache_adopt(%s, tables => '{cache_store}')", dry_run)
+        assert shown == ["public.cache_store"]
+    assert objects(old).keys() - before.keys() == {"cache_store_before_pgcache"}
+    assert get(old, "store", "infinity") == 1
 
 
 def test_other_schemas(old: Session) -> None:
@@ -545,6 +589,10 @@ def test_command(old: Session, dsn: str, run: Run, monkeypatch: pytest.MonkeyPat
     ])  # fmt: skip
     code, _, err = run("adopt", "--dsn", dsn)
     assert (code, "Confirm it with --yes" in err) == (1, True)
+    code, out, _ = run("adopt", "--dsn", dsn, "--dry-run", "--table", "public.ai_worker_cache")
+    assert (code, len(out.splitlines())) == (0, 4)
+    code, _, err = run("adopt", "--dsn", dsn, "--table", "nothing")
+    assert (code, err == 'error: relation "nothing" does not exist\n') == (1, True)
     steps: list[int] = []
     monkeypatch.setattr(show, "progress", told(steps))
     code, out, _ = run("adopt", "--dsn", dsn, "--yes", "--tenant", "t", "--time-zone", "UTC")
