@@ -36,7 +36,9 @@ class PgcacheError(Exception):
 
 
 class UnknownTypeError(PgcacheError):
-    """PC001: there is no such cache type; the hint lists those that there are."""
+    """PC001, or 42P01 of one that is being dropped: there is no such cache type; the hint lists those that are."""
+
+    default_hint = "Create it with cache_create_type, as a program may when it starts: exist_ok => true."
 
 
 class InvalidKeyError(PgcacheError, ValueError):
@@ -207,6 +209,8 @@ _CLASSES: dict[str, type[PgcacheError]] = {
     "XX": BrokenError,
 }
 
+# The table of a type that was dropped while the call waited for it.
+_DROPPED = re.compile(r"\bcache_type_(?!store\b)([a-z][a-z0-9_]*)\b")
 # What is missing may be anybody's: a table that a trigger of the user's names, say. Names are in messages of all
 # languages.
 _OWN_NAME = re.compile(r"\bpgcache(_internal)?\b")
@@ -228,6 +232,8 @@ def translated(error: psycopg.Error) -> PgcacheError | psycopg.Error:
     else:
         found = _CLASSES.get(sqlstate) or _CLASSES.get(sqlstate[:2]) or PgcacheError
     message = (error.diag.message_primary or str(error)).strip()
+    if sqlstate == "42P01" and (dropped := _DROPPED.search(message)):
+        return UnknownTypeError(f"the cache type {dropped[1]!r} has been dropped", sqlstate=sqlstate)
     if found is NotInstalledError and not _OWN_NAME.search(message):
         found = PgcacheError
     return found(

@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--dry-run", action="store_true", help="only show what it would do")
     added.add_argument("--yes", action="store_true", help="do not ask")
     added.add_argument("--keep", action="store_true", help="do not rename the tables, views and functions")
+    added.add_argument("--table", action="append", help="only this one, such as public.cache_store (repeatable)")
     added.add_argument("--time-zone", metavar="ZONE", help="of times without a zone (default: the setting TimeZone)")
     command(_status_command, server)
     added = command(_sql_command)
@@ -308,7 +309,12 @@ def _uninstall_command(options: argparse.Namespace) -> int | None:
 
 def _adopt_command(options: argparse.Namespace) -> int | None:
     """take over the tables of earlier cache systems: their live rows become entries, they are renamed; asks first"""
-    choices = {"keep": options.keep, "time_zone": options.time_zone, "tenant": options.tenant}
+    choices = {
+        "keep": options.keep,
+        "time_zone": options.time_zone,
+        "tenant": options.tenant,
+        "tables": options.table,
+    }
     with target(options.dsn) as where:
         plan = adopt(where.conninfo, dry_run=True, **choices)
         if not plan:
@@ -511,6 +517,7 @@ def _demo_command(options: argparse.Namespace) -> int | None:
 
 def _serve_command(options: argparse.Namespace) -> None:
     """answer the AI worker's HTTP requests; the variable PGCACHE_HTTP_TOKEN holds the token that clients must send"""
+    _stopping_is_no_failure()
     from ..adapters import http
 
     token = os.environ.get("PGCACHE_HTTP_TOKEN") or None
@@ -555,6 +562,7 @@ def _ai_key_command(options: argparse.Namespace) -> None:
 
 def _relay_command(options: argparse.Namespace) -> None:
     """tell Redis of the changes in the types of the hot tier, until it is ended; of several one is at work"""
+    _stopping_is_no_failure()
     from ..relay.process import Relay
 
     url = options.redis or environment.redis()
@@ -574,6 +582,11 @@ def _relay_command(options: argparse.Namespace) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, relay.stop)
         relay.run()
+
+
+def _stopping_is_no_failure() -> None:
+    """Exit code 0 after SIGTERM, by which services are stopped. uvicorn raises it again when it has ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _log(line: str) -> None:

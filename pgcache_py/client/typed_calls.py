@@ -95,7 +95,7 @@ _REAL_ARRAY = struct.Struct(">iiiii")
 
 def _vector_search(query: bytes, filters: str, top_k: str, user_id: str) -> Place:
     length = len(query) // 4 - 1
-    if not (1 <= length <= 16_000 and math.isfinite(sum(vector_list(query))) and -(2**31) <= int(top_k) < 2**31):
+    if not (1 <= length <= 16_000 and math.isfinite(sum(vector_list(query))) and -(2**63) <= int(top_k) < 2**63):
         raise ValueError("what PostgreSQL refuses")
     numbers = bytearray(8 * length)  # each after its size
     numbers[3::8] = b"\4" * length

@@ -1,5 +1,27 @@
 -- Who may use the cache: the owner gives access to roles with cache_grant.
 
+create or replace function pgcache_internal.check_role(role name) returns void
+language plpgsql stable
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if role = 'public' then
+        raise exception using errcode = 'PC010',
+            message = 'PUBLIC is all roles, and has no access to the cache',
+            hint = 'Name a role. It may be one that others are members of: CREATE ROLE cache_users;'
+                ' SELECT cache_grant(''cache_users''); GRANT cache_users TO app';
+    elsif role is null or to_regrole(quote_ident(role)) is null then
+        raise exception using errcode = 'PC010',
+            message = format('there is no role %L', role),
+            hint = format('SELECT rolname FROM pg_roles shows those that there are; CREATE ROLE %I LOGIN makes it.',
+                coalesce(role, 'name'));
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.check_role(name) is
+'Errors: PC010 for a role that is not there, and for PUBLIC.';
+
 create or replace function pgcache.cache_grant(role name, access text default 'write') returns void
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -18,12 +40,8 @@ begin
         raise exception using errcode = 'PC010',
             message = format('%L is not a kind of access', access),
             hint = 'read: gets; write: sets and invalidates too (default); admin: also creates and configures types.';
-    elsif role is null or to_regrole(quote_ident(role)) is null then
-        raise exception using errcode = 'PC010',
-            message = format('there is no role %L', role),
-            hint = format('Create it first: CREATE ROLE %I LOGIN', coalesce(role, 'name'));
     end if;
-    perform cache_revoke(role);  -- which takes the turn
+    perform cache_revoke(role);  -- which checks the role, and takes the turn
     perform forget_lost_types();
     insert into granted_roles (role, access) values (role, access);
     execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
@@ -67,7 +85,7 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform take_turn();
+    perform check_role(role), take_turn();
     delete from granted_roles g where g.role = cache_revoke.role;
     execute format('revoke all on all routines in schema pgcache, pgcache_internal from %I', role);
     execute format('revoke all on all tables in schema pgcache, pgcache_internal from %I', role);
@@ -77,7 +95,7 @@ end
 $$;
 
 comment on function pgcache.cache_revoke(name) is
-'Takes away all access to the cache from a role. For the owner of schema pgcache.';
+'Takes away all access to the cache from a role. For the owner of schema pgcache. Errors: PC010 no such role.';
 
 create or replace function pgcache_internal.roles_with_access() returns table (role name, access text)
 language sql stable

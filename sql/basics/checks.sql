@@ -55,8 +55,12 @@ begin
     elsif key is null or key = '' then
         raise exception using errcode = 'PC002',
             message = format('a cache key cannot be %s', case when key is null then 'NULL' else 'empty' end),
-            hint = 'Pass a text of 1 to 1024 bytes;'
-                ' cache_key(part, ...) makes one from any parts, NULL and empty ones too.';
+            hint = 'Pass a text of 1 to 1024 bytes; cache_key(part, ...) makes one from any parts, NULL and empty ones'
+                ' too.' || case
+                    when key is null
+                        then ' The key of a typed call is NULL where its prompt, model, text, image or the like is.'
+                    else ''
+                end;
     end if;
     raise exception using errcode = 'PC002',
         message = format('a cache key of %s bytes is too long: the limit is 1024', octet_length(key)),

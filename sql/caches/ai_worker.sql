@@ -9,12 +9,12 @@ select pgcache_internal.declare_type(
 );
 
 create or replace function pgcache.ai_worker_key(prompt text, model text, schema_version text) returns text
-language sql immutable parallel safe
+language sql immutable strict parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(prompt, model, schema_version) $$;
 
 comment on function pgcache.ai_worker_key(text, text, text) is
-'The key of generated SQL: cache_key(prompt, model, schema_version).';
+'The key of generated SQL: cache_key(prompt, model, schema_version); NULL if one of them is.';
 
 create or replace function pgcache.ai_worker_legacy_key(prompt text, model text, schema_version text) returns text
 language sql immutable parallel safe
@@ -64,7 +64,7 @@ comment on function pgcache.cache_get_ai_worker(text, text, text) is
 ' "model", "schema_version", "generated_sql", "validated", "tokens_used"}; NULL on a miss.';
 
 create or replace function pgcache.cache_set_ai_worker(
-    prompt text, model text, schema_version text, generated_sql text, tokens_used integer default 0,
+    prompt text, model text, schema_version text, generated_sql text, tokens_used bigint default 0,
     validated boolean default true, ttl interval default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
@@ -79,7 +79,7 @@ as $$
     )
 $$;
 
-comment on function pgcache.cache_set_ai_worker(text, text, text, text, integer, boolean, interval) is
+comment on function pgcache.cache_set_ai_worker(text, text, text, text, bigint, boolean, interval) is
 'Caches the SQL that a model generated from a prompt for a version of the schema. ttl: default of the type, 1 hour.'
 ' Errors: as cache_set.';
 

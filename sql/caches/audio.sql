@@ -10,7 +10,7 @@ select pgcache_internal.declare_type(
 );
 
 create or replace function pgcache_internal.put_audio(
-    key text, audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer, voice text,
+    key text, audio_data bytea, format text, duration_ms bigint, sample_rate bigint, channels bigint, voice text,
     ttl interval, overwrite boolean
 ) returns boolean
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
@@ -18,6 +18,9 @@ as $$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := pgcache_internal.cache_now();
+    fits constant boolean := audio_data is not null and format is not null
+        and coalesce(least(duration_ms, sample_rate, channels) >= 0, true)
+        and coalesce(greatest(duration_ms, sample_rate, channels) <= 999999999, true);
     clock bigint;
 begin
     insert into pgcache.cache_audio_chunks as t (
@@ -25,10 +28,11 @@ begin
         created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache_internal.current_tenant(), key, audio_data, format, duration_ms, sample_rate, channels, voice,
-        moment, moment + coalesce(ttl, pgcache_internal.type_ttl('audio')), moment,
+        pgcache_internal.current_tenant(), key, audio_data, format,
+        case when fits then duration_ms end, case when fits then sample_rate end, case when fits then channels end,
+        voice, moment, moment + coalesce(ttl, pgcache_internal.type_ttl('audio')), moment,
         pgcache_internal.type_hit_weight('audio')
-    where pgcache_internal.may_write('audio', key, ttl) and audio_data is not null and format is not null
+    where pgcache_internal.may_write('audio', key, ttl) and fits
     on conflict on constraint cache_audio_chunks_pkey do update
     set audio_data = excluded.audio_data, format = excluded.format, duration_ms = excluded.duration_ms,
         sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,
@@ -39,7 +43,8 @@ begin
         return pgcache_internal.explain_refusal(
             'audio', key,
             pg_catalog.jsonb_build_object(
-                'audio_data', case when audio_data is not null then '' end, 'format', format
+                'audio_data', case when audio_data is not null then '' end, 'format', format,
+                'duration_ms', duration_ms, 'sample_rate', sample_rate, 'channels', channels
             ),
             ttl
         );
@@ -51,7 +56,7 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.put_audio(text, bytea, text, integer, integer, integer, text, interval, boolean) is
+comment on function pgcache_internal.put_audio(text, bytea, text, bigint, bigint, bigint, text, interval, boolean) is
 'Upserts an audio entry. Errors: as cache_set.';
 
 create or replace function pgcache_internal.write_audio(
@@ -61,7 +66,7 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.put_audio(
         key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format',
-        (value ->> 'duration_ms')::integer, (value ->> 'sample_rate')::integer, (value ->> 'channels')::integer,
+        (value ->> 'duration_ms')::bigint, (value ->> 'sample_rate')::bigint, (value ->> 'channels')::bigint,
         value ->> 'voice', ttl, overwrite
     )
 $$;
@@ -72,10 +77,15 @@ comment on function pgcache_internal.write_audio(text, jsonb, interval, boolean)
 create or replace function pgcache.audio_key(text text, voice text, provider text, settings jsonb) returns text
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_key(text, voice, coalesce(provider, ''), canonical_json(coalesce(settings, '{}'))) $$;
+as $$
+    select case
+        when text is not null and voice is not null
+            then cache_key(text, voice, coalesce(provider, ''), canonical_json(coalesce(settings, '{}')))
+    end
+$$;
 
 comment on function pgcache.audio_key(text, text, text, jsonb) is
-'The key of speech: cache_key of text, voice, provider and canonical settings.';
+'The key of speech: cache_key of text, voice, provider and canonical settings; NULL if text or voice is.';
 
 create or replace function pgcache.cache_get_audio(
     text text, voice text, provider text default '', settings jsonb default '{}'
@@ -113,8 +123,8 @@ comment on function pgcache.cache_get_audio(text, text, text, jsonb) is
 ' Hz. settings are compared as JSON values. Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_audio(
-    text text, voice text, audio_data bytea, format text, duration_ms integer default null,
-    sample_rate integer default null, channels integer default null, provider text default '',
+    text text, voice text, audio_data bytea, format text, duration_ms bigint default null,
+    sample_rate bigint default null, channels bigint default null, provider text default '',
     settings jsonb default '{}', ttl interval default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
@@ -126,7 +136,7 @@ as $$
 $$;
 
 comment on function pgcache.cache_set_audio(
-    text, text, bytea, text, integer, integer, integer, text, jsonb, interval
+    text, text, bytea, text, bigint, bigint, bigint, text, jsonb, interval
 ) is
 'Caches the speech of a text in a voice. settings: whatever else it depends on (speed, language). ttl: default of the'
 ' type, 24 hours. Errors: as cache_set.';

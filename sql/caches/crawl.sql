@@ -7,13 +7,13 @@ select pgcache_internal.declare_type(
 );
 
 create or replace function pgcache.crawl_key(url text, image bytea) returns text
-language sql immutable parallel safe
+language sql immutable strict parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(url, image_key(image)) $$;
 
 comment on function pgcache.crawl_key(text, bytea) is
 'The key of a crawled image: cache_key of its URL and of SHA-256 of its bytes, so that a changed image at an old URL is'
-' new.';
+' new; NULL if one of them is.';
 
 create or replace function pgcache.crawl_should_skip(
     url text, image bytea, tenant text, out should_skip boolean, out raw_key text
@@ -26,7 +26,7 @@ $$;
 
 comment on function pgcache.crawl_should_skip(text, bytea, text) is
 'Whether this image from this URL is stored already for a tenant, NULL or '''' for the shared one, and under which'
-' raw_key. Errors: PC002 image NULL; as cache_get.';
+' raw_key. Errors: PC002 url or image NULL; as cache_get.';
 
 create or replace function pgcache.crawl_store(
     url text, image bytea, raw_key text, thumbnail_key text, tenant text, ttl interval default null

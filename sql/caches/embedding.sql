@@ -65,11 +65,12 @@ comment on function pgcache_internal.write_embedding(text, jsonb, interval, bool
 'put_embedding of a JSON value that fits.';
 
 create or replace function pgcache.embedding_key(text text, model text) returns text
-language sql immutable parallel safe
+language sql immutable strict parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_key(text, model) $$;
 
-comment on function pgcache.embedding_key(text, text) is 'The key of a text''s embedding: cache_key(text, model).';
+comment on function pgcache.embedding_key(text, text) is
+'The key of a text''s embedding: cache_key(text, model); NULL if one of them is.';
 
 create or replace function pgcache.cache_get_embeddings(
     texts text[], model text
@@ -80,10 +81,10 @@ as $$
 declare
     scope constant text := pgcache_internal.current_tenant();
     moment constant timestamptz := pgcache_internal.cache_now();
-    keys constant text[] := array(
+    keys constant text[] := case when texts is not null then array(
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
         from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place
-    );
+    ) end;
     crowding constant integer := pgcache_internal.hit_log_crowding();
     logged integer[];
     found record;
@@ -104,7 +105,7 @@ begin
             return next;
         end loop;
     else
-        foreach cache_get_embeddings.text in array texts loop
+        foreach cache_get_embeddings.text in array coalesce(texts, '{}') loop
             return next;
         end loop;
     end if;
@@ -165,9 +166,10 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_writable();
-    if cardinality(texts) is distinct from cardinality(embeddings) then
+    if (cardinality(texts) = cardinality(embeddings)) is not true then
         raise exception using errcode = 'PC004',
-            message = format('%s texts need as many embeddings, not %s', cardinality(texts), cardinality(embeddings)),
+            message = format('%s texts need as many embeddings, not %s',
+                coalesce(cardinality(texts)::text, 'NULL'), coalesce(cardinality(embeddings)::text, 'NULL')),
             hint = 'Pass two arrays of the same length; each embedding as pgvector writes it, [1,2,3].';
     end if;
     return (

@@ -6,24 +6,26 @@ select pgcache_internal.declare_type(
 );
 
 create or replace function pgcache.vector_search_key(
-    query vector, filters jsonb, top_k integer, user_id text
+    query vector, filters jsonb, top_k bigint, user_id text
 ) returns text
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     -- The vector as it goes over the wire, since a client cannot write a float as PostgreSQL does.
-    select cache_key(
-        coalesce(user_id, ''), encode(sha256(array_send(query::real[])), 'hex'),
-        canonical_json(coalesce(filters, '{}')), top_k::text
-    )
+    select case
+        when query is not null and top_k is not null then cache_key(
+            coalesce(user_id, ''), encode(sha256(array_send(query::real[])), 'hex'),
+            canonical_json(coalesce(filters, '{}')), top_k::text
+        )
+    end
 $$;
 
 comment on function pgcache.vector_search_key is
 'The key of a search: cache_key of user, SHA-256 of the query vector as array_send(query::real[]), canonical filters'
-' and top_k.';
+' and top_k; NULL if query or top_k is.';
 
 create or replace function pgcache.cache_get_vector_search(
-    query vector, filters jsonb default '{}', top_k integer default 10, user_id text default ''
+    query vector, filters jsonb default '{}', top_k bigint default 10, user_id text default ''
 ) returns jsonb
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
@@ -35,7 +37,7 @@ comment on function pgcache.cache_get_vector_search is
 ' filters are compared as JSON values, the vector by its float32 numbers. Errors: as cache_get.';
 
 create or replace function pgcache.cache_set_vector_search(
-    query vector, results jsonb, filters jsonb default '{}', top_k integer default 10, user_id text default '',
+    query vector, results jsonb, filters jsonb default '{}', top_k bigint default 10, user_id text default '',
     ttl interval default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path

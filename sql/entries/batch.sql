@@ -263,9 +263,10 @@ declare
 begin
     if entries is null or jsonb_typeof(entries) <> 'array' or exists (
         select from jsonb_array_elements(entries) e
-        where jsonb_typeof(e) <> 'object'
-            or not e ?& array['key', 'value']
-            or e - array['key', 'value', 'ttl'] <> '{}'
+        where case jsonb_typeof(e)
+            when 'object' then not e ?& array['key', 'value'] or e - array['key', 'value', 'ttl'] <> '{}'
+            else true
+        end
     ) then
         raise exception using errcode = 'PC004',
             message = 'cache_warm takes a JSON array of objects with the fields key, value and, if you like, ttl',

@@ -105,24 +105,26 @@ comment on function pgcache.cache_invalidate_user(text) is
 ' searches, and your own such types. Returns how many live ones there were. '''': those of no user. Errors: PC002 for'
 ' NULL, 25006.';
 
-create or replace function pgcache.cleanup_old_cache_entries(days integer) returns table (type text, deleted bigint)
+create or replace function pgcache.cleanup_old_cache_entries(days bigint) returns table (type text, deleted bigint)
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if days is null or days < 0 then
+    if days between 0 and 1000000 is not true then
         raise exception using errcode = 'PC003',
             message = format('%s days is not an age', coalesce(days::text, 'NULL')),
             hint = 'Pass how many days of entries to keep: SELECT * FROM cleanup_old_cache_entries(7)';
     end if;
     return query
-    select t.type, delete_where(t.type, format('t.created_at < %L', cache_now() - make_interval(days => days)), null)
+    select t.type, delete_where(
+        t.type, format('t.created_at < %L', cache_now() - make_interval(days => days::integer)), null
+    )
     from types_here() t
     order by t.type;
 end
 $$;
 
-comment on function pgcache.cleanup_old_cache_entries(integer) is
+comment on function pgcache.cleanup_old_cache_entries(bigint) is
 'Removes the entries of all types that were stored more than days days ago; one row a type with the number of live ones'
 ' removed. Errors: PC003, 25006.';

@@ -48,6 +48,9 @@ begin
                 ' it is not a whole number, or the sum is out of range', key),
             hint = 'cache_incr counts in 64-bit whole numbers;'
                 ' see the value with cache_get, replace it with cache_set.';
+    when check_violation then  -- there is no partition for it: it has just been dropped
+        perform check_type(type);
+        raise;
     end;
     if nextval(sequence_of(type, 'writes')) = 1 then
         perform note_writes(type, true, 0);

@@ -1,7 +1,7 @@
 -- Which entries there are.
 
 create or replace function pgcache.cache_keys(
-    type text, pattern text default '%', max_keys integer default 1000
+    type text, pattern text default '%', max_keys bigint default 1000
 ) returns setof text
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -22,12 +22,12 @@ begin
 end
 $$;
 
-comment on function pgcache.cache_keys(text, text, integer) is
+comment on function pgcache.cache_keys(text, text, bigint) is
 'The keys of the current tenant''s live entries that match a LIKE pattern, in byte order, max_keys at most (default'
 ' 1000, NULL = all). Errors: PC001, PC006, PC010.';
 
 create or replace function pgcache.get_all_cache_keys(
-    max_keys integer default 1000
+    max_keys bigint default 1000
 ) returns table (type text, cache_key text)
 language sql stable parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -37,5 +37,5 @@ as $$
     order by 1, 2 limit check_rows(max_keys)
 $$;
 
-comment on function pgcache.get_all_cache_keys(integer) is
+comment on function pgcache.get_all_cache_keys(bigint) is
 'The keys of the current tenant''s live entries of all types, max_keys at most. Errors: PC010.';

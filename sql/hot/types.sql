@@ -131,21 +131,13 @@ declare
     given record;
 begin
     for given in
-        select s.name, s.value, s.good, s.hint
+        select s.name, s.value
         from (values
-            ('max_staleness', max_staleness::text, max_staleness between '0.1 seconds' and '1 hour',
-                'an interval from 0.1 seconds to 1 hour'),
-            ('outbox_limit', outbox_limit::text, outbox_limit between 1 and 1000000000, '1 to 1000000000 rows'),
-            ('prefix', prefix, prefix ~ '^[A-Za-z0-9_.:{}-]{1,64}$', 'up to 64 letters, digits and _ . : { } -')
-        ) s (name, value, good, hint)
+            ('hot_max_staleness', max_staleness::text), ('hot_outbox_limit', outbox_limit::text), ('hot_prefix', prefix)
+        ) s (name, value)
         where s.value is not null
     loop
-        if not given.good then
-            raise exception using errcode = 'PC010',
-                message = format('%s cannot be %L', given.name, left(given.value, 100)),
-                hint = format('It takes %s.', given.hint);
-        end if;
-        update settings c set value = given.value where c.name = 'hot_' || given.name;
+        update settings c set value = given.value where c.name = given.name;
     end loop;
 end
 $$;

@@ -34,6 +34,97 @@ insert into pgcache_internal.settings (name, value, description) values
 ('test_clock', 'off', 'on: sessions may set the time by which entries expire (SET pgcache.clock), for tests')
 on conflict on constraint settings_pkey do update set description = excluded.description;
 
+-- However it is changed: by a function, or by an UPDATE of the owner's.
+create or replace function pgcache_internal.setting_kinds() returns table (names text[], condition text, takes text)
+language sql immutable parallel safe  -- not pinned: inlined
+as $kinds$
+    values
+        (
+            '{ttl_short,ttl_medium,ttl_long,ttl_week,keep_history,keep_runs,overdue_after,alert_latency}'::text[],
+            $$value::interval > '0' and value::interval <= '1000 years'$$, 'a positive interval such as ''1 hour'''
+        ),
+        ('{alert_hit_rate,alert_size}', 'value::numeric between 0 and 1', 'a share from 0 to 1'),
+        ('{usd_per_million_tokens}', 'value::numeric between 0 and 1e12', 'US dollars, 0 or more'),
+        ('{test_clock}', $$value in ('on', 'off')$$, 'on or off'),
+        ('{hot_max_staleness}', $$value::interval between '0.1 seconds' and '1 hour'$$,
+            'an interval from 0.1 seconds to 1 hour'),
+        ('{hot_outbox_limit}', 'value::bigint between 1 and 1000000000', '1 to 1000000000 rows'),
+        ('{hot_prefix}', $$value ~ '^[A-Za-z0-9_.:{}-]{1,64}$'$$, 'up to 64 letters, digits and _ . : { } -'),
+        ('{ai_base_url}', $$value ~ '^https?://[^/@?#[:space:]]+(/[^@?#[:space:]]*)?$'$$,
+            'http:// or https://, a host and a path such as /v1; no password'),
+        ('{ai_model,ai_embedding_model}', $$value <> ''$$, 'the name of a model'),
+        ('{ai_schema_version}', $$value <> ''$$, 'auto, or a name such as v1'),
+        ('{ai_timeout,ai_deadline,ai_lease}', 'value::float8 between 0.1 and 3600', 'seconds, 0.1 to 3600'),
+        ('{ai_retries}', 'value::bigint between 0 and 20', '0 to 20'),
+        ('{ai_row_limit}', 'value::bigint >= 0', 'a number of rows; 0: no limit'),
+        ('{ai_schema_bytes}', 'value::bigint between 0 and 10000000', 'a number of bytes up to 10000000'),
+        ('{ai_batch}', 'value::bigint between 1 and 2048', '1 to 2048'),
+        ('{ai_answer_bytes}', 'value::bigint between 1000 and 100000000', 'a number of bytes from 1000 to 100000000'),
+        ('{ai_temperature}', $$value ~ '^([0-9]([.][0-9]+)?)?$'$$,
+            'a number from 0 to 2, or empty for the model''s default'),
+        ('{ai_max_tokens}', $$value ~ '^[0-9]{0,7}$'$$, 'a number of tokens, or empty for the model''s default'),
+        ('{ai_instructions}', 'true', 'a text'),
+        ('{ai_api_key_file}', $$value ~ '^(/.*)?$'$$, 'the absolute path of a file on the server')
+$kinds$;
+
+comment on function pgcache_internal.setting_kinds() is
+'What settings may be: as an SQL condition on the text `value`, and in words.';
+
+create or replace function pgcache_internal.check_setting() returns trigger
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    kind record;
+    fits boolean;
+begin
+    select * into kind from setting_kinds() k where new.name = any(k.names);
+    begin
+        execute format('select %s from (select $1) v (value)', coalesce(kind.condition, 'true'))
+        into fits using new.value;
+    exception when data_exception then
+        fits := false;
+    end;
+    if new.value is null or fits is not true then
+        raise exception using errcode = 'PC010',
+            message = format('setting %s cannot be %L', new.name, left(new.value, 100)),
+            hint = format('It takes %s.', kind.takes);
+    end if;
+    if new.name = 'usd_per_million_tokens' then
+        perform fold_log();  -- hits up to now count with the old price
+    end if;
+    return new;
+end
+$$;
+
+comment on function pgcache_internal.check_setting() is
+'Trigger: a setting is as setting_kinds() says. Errors: PC010.';
+
+create or replace function pgcache_internal.apply_setting() returns trigger
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if new.name = 'test_clock' then
+        perform take_turn(), compile_clock();
+    elsif starts_with(new.name, 'ttl_') then
+        perform take_turn();
+        update types t set ttl = new.value::interval where t.tier = substr(new.name, 5);
+        perform compile_settings();
+    end if;
+    return null;
+end
+$$;
+
+comment on function pgcache_internal.apply_setting() is
+'Trigger: what is compiled of a setting is compiled anew, and types that follow a tier get its new TTL.';
+
+create or replace trigger check_setting before update of value on pgcache_internal.settings
+for each row execute function pgcache_internal.check_setting();
+
+create or replace trigger apply_setting after update of value on pgcache_internal.settings
+for each row execute function pgcache_internal.apply_setting();
+
 create or replace function pgcache.cache_setting(name text) returns text
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -71,36 +162,7 @@ begin
                 else format('SELECT cache_hot_configure(%s => ...)', substr(name, 5))
             end;
     end if;
-    begin
-        if starts_with(name, 'ttl_') or starts_with(name, 'keep_') or name in ('overdue_after', 'alert_latency') then
-            if value::interval <= interval '0' then
-                raise exception using errcode = 'invalid_parameter_value';
-            end if;
-        elsif name = 'test_clock' then
-            if value not in ('on', 'off') then
-                raise exception using errcode = 'invalid_parameter_value';
-            end if;
-        elsif value::numeric not between 0 and 1e12 then  -- NaN is not
-            raise exception using errcode = 'invalid_parameter_value';
-        end if;
-    exception when data_exception or null_value_not_allowed then
-        raise exception using errcode = 'PC010',
-            message = format('setting %s cannot be %L', name, value),
-            hint = 'Times are positive intervals such as ''1 hour'';'
-                ' rates and prices are numbers that are not negative; test_clock is on or off.';
-    end;
-    if value is null then
-        raise exception using errcode = 'PC010',
-            message = format('setting %s cannot be null', name),
-            hint = format('It is now %L.', old_value);
-    end if;
-    if name = 'usd_per_million_tokens' then
-        perform fold_log();
-    end if;
     update settings s set value = cache_configure_setting.value where s.name = cache_configure_setting.name;
-    if name = 'test_clock' then
-        perform compile_clock();
-    end if;
     return old_value;
 end
 $$;
@@ -110,13 +172,23 @@ comment on function pgcache.cache_configure_setting(text, text) is
 ' are for ai_configure and cache_hot_configure. Errors: PC010.';
 
 create or replace function pgcache.cache_tier(tier text) returns interval
-language sql stable parallel safe
+language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_setting('ttl_' || tier)::interval $$;
+as $$
+begin
+    if not exists (select from settings s where s.name = 'ttl_' || tier) then
+        raise exception using errcode = 'PC010',
+            message = format('there is no tier %L', tier),
+            hint = 'The tiers: short, medium, long, week. SELECT * FROM cache_settings shows what they are.';
+    end if;
+    return cache_setting('ttl_' || tier)::interval;
+end
+$$;
 
 comment on function pgcache.cache_tier(text) is
 'The TTL of a tier: short (5 min), medium (1 h), long (24 h), week (7 d); change one with'
-' cache_configure_setting(''ttl_short'', ...). Errors: PC010 for another tier.';
+' cache_configure_setting(''ttl_short'', ...); types follow it with cache_configure(type, tier => ''short''). Errors:'
+' PC010 for another tier.';
 
 create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
 language plpgsql volatile security definer

@@ -174,7 +174,7 @@ begin
             message = format('%L cannot name a cache type: a table or an index of pgcache has such a name', type),
             hint = 'Choose another name.';
     end if;
-    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null);
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null, null);
     insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
     values (
         type, check_fields(fields),
@@ -198,7 +198,8 @@ comment on function pgcache.cache_create_type(
 ' create theirs when they start. Errors: PC007 exists, PC010 invalid option.';
 
 create or replace function pgcache_internal.check_type_options(
-    ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions integer
+    ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions bigint,
+    max_age interval
 ) returns void
 language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -213,6 +214,8 @@ begin
                 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
             ('max_bytes', max_bytes::text, max_bytes > 0,
                 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
+            ('max_age', quote_literal(max_age), max_age > '0' and max_age <= '1000 years',
+                'a positive interval such as ''30 days''; cache_configure(..., reset => ''{max_age}'') takes it away'),
             ('dimensions', dimensions::text, dimensions between 1 and 16000,
                 'a number from 1 to 16000, which is pgvector''s limit'),
             ('eviction', quote_literal(eviction),
@@ -231,13 +234,14 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_type_options(interval, bigint, bigint, text, text, integer) is
+comment on function pgcache_internal.check_type_options(interval, bigint, bigint, text, text, bigint, interval) is
 'Checks what cache_create_type and cache_configure are given. Errors: PC003, PC010.';
 
 create or replace function pgcache.cache_configure(
     type text, ttl interval default null, max_entries bigint default null, max_bytes bigint default null,
     eviction text default null, hit_tracking text default null, durable boolean default null,
-    enabled boolean default null, dimensions integer default null, reset text[] default '{}'
+    enabled boolean default null, dimensions bigint default null, reset text[] default '{}',
+    tier text default null, max_age interval default null
 ) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -245,14 +249,29 @@ as $$
 #variable_conflict use_variable
 declare
     before types;
+    given constant text[] := array[
+        case when ttl is not null or tier is not null then 'ttl' end,
+        case when max_entries is not null then 'max_entries' end, case when max_bytes is not null then 'max_bytes' end,
+        case when dimensions is not null then 'dimensions' end, case when max_age is not null then 'max_age' end
+    ];
 begin
     perform take_turn(), forget_lost_types();
     before := check_type(type);
-    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions);
-    if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions'] then
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions, max_age);
+    if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions', 'max_age'] then
         raise exception using errcode = 'PC010',
             message = format('%s cannot be reset', reset),
-            hint = 'These can: ttl, max_entries, max_bytes, dimensions.';
+            hint = 'These can: ttl, max_entries, max_bytes, dimensions, max_age.';
+    elsif ttl is not null and tier is not null then
+        raise exception using errcode = 'PC010',
+            message = 'a type has a ttl of its own, or that of a tier, not both',
+            hint = 'Pass ttl, or tier.';
+    elsif reset && given then
+        raise exception using errcode = 'PC010',
+            message = format('%s cannot be set and reset at once', (
+                select string_agg(g, ', ') from unnest(given) g where g = any(reset)
+            )),
+            hint = 'Name in reset what shall have no value any more, and nothing else.';
     elsif dimensions is not null
         and not exists (select from fields_of(type, before.fields) f where f.kind = 'vector')
     then
@@ -261,7 +280,13 @@ begin
             hint = 'dimensions goes with the type embedding, and with types of yours that have a field of kind vector.';
     end if;
     update types t
-    set ttl = case when 'ttl' = any(reset) then null else coalesce(cache_configure.ttl, t.ttl) end,
+    set ttl = case
+            when 'ttl' = any(reset) then null
+            when cache_configure.tier is not null then cache_tier(cache_configure.tier)
+            else coalesce(cache_configure.ttl, t.ttl)
+        end,
+        tier = case when 'ttl' = any(given || reset) then cache_configure.tier else t.tier end,
+        max_age = case when 'max_age' = any(reset) then null else coalesce(cache_configure.max_age, t.max_age) end,
         max_entries = case
             when 'max_entries' = any(reset) then null
             else coalesce(cache_configure.max_entries, t.max_entries)
@@ -300,12 +325,14 @@ end
 $$;
 
 comment on function pgcache.cache_configure(
-    text, interval, bigint, bigint, text, text, boolean, boolean, integer, text[]
+    text, interval, bigint, bigint, text, text, boolean, boolean, bigint, text[], text, interval
 ) is
 'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes,'
 ' eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the'
 ' table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of'
-' ttl, max_entries, max_bytes or dimensions to take away. Errors: PC001, PC003, PC010.';
+' ttl, max_entries, max_bytes, dimensions or max_age to take away. tier (short, medium, long, week): the ttl is that of'
+' the tier, also when its setting changes (see cache_tier). max_age: entries that were stored longer ago are removed by'
+' the clean-up, whatever their ttl. Errors: PC001, PC003, PC010.';
 
 -- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both,
 -- and leaves out what is gone when it has the lock. Built-in types cannot be dropped.
@@ -362,19 +389,48 @@ begin
             );
     end if;
     -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks;
-    -- with the table all who use it wait (see types_here).
+    -- with the table all who use it wait (see types_here). So what takes time comes before: who has waited for the
+    -- table when it is gone gets 42P01.
     perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')),
         pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
+    delete from types t where t.type = type;
+    perform compile_types();
     if exists (select from pg_class c where c.oid = registered.relation) then
+        for attempt in 1..10 loop  -- then it queues until it gets them
+            exit when lock_to_drop(registered);
+        end loop;
         execute format('drop table %s', registered.relation);
     end if;
-    perform forget_type(type), compile_types();
+    perform forget_type(type);
 end
 $$;
 
 comment on function pgcache.cache_drop_type(text) is
 'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and'
-' writers of JSON types then wait for it. Errors: PC001, PC008 built-in type.';
+' writers of JSON types then wait for it. Calls that wait for it fail with 42P01, later ones with PC001. Errors: PC001,'
+' PC008 built-in type.';
+
+-- A transaction may have read this type, and go on to write another JSON type, which locks cache_store; or the other
+-- way round. Whichever of the two tables came first here, one of them would deadlock. So both are let go of before
+-- deadlock_timeout.
+create or replace function pgcache_internal.lock_to_drop(registered types) returns boolean
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set lock_timeout to '500ms'
+as $$
+begin
+    execute format('lock table %s in access exclusive mode', registered.relation);
+    if registered.fields is null then
+        lock table only cache_store in access exclusive mode;
+    end if;
+    return true;
+exception when lock_not_available then
+    return false;
+end
+$$;
+
+comment on function pgcache_internal.lock_to_drop(types) is
+'Locks the tables that to drop a type takes, both or none; false if that takes longer than half a second.';
 
 create or replace function pgcache_internal.forget_type(type text) returns void
 language plpgsql volatile

@@ -98,14 +98,17 @@ select
     s.ttl,
     s.eviction,
     s.durable,
-    s.enabled
-from pgcache_internal.type_stats() as s;
+    s.enabled,
+    t.tier,
+    t.max_age
+from pgcache_internal.type_stats() as s
+inner join pgcache_internal.types as t on s.type = t.type;
 
 comment on view pgcache.cache_stats is
 'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries'
 ' removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) by'
 ' hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, emptied'
-' by a crash.';
+' by a crash. tier: that ttl follows; max_age: how old entries get at most.';
 
 create or replace view pgcache.ai_worker_cache_stats as
 select

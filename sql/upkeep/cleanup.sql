@@ -21,8 +21,8 @@ end
 $$;
 
 comment on function pgcache.cache_clear_expired(text) is
-'Removes all expired entries of a type, or of all (default); returns how many. Entries that are locked are skipped.'
-' Errors: PC001, 25006.';
+'Removes all entries of a type, or of all (default), that have expired or are older than its max_age; returns how many.'
+' Entries that are locked are skipped. Errors: PC001, 25006.';
 
 create or replace function pgcache.ai_worker_cleanup_cache() returns integer
 language plpgsql volatile security definer
@@ -170,6 +170,27 @@ $$;
 comment on function pgcache_internal.evict_surplus(types) is
 'Measures a type and evicts what is over its limits, as far as that goes at once; returns how many entries it removed.';
 
+-- What it is that cannot commit only the words of the error tell, which are of the session's language. A function never
+-- can, as a procedure in a transaction block.
+create or replace function pgcache_internal.check_commit_error(message text) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    commit;
+exception when invalid_transaction_termination then
+    if sqlerrm = message then
+        raise exception using errcode = '25001',
+            message = 'cache_upkeep cannot run inside a transaction block',
+            hint = 'It commits: CALL it by itself, without BEGIN, in autocommit.'
+                ' In a transaction SELECT cache_cleanup() does most of it.';
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.check_commit_error(text) is
+'Errors: 25001 if the message of what COMMIT raised in a procedure is that of a transaction block.';
+
 -- A procedure that commits cannot have a SET clause, so every name here is qualified, and every operator.
 create or replace procedure pgcache.cache_upkeep()
 language plpgsql  -- not pinned: commits
@@ -184,6 +205,11 @@ declare
     first_block pg_catalog.int8;
     blocks constant pg_catalog.int8 := pgcache_internal.upkeep_blocks();
 begin
+    begin
+        commit;
+    exception when invalid_transaction_termination then  -- always: a block that catches errors cannot commit
+        perform pgcache_internal.check_commit_error(sqlerrm);
+    end;
     run := pgcache_internal.begin_run('pgcache_upkeep');
     commit;
     lines := (select pg_catalog.count(*) from pgcache_internal.hit_log);
@@ -229,7 +255,7 @@ $$;
 comment on procedure pgcache.cache_upkeep() is -- noqa: LT01
 'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries'
 ' and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of'
-' a transaction block.';
+' a transaction block. Errors: 25001, 25006.';
 
 create or replace function pgcache_internal.prune_history() returns void
 language plpgsql volatile security definer

@@ -52,21 +52,30 @@ $$;
 comment on function pgcache_internal.check_cron(text) is
 'Errors: PC012, with this hint, if this database has no pg_cron.';
 
-create or replace function pgcache_internal.check_upkeep_cron() returns void
+create or replace function pgcache_internal.check_upkeep_cron(wanted text) returns void
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select check_cron(format(
+    select check_cron(coalesce(scheduled.hint, format(
         'Run "python -m pgcache_py install", which finds the database that pg_cron lives in (%s),'
         ' or call cache_upkeep from any other scheduler.',
         coalesce(
             (select g.setting from pg_settings g where g.name = 'cron.database_name'), 'none that this role can see'
         )
-    ))
+    )))
+    from (
+        select format(
+            'Its jobs are in the database %s. There: SELECT cron.%s FROM cron.job WHERE jobname IN (%s)',
+            min(e.cron_database), wanted,
+            string_agg(quote_literal(format('%s (%s)', e.job_name, current_database())), ', ' order by e.job_name)
+        ) as hint
+        from jobs_elsewhere e having count(*) > 0
+    ) scheduled right join (select) one on true
 $$;
 
-comment on function pgcache_internal.check_upkeep_cron() is
-'Errors: PC012 if this database has no pg_cron to schedule the upkeep with.';
+comment on function pgcache_internal.check_upkeep_cron(text) is
+'Errors: PC012 if this database has no pg_cron to schedule the upkeep with. wanted: the function of pg_cron to call'
+' instead where the jobs are in another database.';
 
 create or replace function pgcache_internal.unschedule(job_names text[]) returns integer
 language plpgsql volatile
@@ -105,7 +114,7 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_upkeep_cron();
+    perform check_upkeep_cron(format('alter_job(jobid, schedule => %L)', schedule));
     if schedule is null then
         raise exception using errcode = 'invalid_parameter_value';
     end if;
@@ -128,7 +137,7 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_upkeep_cron();
+    perform check_upkeep_cron('unschedule(jobid)');
     return unschedule(array(select j.job_name from scheduled_jobs() j));
 end
 $$;

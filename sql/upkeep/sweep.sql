@@ -25,6 +25,7 @@ as $body$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := cache_now();
+    too_old constant timestamptz := moment - (select t.max_age from types t where t.type = type);
     first constant tid := format('(%s,0)', first_block)::tid;
     behind constant tid := format('(%s,0)', first_block + blocks)::tid;
     -- Of so few entries that none has to be bad, none goes; but of those in a window of full size one does.
@@ -36,13 +37,17 @@ begin
 end
 $body$;
 comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint) is
-'Deletes from a window of a type''s heap what has expired, and by the type''s policy, until need_entries and need_bytes'
-' are met, at most one of visited_for_one() of the others, worst first. Rows that are locked are skipped.';
+'Deletes from a window of a type''s heap what has expired or is older than its max_age, and by the type''s policy,'
+' until need_entries and need_bytes are met, at most one of visited_for_one() of the others, worst first. Rows that are'
+' locked are skipped.';
 $frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
                 select t.ctid as row_id, (@size)::integer as bytes, t.created_at >= statement_start() as just_written,
-                    case when t.expires_at <= moment then '-infinity' else coalesce(@score, 'infinity') end as score
+                    case
+                        when t.expires_at <= moment or t.created_at <= too_old then '-infinity'
+                        else coalesce(@score, 'infinity')
+                    end as score
                 from @table t where t.ctid >= first and t.ctid < behind
             ), ranked as (  -- what has expired makes room, too
                 select v.row_id, v.score, row_number() over worst_first as place,
@@ -62,13 +67,14 @@ $frame$, $branch$type = '@type' then
             );
         else
             row_ids := array(
-                select t.ctid from @table t where t.ctid >= first and t.ctid < behind and t.expires_at <= moment
+                select t.ctid from @table t
+                where t.ctid >= first and t.ctid < behind and (t.expires_at <= moment or t.created_at <= too_old)
             );
         end if;
         with gone as (
             delete from @table t where t.ctid = any(array(
                 select e.ctid from @table e where e.ctid = any(row_ids) for update skip locked))
-            returning t.expires_at <= moment as expired, @size as bytes
+            returning t.expires_at <= moment or t.created_at <= too_old as expired, @size as bytes
         )
         select
             count(*) filter (where g.expired), count(*) filter (where g.expired is not true), coalesce(sum(g.bytes), 0)

@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 from pgcache_py.setup.install import install
 from pgcache_py.setup.levels import JOBS as JOBS_OF_THE_PACKAGE
 from tests.conftest import NewRole
-from tests.tools.session import Session, refused
+from tests.tools.session import Session, database, refused
 
 # What pg_cron has, as far as we use it.
 CRON = """
@@ -70,9 +70,17 @@ def job(cron: Session, name: str) -> dict[str, object]:
     )  # fmt: skip
 
 
-def test_without_pg_cron(ask: Session) -> None:
+def test_without_pg_cron(ask: Session, dsn: str) -> None:
     for call in ("cache_schedule()", "cache_unschedule()"):
         with refused("PC012", "cache_upkeep"):
+            ask(f"SELECT {call}")
+    name = database(dsn)
+    ask("INSERT INTO pgcache_internal.jobs_elsewhere VALUES ('pgcache_upkeep', '0 * * * *', 'postgres')")
+    for call, there in {
+        "cache_schedule('* * * * *')": "cron.alter_job(jobid, schedule => '* * * * *')",
+        "cache_unschedule()": "cron.unschedule(jobid)",
+    }.items():
+        with refused("PC012", f"SELECT {there} FROM cron.job WHERE jobname IN ('pgcache_upkeep ({name})')"):
             ask(f"SELECT {call}")
 
 

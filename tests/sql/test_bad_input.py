@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import psycopg
@@ -57,6 +58,28 @@ TAKE_A_KEY = [
     "cache_delete('store', {key})",
     "cache_delete_many('store', ARRAY['k', {key}])",
 ]
+# What the key of a typed call is made of, to be replaced by NULL one by one.
+TAKE_PARTS = [
+    "cache_get_llm({'p'}, {'m'})",
+    "cache_set_llm({'p'}, {'m'}, 'r')",
+    "cache_get_embedding({'t'}, {'m'})",
+    "cache_set_embedding({'t'}, {'m'}, '[1]')",
+    "cache_get_embeddings(ARRAY['a', {'t'}], {'m'})",
+    "cache_set_embeddings(ARRAY['a', {'t'}], {'m'}, ARRAY['[1]', '[2]'])",
+    "cache_get_vector_search({'[1]'}, top_k => {1})",
+    "cache_set_vector_search({'[1]'}, '[]', top_k => {1})",
+    "cache_get_audio({'t'}, {'v'})",
+    "cache_set_audio({'t'}, {'v'}, 'x', 'mp3')",
+    "cache_get_ai_worker({'p'}, {'m'}, {'v'})",
+    "cache_set_ai_worker({'p'}, {'m'}, {'v'}, 's')",
+    "cache_get_face({'x'}, 't')",
+    "cache_set_face({'x'}, 't', '[]')",
+    "cache_get_phash({'x'}, 't')",
+    "cache_set_phash({'x'}, 't', 'p')",
+    "crawl_should_skip({'u'}, {'x'}, 't')",
+    "crawl_store({'u'}, {'x'}, 'r', 't', 'tenant')",
+]
+PART = re.compile(r"\{('[^']*'|1)\}")
 TAKE_A_TTL = [
     "cache_set('store', 'k', '1', {ttl})",
     "cache_set('llm', 'k', '{{\"response\": \"r\"}}', {ttl})",
@@ -99,11 +122,29 @@ def test_key(shared: Session, call: str) -> None:
     assert shared("SELECT sum(entries) FROM cache_stats") == 0
 
 
+@pytest.mark.parametrize("call", TAKE_PARTS)
+def test_part_of_a_key(shared: Session, call: str) -> None:
+    parts = PART.findall(call)
+    assert parts
+    for null in range(len(parts)):
+        statement = "SELECT " + PART.sub("{}", call).format(
+            *("NULL" if place == null else part for place, part in enumerate(parts))
+        )
+        with refused("PC002", "a typed call is NULL where"):
+            shared(statement)
+    assert shared("SELECT sum(entries) FROM cache_stats") == 0
+
+
 def test_arrays_of_keys_that_are_null(shared: Session) -> None:
-    for call in ("cache_get_many('store', NULL)", "cache_delete_many('store', NULL)"):
+    for call in (
+        "cache_get_many('store', NULL)", "cache_delete_many('store', NULL)", "cache_get_embeddings(NULL, 'm')",
+    ):  # fmt: skip
         with refused("PC002", "array"):
             shared(f"SELECT {call}")
-    for call in ("cache_set_many('store', NULL, '{}')", "cache_set_many('store', '{}', NULL)"):
+    for call in (
+        "cache_set_many('store', NULL, '{}')", "cache_set_many('store', '{}', NULL)",
+        "cache_set_embeddings(NULL, 'm', NULL)", "cache_set_embeddings('{}', 'm', NULL)",
+    ):  # fmt: skip
         with refused("PC004", "same length"):
             shared(f"SELECT {call}")
 
@@ -262,6 +303,11 @@ def test_configure(shared: Session) -> None:
         shared("SELECT cache_configure('llm', dimensions => 3)")
     with refused("PC010", "max_entries"):
         shared("SELECT cache_configure('llm', reset => '{eviction}')")
+    for name, value in {"ttl": "1 hour", "max_entries": 5, "max_bytes": 5, "dimensions": 5}.items():
+        with refused("PC010", "Name in reset") as caught:
+            shared(f"SELECT cache_configure('embedding', {name} => %s, reset => '{{ttl,max_bytes,{name}}}')", value)
+        assert f"{name} cannot be set and reset" in str(caught.value)
+    shared("SELECT cache_configure('llm', ttl => '1 hour', reset => '{max_entries}')")
 
 
 def test_settings(shared: Session) -> None:
@@ -269,15 +315,32 @@ def test_settings(shared: Session) -> None:
         shared("SELECT cache_setting('nope')")
     with refused("PC010", "ttl_short"):
         shared("SELECT cache_configure_setting('nope', '1')")
-    with refused("PC010"):
-        shared("SELECT cache_tier('tiny')")
-    for name, value in (
-        ("ttl_short", "soon"), ("ttl_short", "0"), ("ttl_short", None), ("keep_history", "-1 day"),
-        ("overdue_after", ""), ("alert_hit_rate", "high"), ("alert_hit_rate", "-0.1"), ("alert_size", None),
-        ("usd_per_million_tokens", "-1"), ("usd_per_million_tokens", "NaN"),
+    for tier in ("tiny", "", None):
+        with refused("PC010", "short, medium, long, week"):
+            shared("SELECT cache_tier(%s)", tier)
+    for name, value, takes in (
+        ("ttl_short", "soon", "interval"), ("ttl_short", "0", "interval"), ("ttl_short", None, "interval"),
+        ("keep_history", "-1 day", "interval"), ("keep_history", "9999 years", "interval"),
+        ("overdue_after", "", "interval"), ("alert_hit_rate", "high", "from 0 to 1"),
+        ("alert_hit_rate", "-0.1", "from 0 to 1"), ("alert_hit_rate", "7", "from 0 to 1"),
+        ("alert_size", None, "from 0 to 1"), ("usd_per_million_tokens", "-1", "0 or more"),
+        ("usd_per_million_tokens", "NaN", "0 or more"), ("test_clock", "yes", "on or off"),
     ):  # fmt: skip
-        with refused("PC010"):
+        with refused("PC010", takes):
             shared("SELECT cache_configure_setting(%s, %s)", name, value)
+        with refused("PC010", takes):
+            shared("UPDATE cache_settings SET value = %s WHERE name = %s", value, name)
+    for name in ("hot_prefix", "hot_max_staleness", "hot_outbox_limit", "ai_timeout", "ai_base_url", "ai_max_tokens"):
+        with refused("PC010", "It takes "):
+            shared("UPDATE cache_settings SET value = 'no such ' WHERE name = %s", name)
+    shared("UPDATE cache_settings SET value = value")  # what they are at first is good, and each is known
+    assert (
+        shared.column("""
+        SELECT name FROM cache_settings LEFT JOIN pgcache_internal.setting_kinds() ON name = ANY (names)
+        WHERE names IS NULL
+    """)
+        == []
+    )
     for name in shared.column("SELECT name FROM cache_settings WHERE name LIKE 'hot%' OR name LIKE 'ai%'"):
         with refused("PC010", "cache_hot_configure" if name.startswith("hot") else "ai_configure"):
             shared("SELECT cache_configure_setting(%s, '1')", name)
@@ -292,7 +355,7 @@ def test_other_arguments(shared: Session) -> None:
     for type in set(VALUES) - {"store"}:
         with refused("PC004", "store"):
             shared("SELECT cache_incr(%s, 'n')", type)
-    for days in (None, -1):
+    for days in (None, -1, 2**31 - 1, 2**31):
         with refused("PC003", "cleanup_old_cache_entries(7)"):
             shared("SELECT * FROM cleanup_old_cache_entries(%s)", days)
     for keep in (None, -1):
@@ -301,9 +364,40 @@ def test_other_arguments(shared: Session) -> None:
     for access in ("all", "", None):
         with refused("PC010", "read"):
             shared("SELECT cache_grant(current_user, %s)", access)
-    for role in ("nobody at all", "", None):
-        with refused("PC010", "CREATE ROLE"):
-            shared("SELECT cache_grant(%s)", role)
+    for role in ("nobody at all", "", None, "public"):
+        for function in ("cache_grant", "cache_revoke"):
+            with refused("PC010", "CREATE ROLE"):
+                shared(f"SELECT {function}(%s)", role)
+    for entries in ("[1]", "[[1]]", '["key", "value"]', "[null]", "{}", '[{"key": "k"}]'):
+        with refused("PC004", "For example"):
+            shared("SELECT cache_warm('store', %s)", entries)
+
+
+@pytest.mark.parametrize("number", [-1, 10**9, 2**31, 2**63 - 1])
+def test_counts(shared: Session, number: int) -> None:
+    for call in (
+        "cache_set_llm('p', 'm', 'r', {n})", "cache_set_ai_worker('p', 'm', 'v', 's', {n})",
+        "cache_set_audio('t', 'v', 'x', 'mp3', duration_ms => {n})",
+        "cache_set_audio('t', 'v', 'x', 'mp3', sample_rate => {n})",
+        "cache_set_audio('t', 'v', 'x', 'mp3', channels => {n})",
+    ):  # fmt: skip
+        with refused("PC004", "(count"):
+            shared("SELECT " + call.format(n=number))
+    if number > 0:
+        for call in ("cache_keys('store', '%', {n})", "get_all_cache_keys({n})"):
+            assert shared.column("SELECT " + call.format(n=number)) == []
+        assert shared(f"SELECT cache_get_vector_search('[1]', top_k => {number})") is None
+
+
+def test_upkeep_in_a_transaction(shared: Session) -> None:
+    for begin in ("BEGIN", "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"):
+        shared(begin)
+        with refused("25001", "by itself"):
+            shared("CALL cache_upkeep()")
+        shared("ROLLBACK")
+    with refused("25001", "by itself"):
+        shared("SELECT 1; CALL cache_upkeep()")
+    shared("DO $$ BEGIN CALL pgcache.cache_upkeep(); END $$")
 
 
 @pytest.mark.parametrize(

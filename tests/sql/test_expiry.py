@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 
@@ -198,3 +201,69 @@ def test_tiers(ask: Session) -> None:
     assert ask("SELECT cache_ttl('store', 'k')::text") == "00:05:00"
     assert ask("SELECT cache_configure_setting('ttl_short', '10 minutes')") == "5 minutes"
     assert ask("SELECT cache_tier('short')::text") == "00:10:00"
+
+
+def test_types_follow_a_tier(ask: Session, new_session: NewSession) -> None:
+    other = new_session()
+    for session in (ask, other):
+        session.set_clock("2030-01-01")
+
+    def ttl(session: Session) -> str:
+        session("SELECT cache_set('llm', 'k', '{\"response\": \"r\"}')")
+        return str(session("SELECT cache_ttl('llm', 'k')::text"))
+
+    ask("SELECT cache_configure('llm', tier => 'short')")
+    assert (ttl(ask), ttl(other)) == ("00:05:00", "00:05:00")
+    assert [ask.stats("llm")[name] for name in ("ttl", "tier")] == [timedelta(minutes=5), "short"]
+    ask("SELECT cache_configure_setting('ttl_short', '10 minutes'), cache_configure_setting('ttl_medium', '2 hours')")
+    assert (ttl(ask), ttl(other)) == ("00:10:00", "00:10:00")
+    ask("UPDATE cache_settings SET value = '11 minutes' WHERE name = 'ttl_short'")
+    ask("SELECT cache_configure('llm', max_entries => 100)")
+    assert (ttl(ask), ttl(other)) == ("00:11:00", "00:11:00")
+    assert ask("SELECT ttl::text FROM cache_stats WHERE type = 'store'") == "01:00:00"
+    for change, left in {"ttl => '3 minutes'": "00:03:00", "reset => '{ttl}'": "None"}.items():
+        ask("SELECT cache_configure('llm', tier => 'short')")
+        ask(f"SELECT cache_configure('llm', {change})")
+        ask("SELECT cache_configure_setting('ttl_short', '12 minutes')")
+        assert ttl(other) == left
+    with refused("PC010", "ttl, or tier"):
+        ask("SELECT cache_configure('llm', tier => 'short', ttl => '1 hour')")
+    with refused("PC010", "Name in reset"):
+        ask("SELECT cache_configure('llm', tier => 'short', reset => '{ttl}')")
+    with refused("PC010", "short, medium, long, week"):
+        ask("SELECT cache_configure('llm', tier => 'tiny')")
+
+
+@pytest.mark.parametrize("how", ["CALL cache_upkeep()", "SELECT cache_cleanup()", "SELECT cache_clear_expired('llm')"])
+def test_entries_get_no_older_than_the_type_says(ask: Session, how: str) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_configure('llm', max_age => '30 days', reset => '{ttl}')")
+    value = '\'{"response": "r"}\''
+    ask(f"SELECT cache_set('llm', 'old', {value}), cache_set('llm', 'rewritten', {value}),"
+        f" cache_set('llm', 'touched', {value}, '1 year'), cache_set_face('x', '', '[]')")  # fmt: skip
+    ask.advance("20 days")
+    ask(f"SELECT cache_set('llm', 'rewritten', {value}), cache_touch('llm', 'touched', '5 years')")
+    ask(how)
+    assert ask.stats("llm")["entries"] == 3
+    ask.advance("11 days")
+    ask(how)
+    assert ask.column("SELECT * FROM cache_keys('llm')") == ["rewritten"]
+    assert (ask.stats("llm")["cleaned"], ask.stats("llm")["evicted"], ask.stats("face")["entries"]) == (2, 0, 1)
+    ask("SELECT cache_configure('llm', reset => '{max_age}')")
+    ask.advance("10 years")
+    ask(how)
+    assert ask.column("SELECT * FROM cache_keys('llm')") == ["rewritten"]
+    for wrong in ("0", "-1 day", "1001 years"):
+        with refused("PC010", "30 days"):
+            ask("SELECT cache_configure('llm', max_age => %s)", wrong)
+
+
+def test_what_is_too_old_makes_room_first(ask: Session) -> None:
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_create_type('mine', ttl => NULL, max_entries => 100)")
+    ask("SELECT cache_configure('mine', max_age => '1 day')")
+    ask("SELECT cache_set_many_json('mine', jsonb_object_agg('old' || n, n)) FROM generate_series(1, 80) n")
+    ask.advance("2 days")
+    ask("SELECT cache_set('mine', 'new' || n, '1') FROM generate_series(1, 60) n")
+    assert ask.stats("mine")["evicted"] == 0
+    assert ask("SELECT count(*) FROM cache_keys('mine', 'new%')") == 60

@@ -76,7 +76,7 @@ def test_the_ai_workers_own_recipe(ask: Session) -> None:
 def test_each_typed_key_depends_on_all_that_the_answer_depends_on(ask: Session) -> None:
     keys = ask.column("""
         SELECT * FROM unnest(ARRAY[
-            llm_key('p', 'm'), llm_key('p', 'm', 'c'), llm_key('pm', ''), llm_key('p', 'mc'), llm_key('p', NULL),
+            llm_key('p', 'm'), llm_key('p', 'm', 'c'), llm_key('pm', ''), llm_key('p', 'mc'),
             llm_key('p', 'm', '', 'groq'), llm_key('p', 'm', '', 'together'), llm_key('p', 'm', 'groq'),
             audio_key('t', 'v', '', '{}'), audio_key('t', 'w', '', '{}'), audio_key('t', 'v', 'xtts', '{}'),
             audio_key('t', 'v', '', '{"speed": 2}'),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import psycopg
 import pytest
 
+from pgcache_py.errors import UnknownTypeError, translated
 from tests.conftest import NewRole, NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
@@ -282,6 +284,44 @@ def test_a_type_stays_until_those_who_use_it_are_done(new_session: NewSession) -
             session(call)
         session("COMMIT")
     dropped.result(20)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("SELECT cache_get('zz', 'k')", "SELECT cache_incr('store', 'n')"),
+     ("SELECT cache_incr('store', 'n')", "SELECT cache_get('zz', 'k')")],
+)  # fmt: skip
+def test_a_transaction_that_uses_other_types_too_does_not_deadlock(
+    new_session: NewSession, first: str, then: str
+) -> None:
+    dropping, session, other = new_session(), new_session(), new_session()
+    dropping("SELECT cache_create_type('zz')")
+    with session.transaction():
+        session(first)
+        dropped = dropping.start("SELECT cache_drop_type('zz')")
+        wait_until(lambda: other("SELECT cardinality(pg_blocking_pids(%s)) > 0", dropping.pid))
+        session(then)
+        session("COMMIT")
+    dropped.result(20)
+    assert session("SELECT to_regclass('pgcache.cache_type_zz')") is None
+
+
+@pytest.mark.parametrize("call", ["cache_incr('zz', 'n')", "cache_set('zz', 'k', '1')", "cache_get('zz', 'k')"])
+def test_who_has_waited_for_a_type_that_is_then_gone(new_session: NewSession, call: str) -> None:
+    dropping, session, other = new_session(), new_session(), new_session()
+    dropping("SELECT cache_create_type('zz')")
+    with dropping.transaction():
+        dropping("SELECT cache_drop_type('zz')")
+        called = session.start(f"SELECT {call}")
+        wait_until(lambda: other("SELECT cardinality(pg_blocking_pids(%s)) > 0", session.pid))
+        dropping("COMMIT")
+        with pytest.raises(psycopg.Error) as caught:
+            called.result(20)
+    error = translated(caught.value)
+    assert isinstance(error, UnknownTypeError)
+    assert error.hint
+    with refused("PC001"):
+        session(f"SELECT {call}")
 
 
 # A table that somebody has dropped.

@@ -272,8 +272,3 @@ def test_old_runs_are_pruned(ask: Session) -> None:
     )
     ask("CALL cache_upkeep()")
     assert ask("SELECT count(*) FROM pgcache_internal.upkeep_runs") == 1
-
-
-def test_upkeep_needs_no_transaction_around_it(ask: Session) -> None:
-    with ask.transaction(), refused("2D000"):
-        ask("CALL cache_upkeep()")

@@ -205,7 +205,7 @@ def test_each_error_has_a_sqlstate_of_ours_and_a_hint(ask: Session) -> None:
             code = re.search(r"errcode = '(\w+)'", statement)
             assert code, function.signature
             if code[1] != "invalid_parameter_value":  # which the function itself catches
-                assert re.fullmatch(r"PC0\d\d|25006|42501", code[1]), function.signature
+                assert re.fullmatch(r"PC0\d\d|25001|25006|42501", code[1]), function.signature
                 assert "hint = " in statement, function.signature
 
 
@@ -215,8 +215,8 @@ def test_each_error_is_in_the_comment(ask: Session) -> None:
         comment = comments[function.name]
         for _ in range(2):
             comment += "".join(comments[name] for name in re.findall(r"\bas (cache_\w+)", comment))
-        raised = set(re.findall(r"errcode = '(PC\d+|25006|42501)'", function.body))
-        assert raised <= set(re.findall(r"PC\d+|25006|42501", comment)), function.signature
+        raised = set(re.findall(r"errcode = '(PC\d+|25001|25006|42501)'", function.body))
+        assert raised <= set(re.findall(r"PC\d+|25001|25006|42501", comment)), function.signature
 
 
 def test_no_overloads(ask: Session) -> None:

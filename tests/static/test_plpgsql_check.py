@@ -14,6 +14,8 @@ OURS = "what is put into the statement comes from this project's own code, not f
 # (function, the beginning of the message) -> why it may stand.
 EXPLAINED = {
     ("adopt_table", "text type variable is not sanitized"): OURS + ": earlier_entries, which quotes names",
+    ("cache_upkeep", "cannot commit while a subtransaction is active"): "it is the error that is wanted",
+    ("check_commit_error", "invalid transaction termination"): "it is the error that is wanted",
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",

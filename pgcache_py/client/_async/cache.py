@@ -249,11 +249,14 @@ class AsyncCache(AsyncTypedCaches):
         enabled: bool | None = None,
         dimensions: int | None = None,
         reset: Sequence[str] = (),
+        tier: str | None = None,
+        max_age: TTL = None,
     ) -> None:
         """Change a type; what is None stays as it is. See create_type.
 
-        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes and dimensions
-        to take away. Raises UnknownTypeError, InvalidSettingError.
+        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes, dimensions
+        and max_age to take away. tier: short, medium, long or week, whose ttl is the type's from now on. max_age:
+        entries that were stored longer ago are removed by the clean-up. Raises UnknownTypeError, InvalidSettingError.
         """
         await self._run(
             calls.CONFIGURE,
@@ -267,6 +270,8 @@ class AsyncCache(AsyncTypedCaches):
             wire.boolean(enabled),
             wire.number(dimensions),
             wire.array(reset),
+            tier,
+            wire.interval(max_age),
         )
 
     async def drop_type(self, type: str) -> None:

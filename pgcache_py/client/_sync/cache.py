@@ -250,11 +250,14 @@ class Cache(TypedCaches):
         enabled: bool | None = None,
         dimensions: int | None = None,
         reset: Sequence[str] = (),
+        tier: str | None = None,
+        max_age: TTL = None,
     ) -> None:
         """Change a type; what is None stays as it is. See create_type.
 
-        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes and dimensions
-        to take away. Raises UnknownTypeError, InvalidSettingError.
+        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes, dimensions
+        and max_age to take away. tier: short, medium, long or week, whose ttl is the type's from now on. max_age:
+        entries that were stored longer ago are removed by the clean-up. Raises UnknownTypeError, InvalidSettingError.
         """
         self._run(
             calls.CONFIGURE,
@@ -268,6 +271,8 @@ class Cache(TypedCaches):
             wire.boolean(enabled),
             wire.number(dimensions),
             wire.array(reset),
+            tier,
+            wire.interval(max_age),
         )
 
     def drop_type(self, type: str) -> None:
