@@ -407,8 +407,8 @@ $$;
 
 comment on function pgcache.cache_drop_type(text) is
 'Drops a type that a user created, with its entries and statistics; waits for transactions that have used it, and'
-' writers of JSON types then wait for it. Calls that wait for it fail with 42P01, later ones with PC001. Errors: PC001,'
-' PC008 built-in type.';
+' writers of JSON types then wait for it. Calls that wait for it fail with 42P01 or XX000, later ones with PC001.'
+' Errors: PC001, PC008 built-in type.';
 
 -- A transaction may have read this type, and go on to write another JSON type, which locks cache_store; or the other
 -- way round. Whichever of the two tables came first here, one of them would deadlock. So both are let go of before
