@@ -18,7 +18,7 @@ language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select greatest(1, least(
         256,
-        greatest(max_entries / 100, least(8, max_entries / 32)),
+        greatest(max_entries / 100, case when max_entries < 800 then least(8, max_entries / 32) end),
         max_bytes / (40 * pgcache_internal.large_value())
     ))::integer
 $$;

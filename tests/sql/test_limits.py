@@ -514,6 +514,18 @@ def test_a_limit_that_is_lowered_is_reached_soon(ask: Session) -> None:
     assert entries(ask) <= 200 * TOLERANCE
 
 
+@pytest.mark.once
+def test_how_many_writes_share_the_cost_of_making_room(ask: Session) -> None:
+    """One in so many makes room. What has no limit of entries is as what has a large one."""
+    some = 4 << 30
+    periods = {
+        (None, None): 256, (None, some): 256, (10**6, some): 256, (10_000, None): 100, (1000, None): 10,
+        (500, None): 8, (100, None): 3, (1, None): 1, (None, 10**6): 12,
+    }  # fmt: skip
+    for limits, writes in periods.items():
+        assert ask("SELECT pgcache_internal.sweep_every(%s, %s)", *limits) == writes
+
+
 def test_expired_entries_make_room_first(ask: Session) -> None:
     ask.set_clock("2030-01-01")
     ask("SELECT cache_create_type('mine', max_entries => 200)")
