@@ -50,7 +50,7 @@ comment on function pgcache.ai_configure(
 ' from standard input. For the owner of schema pgcache. Errors: 42501, PC010.';
 
 create or replace function pgcache.ai_settings() returns table (name text, value text, description text)
-language sql stable
+language sql stable security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select substr(s.name, 4), s.value, s.description from settings s where starts_with(s.name, 'ai_') order by 1
@@ -84,7 +84,7 @@ as $$
 begin
     perform check_owner(), check_role(role), take_turn();
     if not has_schema_privilege(role, 'pgcache', 'usage')
-        or not has_table_privilege(role, 'pgcache.ai_worker_cache', 'insert')
+        or not has_function_privilege(role, 'pgcache.cache_set(text, text, jsonb, interval)', 'execute')
     then
         perform cache_grant(role, 'write');
     end if;

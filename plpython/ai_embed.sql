@@ -95,12 +95,7 @@ begin
     end loop;
     -- Under the locks, what others have asked for meanwhile is there to be seen.
     missing := texts;
-    for text, embedding in
-        select t, e.embedding
-        from unnest(texts) t
-        inner join cache_embeddings e on e.tenant = current_tenant() and e.cache_key = embedding_key(t, model)
-        where e.expires_at is null or e.expires_at > cache_now()
-    loop
+    for text, embedding in select h.text, h.embedding from ai_embeddings_here(texts, model) h loop
         missing := array_remove(missing, text);
         return next;
     end loop;
@@ -122,6 +117,22 @@ $$;
 comment on function pgcache_internal.ai_embed_missing(text[], text) is
 'Gets the vectors of different texts that are not cached from the endpoint, in requests of at most the setting batch,'
 ' and caches them; those that another session is asking for are waited for. Counts no hits or misses.';
+
+create or replace function pgcache_internal.ai_embeddings_here(
+    texts text[], model text
+) returns table (text text, embedding vector)
+language sql volatile parallel safe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select t, e.embedding
+    from unnest(texts) t
+    inner join cache_embeddings e
+        on e.tenant = current_tenant() and e.cache_key = embedding_key(t, ai_embeddings_here.model)
+    where e.expires_at is null or e.expires_at > cache_now()
+$$;
+
+comment on function pgcache_internal.ai_embeddings_here(text[], text) is
+'The vectors that are cached of these texts, where there are any. Counts no hits or misses.';
 
 create or replace function pgcache_internal.ai_store_embeddings(
     texts text[], model text, embeddings text[]

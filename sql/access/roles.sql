@@ -1,4 +1,6 @@
--- Who may use the cache: the owner gives access to roles with cache_grant.
+-- Who may use the cache: the owner gives access to roles with cache_grant. They may execute functions, which act with
+-- the owner's rights, and that is all: no table, no sequence and no log is open to them, so what they do to the cache
+-- is what these functions do. Views of statistics are made of such functions, too.
 
 create or replace function pgcache_internal.check_role(role name) returns void
 language plpgsql stable
@@ -22,13 +24,67 @@ $$;
 comment on function pgcache_internal.check_role(name) is
 'Errors: PC010 for a role that is not there, and for PUBLIC.';
 
-create or replace function pgcache.cache_grant(role name, access text default 'write') returns void
+create or replace function pgcache_internal.callable() returns table (name name, access text, walled boolean)
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select f.name, c.access, c.walled
+    from (values
+        ('read', true, '{
+            ai_worker_key, ai_worker_legacy_key, audio_key, cache_key, cache_key_json, crawl_key, embedding_key,
+            image_key, llm_key, vector_search_key,
+            cache_get, cache_get_many, cache_get_many_json, cache_get_llm, cache_get_embedding, cache_get_embeddings,
+            cache_get_vector_search, cache_get_audio, cache_get_ai_worker, cache_get_face, cache_get_phash,
+            crawl_should_skip, cache_exists, cache_ttl, cache_entry, cache_keys, get_all_cache_keys,
+            cache_setting, cache_tier, ai_settings, ai_describe_schema, ai_worker_generate, llm_complete, embed,
+            embed_many
+        }'::name[]),
+        -- What these and the clients call as their caller: it is inlined, or looks at what the caller may do.
+        ('read', true, '{
+            current_tenant, caller, tenant_of_member, cache_now, canonical_json, get_for_tenant, ai_worker_stored_key,
+            hot_identity, top_entries,
+            is_ttl, expiry, check_writable, count_miss, ai_setting, ai_may_spend, ai_check_spending, ai_check_text,
+            ai_check_temp, ai_question, ai_locks_held, ai_claim, ai_await, ai_take_turn, ai_is_fresh, ai_is_whole,
+            ai_ask, ai_validate, ai_explain, ai_worker_hit, ai_worker_answer, ai_worker_instructions,
+            ai_embed_missing, ai_embeddings_here, ai_store, ai_store_embeddings
+        }'),
+        ('read', false, '{
+            cache_live, cache_health, get_cache_index_usage,
+            type_has_fields, check_json_type, type_stats, latencies, job_runs, hot_progress,
+            hot_get, hot_get_many, hot_report_hits, is_hot
+        }'),
+        ('write', true, '{
+            cache_set, cache_add, cache_incr, cache_set_many, cache_set_many_json, cache_warm, cache_set_llm,
+            cache_set_embedding, cache_set_embeddings, cache_set_vector_search, cache_set_audio, cache_set_ai_worker,
+            cache_set_face, cache_set_phash, crawl_store, cache_touch, cache_persist, cache_delete, cache_delete_many,
+            cache_delete_pattern, cache_clear, cache_clear_all, cache_clear_expired, cache_cleanup,
+            cleanup_old_cache_entries, ai_worker_cleanup_cache, cache_invalidate_tenant, cache_invalidate_user,
+            cache_invalidate_schema,
+            is_writable, put, put_embedding, put_audio, set_for_tenant
+        }'),
+        ('write', false, '{cache_trim, hot_set}'),
+        ('admin', false, '{
+            cache_create_type, cache_configure, cache_drop_type, cache_configure_setting, cache_set_price,
+            cache_hot_on, cache_hot_off, cache_hot_configure,
+            hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_cycle
+        }')
+    ) c (access, walled, names)
+    cross join lateral unnest(c.names) f (name)
+$$;
+
+comment on function pgcache_internal.callable() is
+'Which functions roles may execute, and for which access at least; walled: also roles that may see some tenants only.'
+' All others are for the owner.';
+
+create or replace function pgcache.cache_grant(
+    role name, access text default 'write', tenants text[] default null
+) returns void
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    routine regprocedure;
+    had granted_roles;
     -- What ai_grant gave is neither given nor taken here. The function is there with the level plpython3u only.
     spends constant boolean := exists (
         select from pg_proc p cross join lateral aclexplode(p.proacl) a
@@ -36,49 +92,83 @@ declare
             and a.grantee = to_regrole(quote_ident(role))
     );
 begin
-    if access is null or access not in ('read', 'write', 'admin') then
+    perform check_role(role);
+    if access is null or access not in ('read', 'write', 'admin', 'tables') then
         raise exception using errcode = 'PC010',
             message = format('%L is not a kind of access', access),
-            hint = 'read: gets; write: sets and invalidates too (default); admin: also creates and configures types.';
+            hint = 'read: gets; write: sets and invalidates too (default); admin: also creates and configures types;'
+                ' tables: reads the tables with SELECT, besides.';
+    elsif tenants is not null and (
+        access not in ('read', 'write') or cardinality(tenants) = 0 or array_position(tenants, null) is not null
+        or exists (select from unnest(tenants) t where octet_length(t) > 1024)
+    ) then
+        raise exception using errcode = 'PC010',
+            message = format('a role cannot have access %L for the tenants %L', access, tenants),
+            hint = 'Pass the names of one or more tenants ('''': the shared one), of 1024 bytes at most, with access'
+                ' read or write: types and tables are everybody''s.';
     end if;
-    perform cache_revoke(role);  -- which checks the role, and takes the turn
-    perform forget_lost_types();
-    insert into granted_roles (role, access) values (role, access);
-    execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
-    execute format('grant select on all tables in schema pgcache, pgcache_internal to %I', role);
-    execute format('grant usage, select on all sequences in schema pgcache, pgcache_internal to %I', role);
-    execute format('grant insert on hit_log to %I', role);  -- a get logs its hit
-    if access <> 'read' then
-        execute format('grant insert, update, delete on cache_store, %s to %I',
-            (select string_agg(t.relation::text, ', ') from types t), role);
-        execute format('grant insert (type, tenant, cache_key, version) on hot_outbox to %I', role);
+    perform take_turn(), forget_lost_types();
+    select * into had from granted_roles g where g.role = role;
+    if access = 'tables' and had.tenants is not null then
+        raise exception using errcode = 'PC010',
+            message = format('the role %I may see the entries of %s only, and tables have all', role, had.tenants),
+            hint = format('Give it access to all tenants first: SELECT cache_grant(%L, %L).', role, had.access);
     end if;
-    -- What is SECURITY DEFINER acts with the owner's rights: writers get the upkeep that their writes pay for, and all
-    -- may know which database this is, and are timed.
-    for routine in
-        select p.oid::regprocedure from pg_proc p
-        where p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
-            and p.proname <> all('{cache_grant,cache_revoke,ai_fetch}')
-            and case
-                when access = 'admin' or p.proname in ('hot_identity', 'hot_present_epoch', 'note_time') then true
-                when access = 'write' and p.proname = any(array[
-                    'note_writes', 'measure', 'recount_admitted', 'fold_hits', 'cache_clear_expired', 'cache_cleanup',
-                    'hot_shrink', 'take_lines', 'ai_worker_cleanup_cache'
-                ]) then true
-                else not p.prosecdef
-            end
-    loop
-        execute format('grant execute on function %s to %I', routine, role);
-    end loop;
+    perform cache_revoke(role);
+    insert into granted_roles as g (role, access, tables, tenants)
+    values (
+        role, case when access = 'tables' then coalesce(had.access, 'read') else access end, access = 'tables',
+        case when tenants is not null then array(select distinct t from unnest(tenants) t order by t) end
+    );
+    perform give_rights(role), compile_tenants();
     if spends then
         execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);
     end if;
 end
 $$;
 
-comment on function pgcache.cache_grant(name, text) is
+comment on function pgcache.cache_grant(name, text, text[]) is
 'Gives a role access to the cache: read (gets, statistics), write (default: also sets, invalidation, clean-up) or admin'
-' (also types, settings, prices), in place of what it had. For the owner of schema pgcache. Errors: PC010.';
+' (also types, settings, prices), in place of what it had. tenants: its calls are about entries of these only, whatever'
+' the setting pgcache.tenant says; of several it has to name one of them ('''': the shared one); NULL (default): all.'
+' tables: besides the access that it has, at least read, SELECT on all tables and views of schema pgcache, with the'
+' entries of all tenants. For the owner of schema pgcache. Errors: PC010.';
+
+create or replace function pgcache_internal.give_rights(role name) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    given constant granted_roles := (select g from granted_roles g where g.role = role);
+    levels constant text[] := array['read', 'write', 'admin'];
+    functions text;
+    views text;
+begin
+    select string_agg(p.oid::regprocedure::text, ', ') into functions
+    from callable() c
+    inner join pg_proc p on p.proname = c.name
+        and p.pronamespace in ('pgcache'::regnamespace, 'pgcache_internal'::regnamespace) and p.prokind = 'f'
+    where array_position(levels, c.access) <= array_position(levels, given.access)
+        and (c.walled or given.tenants is null);
+    -- They show what functions return that look at who calls; those of all tenants are for who may see these.
+    select string_agg(c.oid::regclass::text, ', ') into views
+    from pg_class c
+    where c.relkind = 'v' and case
+        when given.tenants is not null then c.oid = 'pgcache.cache_top'::regclass
+        else c.relnamespace = 'pgcache'::regnamespace or c.oid = 'pgcache_internal.live_entries'::regclass
+    end;
+    execute format('grant usage on schema pgcache, pgcache_internal to %I', role);
+    execute format('grant execute on function %s to %I', functions, role);
+    execute format('grant select on %s to %I', views, role);
+    if given.tables then
+        execute format('grant select on all tables in schema pgcache to %I', role);
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.give_rights(name) is
+'Gives a role the rights that granted_roles says it has.';
 
 create or replace function pgcache.cache_revoke(role name) returns void
 language plpgsql volatile
@@ -91,17 +181,19 @@ begin
     execute format('revoke all on all tables in schema pgcache, pgcache_internal from %I', role);
     execute format('revoke all on all sequences in schema pgcache, pgcache_internal from %I', role);
     execute format('revoke all on schema pgcache, pgcache_internal from %I', role);
+    perform compile_tenants();
 end
 $$;
 
 comment on function pgcache.cache_revoke(name) is
 'Takes away all access to the cache from a role. For the owner of schema pgcache. Errors: PC010 no such role.';
 
-create or replace function pgcache_internal.roles_with_access() returns table (role name, access text)
+create or replace function pgcache_internal.roles_with_access()
+returns table (role name, access text, tables boolean, tenants text[])
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select g.role, g.access
+    select g.role, g.access, g.tables, g.tenants
     from granted_roles g inner join pg_roles r on r.rolname = g.role
     where exists (
         select from pg_namespace n cross join lateral aclexplode(n.nspacl) a
@@ -110,36 +202,5 @@ as $$
 $$;
 
 comment on function pgcache_internal.roles_with_access() is
-'The roles that cache_grant has given access, and which. Not those that have lost it by other ways, as by DROP OWNED or'
+'The roles that cache_grant has given access, and what. Not those that have lost it by other ways, as by DROP OWNED or'
 ' in a dump without privileges.';
-
-create or replace function pgcache_internal.grant_like_store(type text) returns void
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-#variable_conflict use_variable
-declare
-    given record;
-begin
-    for given in
-        select r.rolname, a.privilege_type, n.target
-        from (
-            values ('cache_type_store', (check_type(type)).relation::text, 'table'),
-            ('hits_store', null, 'sequence')
-        ) s (source, target, kind)
-        inner join pg_class c on c.oid = to_regclass(s.source)
-        cross join lateral aclexplode(c.relacl) a
-        inner join pg_roles r on r.oid = a.grantee and a.grantee <> c.relowner
-        cross join lateral (
-            select s.target where s.kind = 'table'
-            union all
-            select format('sequence %I', n || '_' || type) from unnest(counter_names()) n where s.kind = 'sequence'
-        ) n (target)
-    loop
-        execute format('grant %s on %s to %I', given.privilege_type, given.target, given.rolname);
-    end loop;
-end
-$$;
-
-comment on function pgcache_internal.grant_like_store(text) is
-'Gives the table and the counters of a type the privileges that those of the type store have.';

@@ -22,7 +22,7 @@ comment on function pgcache_internal.check_type(text) is
 'The registry''s row of a type. Errors: PC001 for an unknown or NULL type.';
 
 create or replace function pgcache_internal.check_json_type(type text) returns text
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
@@ -40,7 +40,9 @@ comment on function pgcache_internal.check_json_type(text) is
 
 create or replace function pgcache_internal.is_key(key text) returns boolean
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select key <> '' and pg_catalog.octet_length(key) <= 1024 $$;
+as $$
+    select key operator(pg_catalog.<>) '' and pg_catalog.octet_length(key) operator(pg_catalog.<=) 1024
+$$;
 
 comment on function pgcache_internal.is_key(text) is
 'Whether it may be a cache key: a text of 1 to 1024 bytes; NULL for NULL.';

@@ -27,8 +27,8 @@ $function$,
                 case cache_setting('test_clock')
                     when 'on' then $body$
     select case
-        when pg_catalog.current_setting('pgcache.clock', true) <> ''
-            then pg_catalog.current_setting('pgcache.clock', true)::timestamptz
+        when pg_catalog.current_setting('pgcache.clock', true) operator(pg_catalog.<>) ''
+            then pg_catalog.current_setting('pgcache.clock', true)::pg_catalog.timestamptz
         else pg_catalog.%s()
     end
 $body$

@@ -28,7 +28,7 @@ comment on function pgcache.ai_worker_legacy_key(text, text, text) is
 create or replace function pgcache_internal.ai_worker_stored_key(
     prompt text, model text, schema_version text
 ) returns text
-language plpgsql volatile parallel safe
+language plpgsql volatile parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
@@ -84,11 +84,11 @@ comment on function pgcache.cache_set_ai_worker(text, text, text, text, bigint, 
 ' Errors: as cache_set.';
 
 create or replace function pgcache.cache_invalidate_schema(schema_version text) returns bigint
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select delete_where(
-        'ai_worker', 't.schema_version = $1[1] and current_tenant() in ('''', t.tenant)',
+        'ai_worker', 't.schema_version = $1[1] and ' || reach(),
         array[check_given('schema version', schema_version)]
     )
 $$;

@@ -13,14 +13,15 @@ create or replace function pgcache_internal.put_audio(
     key text, audio_data bytea, format text, duration_ms bigint, sample_rate bigint, channels bigint, voice text,
     ttl interval, overwrite boolean
 ) returns boolean
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 declare
-    moment constant timestamptz := pgcache_internal.cache_now();
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
     fits constant boolean := audio_data is not null and format is not null
-        and coalesce(least(duration_ms, sample_rate, channels) >= 0, true)
-        and coalesce(greatest(duration_ms, sample_rate, channels) <= 999999999, true);
+        and coalesce(least(duration_ms, sample_rate, channels) operator(pg_catalog.>=) 0::bigint, true)
+        and coalesce(greatest(duration_ms, sample_rate, channels) operator(pg_catalog.<=) 999999999::bigint, true);
     clock bigint;
 begin
     insert into pgcache.cache_audio_chunks as t (
@@ -28,16 +29,16 @@ begin
         created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache_internal.current_tenant(), key, audio_data, format,
+        scope, key, audio_data, format,
         case when fits then duration_ms end, case when fits then sample_rate end, case when fits then channels end,
-        voice, moment, moment + coalesce(ttl, pgcache_internal.type_ttl('audio')), moment,
+        voice, moment, moment operator(pg_catalog.+) coalesce(ttl, pgcache_internal.type_ttl('audio')), moment,
         pgcache_internal.type_hit_weight('audio')
-    where pgcache_internal.may_write('audio', key, ttl) and fits
+    where pgcache_internal.may_write('audio', key, ttl, scope) and fits
     on conflict on constraint cache_audio_chunks_pkey do update
     set audio_data = excluded.audio_data, format = excluded.format, duration_ms = excluded.duration_ms,
         sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,
         created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
-    where overwrite or t.expires_at <= moment
+    where overwrite or t.expires_at operator(pg_catalog.<=) moment
     returning pg_catalog.nextval('pgcache_internal.writes_audio') into clock;
     if clock is null then
         return pgcache_internal.explain_refusal(
@@ -49,8 +50,12 @@ begin
             ttl
         );
     end if;
-    if clock = 1 or pg_catalog.octet_length(audio_data) > pgcache_internal.large_value() then
-        perform pgcache_internal.note_writes('audio', clock = 1, pg_catalog.octet_length(audio_data));
+    if clock operator(pg_catalog.=) 1::bigint
+        or pg_catalog.octet_length(audio_data) operator(pg_catalog.>) pgcache_internal.large_value()
+    then
+        perform pgcache_internal.note_writes(
+            'audio', clock operator(pg_catalog.=) 1::bigint, pg_catalog.octet_length(audio_data)
+        );
     end if;
     return true;
 end
@@ -65,9 +70,10 @@ create or replace function pgcache_internal.write_audio(
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.put_audio(
-        key, pg_catalog.decode(value ->> 'audio_data', 'base64'), value ->> 'format',
-        (value ->> 'duration_ms')::bigint, (value ->> 'sample_rate')::bigint, (value ->> 'channels')::bigint,
-        value ->> 'voice', ttl, overwrite
+        key, pg_catalog.decode(value operator(pg_catalog.->>) 'audio_data', 'base64'),
+        value operator(pg_catalog.->>) 'format', (value operator(pg_catalog.->>) 'duration_ms')::bigint,
+        (value operator(pg_catalog.->>) 'sample_rate')::bigint, (value operator(pg_catalog.->>) 'channels')::bigint,
+        value operator(pg_catalog.->>) 'voice', ttl, overwrite
     )
 $$;
 
@@ -90,11 +96,12 @@ comment on function pgcache.audio_key(text, text, text, jsonb) is
 create or replace function pgcache.cache_get_audio(
     text text, voice text, provider text default '', settings jsonb default '{}'
 ) returns table (audio_data bytea, format text, duration_ms integer, sample_rate integer, channels integer)
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 #variable_conflict use_column
 declare
-    key constant text := pgcache.audio_key(text, cache_get_audio.voice, provider, settings);
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    key constant pg_catalog.text := pgcache.audio_key(text, cache_get_audio.voice, provider, settings);
     counted bigint;
     weight smallint;
     drawn boolean;
@@ -106,8 +113,8 @@ begin
             pgcache_internal.draw_hit(t.hit_weight)
         into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
         from pgcache.cache_audio_chunks t
-        where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
+        where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
+            and (t.expires_at is null or t.expires_at operator(pg_catalog.>) pgcache_internal.cache_now());
     end if;
     if drawn is not false then
         perform pgcache_internal.record_hit('audio', key, counted, weight);

@@ -20,7 +20,7 @@ create or replace function pgcache.crawl_should_skip(
 )
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select f.value is not null, f.value ->> 'raw_key'
+    select f.value is not null, f.value operator(pg_catalog.->>) 'raw_key'
     from pgcache_internal.get_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image)) f (value)
 $$;
 

@@ -8,12 +8,13 @@ select pgcache_internal.declare_type(
 create or replace function pgcache_internal.put_embedding(
     key text, embedding text, model text, ttl interval, overwrite boolean
 ) returns boolean
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 declare
     vector pgcache.cache_embeddings.embedding%type;  -- spares us to name the schema that the extension is in
-    moment constant timestamptz := pgcache_internal.cache_now();
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
     clock bigint;
 begin
     begin
@@ -25,28 +26,37 @@ begin
         tenant, cache_key, embedding, model, created_at, expires_at, last_accessed_at, hit_weight
     )
     select
-        pgcache_internal.current_tenant(), key, vector, model,
-        moment, moment + coalesce(ttl, pgcache_internal.type_ttl('embedding')), moment,
+        scope, key, vector, model,
+        moment, moment operator(pg_catalog.+) coalesce(ttl, pgcache_internal.type_ttl('embedding')), moment,
         pgcache_internal.type_hit_weight('embedding')
-    where pgcache_internal.may_write('embedding', key, ttl)
+    where pgcache_internal.may_write('embedding', key, ttl, scope)
         and vector is not null
-        and coalesce(pg_catalog.cardinality(vector::real[]) = pgcache_internal.type_dimensions('embedding'), true)
+        and coalesce(
+            pg_catalog.cardinality(vector::real[]) operator(pg_catalog.=) pgcache_internal.type_dimensions('embedding'),
+            true
+        )
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
         expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
-    where overwrite or t.expires_at <= moment
+    where overwrite or t.expires_at operator(pg_catalog.<=) moment
     returning pg_catalog.nextval('pgcache_internal.writes_embedding') into clock;
     if clock is null then
         if vector is null then
             perform pgcache_internal.reject_value('embedding', null);
         end if;
-        if pg_catalog.cardinality(vector::real[]) <> pgcache_internal.type_dimensions('embedding') then
+        if pg_catalog.cardinality(vector::real[])
+            operator(pg_catalog.<>) pgcache_internal.type_dimensions('embedding')
+        then
             perform pgcache_internal.reject_dimensions('embedding', pg_catalog.cardinality(vector::real[]));
         end if;
         return pgcache_internal.explain_refusal('embedding', key, '{"embedding": []}', ttl);
     end if;
-    if clock = 1 or pg_catalog.pg_column_size(vector) > pgcache_internal.large_value() then
-        perform pgcache_internal.note_writes('embedding', clock = 1, pg_catalog.pg_column_size(vector));
+    if clock operator(pg_catalog.=) 1::bigint
+        or pg_catalog.pg_column_size(vector) operator(pg_catalog.>) pgcache_internal.large_value()
+    then
+        perform pgcache_internal.note_writes(
+            'embedding', clock operator(pg_catalog.=) 1::bigint, pg_catalog.pg_column_size(vector)
+        );
     end if;
     return true;
 end
@@ -59,7 +69,11 @@ create or replace function pgcache_internal.write_embedding(
     key text, value jsonb, ttl interval, overwrite boolean
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache_internal.put_embedding(key, value ->> 'embedding', value ->> 'model', ttl, overwrite) $$;
+as $$
+    select pgcache_internal.put_embedding(
+        key, value operator(pg_catalog.->>) 'embedding', value operator(pg_catalog.->>) 'model', ttl, overwrite
+    )
+$$;
 
 comment on function pgcache_internal.write_embedding(text, jsonb, interval, boolean) is
 'put_embedding of a JSON value that fits.';
@@ -75,19 +89,19 @@ comment on function pgcache.embedding_key(text, text) is
 create or replace function pgcache.cache_get_embeddings(
     texts text[], model text
 ) returns table (text text, embedding vector)
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 #variable_conflict use_column
 declare
-    scope constant text := pgcache_internal.current_tenant();
-    moment constant timestamptz := pgcache_internal.cache_now();
-    keys constant text[] := case when texts is not null then array(
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
+    keys constant pg_catalog.text[] := case when texts is not null then array(
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
         from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place
     ) end;
     crowding constant integer := pgcache_internal.hit_log_crowding();
     logged integer[];
-    found record;
+    found pg_catalog.record;
 begin
     if pgcache_internal.is_readable('embedding') then
         for found in
@@ -96,10 +110,11 @@ begin
                 pgcache_internal.count_and_draw('pgcache_internal.hits_embedding', t.hit_weight, crowding) as logged
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
-                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
+                on t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) a.key
+                and (t.expires_at is null or t.expires_at operator(pg_catalog.>) moment)
             order by a.place
         loop
-            logged := logged || found.logged;
+            logged := pg_catalog.array_append(logged, found.logged);
             cache_get_embeddings.text := texts[pg_catalog.cardinality(logged)];
             cache_get_embeddings.embedding := found.embedding;
             return next;
@@ -118,10 +133,11 @@ comment on function pgcache.cache_get_embeddings(text[], text) is
 'One row for each text asked, in the order asked, with its own vector or NULL on a miss. Errors: as cache_get_many.';
 
 create or replace function pgcache.cache_get_embedding(text text, model text) returns vector
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 declare
-    key constant text := pgcache.embedding_key(text, model);
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    key constant pg_catalog.text := pgcache.embedding_key(text, model);
     found_embedding pgcache.cache_embeddings.embedding%type;
     counted bigint;
     weight smallint;
@@ -133,8 +149,8 @@ begin
             pgcache_internal.draw_hit(t.hit_weight)
         into found_embedding, counted, weight, drawn
         from pgcache.cache_embeddings t
-        where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
+        where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
+            and (t.expires_at is null or t.expires_at operator(pg_catalog.>) pgcache_internal.cache_now());
     end if;
     if drawn is not false then
         perform pgcache_internal.record_hit('embedding', key, counted, weight);
@@ -152,7 +168,9 @@ create or replace function pgcache.cache_set_embedding(
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.is_writable()
-        and pgcache_internal.put_embedding(pgcache.embedding_key(text, model), embedding::text, model, ttl, true)
+        and pgcache_internal.put_embedding(
+            pgcache.embedding_key(text, model), embedding::pg_catalog.text, model, ttl, true
+        )
 $$;
 
 comment on function pgcache.cache_set_embedding is
@@ -161,7 +179,7 @@ comment on function pgcache.cache_set_embedding is
 create or replace function pgcache.cache_set_embeddings(
     texts text[], model text, embeddings text[], ttl interval default null
 ) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin

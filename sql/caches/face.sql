@@ -7,7 +7,10 @@ select pgcache_internal.declare_type(
 
 create or replace function pgcache.cache_get_face(image bytea, tenant text) returns jsonb
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache_internal.get_for_tenant(tenant, 'face', pgcache.image_key(image)) -> 'embeddings' $$;
+as $$
+    select pgcache_internal.get_for_tenant(tenant, 'face', pgcache.image_key(image))
+        operator(pg_catalog.->) 'embeddings'
+$$;
 
 comment on function pgcache.cache_get_face(bytea, text) is
 'The face embeddings of an image that were cached for a tenant, NULL or '''' for the shared one: a JSON array of'

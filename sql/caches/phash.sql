@@ -7,7 +7,9 @@ select pgcache_internal.declare_type(
 
 create or replace function pgcache.cache_get_phash(image bytea, tenant text) returns text
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache_internal.get_for_tenant(tenant, 'phash', pgcache.image_key(image)) ->> 'phash' $$;
+as $$
+    select pgcache_internal.get_for_tenant(tenant, 'phash', pgcache.image_key(image)) operator(pg_catalog.->>) 'phash'
+$$;
 
 comment on function pgcache.cache_get_phash(bytea, text) is
 'The perceptual hash of an image that was cached for a tenant, NULL or '''' for the shared one; NULL on a miss. Errors:'

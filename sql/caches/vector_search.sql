@@ -29,7 +29,8 @@ create or replace function pgcache.cache_get_vector_search(
 ) returns jsonb
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select pgcache.cache_get('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id)) -> 'results'
+    select pgcache.cache_get('vector_search', pgcache.vector_search_key(query, filters, top_k, user_id))
+        operator(pg_catalog.->) 'results'
 $$;
 
 comment on function pgcache.cache_get_vector_search is
@@ -44,7 +45,10 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache.cache_set(
         'vector_search', pgcache.vector_search_key(query, filters, top_k, user_id),
-        pg_catalog.jsonb_build_object('results', results, 'user_id', nullif(user_id, '')), ttl
+        pg_catalog.jsonb_build_object(
+            'results', results, 'user_id', case when user_id operator(pg_catalog.<>) '' then user_id end
+        ),
+        ttl
     )
 $$;
 

@@ -2,16 +2,16 @@
 
 select pgcache_internal.define($frame$
 create or replace function pgcache.cache_get_many(type text, keys text[]) returns table (key text, value jsonb)
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
-    scope constant text := pgcache_internal.current_tenant();
-    moment constant timestamptz := pgcache_internal.cache_now();
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
     crowding constant integer := pgcache_internal.hit_log_crowding();
-    found_values jsonb[];
+    found_values pg_catalog.jsonb[];
     weights integer[];  -- of lines of the log; NULL for a miss
-    models text[];
+    models pg_catalog.text[];
     tokens integer[];
 begin
     if @branches    end if;
@@ -23,7 +23,7 @@ $body$;
 comment on function pgcache.cache_get_many(text, text[]) is
 'One row for each key asked, in the order asked, with the value as JSON, NULL on a miss. Counts each as cache_get'
 ' does. Errors: PC002 where a key, or the array, is NULL or invalid; as cache_get.';
-$frame$, $branch$type = '@type'@readable then
+$frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         select
             pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{,
             pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)}
@@ -35,7 +35,8 @@ $frame$, $branch$type = '@type'@readable then
                     as weight@tokens{, @model as model, t.tokens_used}
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
-                on t.tenant = scope and t.cache_key = a.key and (t.expires_at is null or t.expires_at > moment)
+                on t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) a.key
+                and (t.expires_at is null or t.expires_at operator(pg_catalog.>) moment)
             order by a.place
         ) f;
 $branch$);
@@ -43,29 +44,29 @@ $branch$);
 -- What the clients call: to a program, a hundred rows cost more than the look-ups.
 select pgcache_internal.define($frame$
 create or replace function pgcache.cache_get_many_json(type text, keys text[]) returns json
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
-    scope constant text := pgcache_internal.current_tenant();
-    moment constant timestamptz := pgcache_internal.cache_now();
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
     crowding constant integer := pgcache_internal.hit_log_crowding();
-    entries json;
+    entries pg_catalog.json;
     missed bigint;
-    logged text[];  -- the keys of the hits that the log gets
+    logged pg_catalog.text[];  -- the keys of the hits that the log gets
     weights integer[];
-    models text[];
+    models pg_catalog.text[];
     tokens integer[];
 begin
     if @branches    end if;
-    if missed > 0 then  -- unless a key was given twice
-        missed := missed - (
-            select pg_catalog.count(*) - pg_catalog.count(distinct k collate "C")
+    if missed operator(pg_catalog.>) 0::bigint then  -- unless a key was given twice
+        missed := missed operator(pg_catalog.-) (
+            select pg_catalog.count(*) operator(pg_catalog.-) pg_catalog.count(distinct k collate pg_catalog."C")
             from pg_catalog.unnest(keys) k
             where k is not null
         );
     end if;
-    if missed is distinct from 0 or logged is not null then
+    if missed is null or missed operator(pg_catalog.<>) 0::bigint or logged is not null then
         perform pgcache_internal.record_hits(type, keys, missed, logged, weights, models, tokens);
     end if;
     return coalesce(entries, '{}');
@@ -74,14 +75,14 @@ $body$;
 comment on function pgcache.cache_get_many_json(text, text[]) is
 'The entries of the keys as one JSON object, {key: value, ...}, misses left out, {} for none. In no particular order; a'
 ' key given twice counts once. Errors: as cache_get_many.';
-$frame$, $branch$type = '@type'@readable then
+$frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         select
             pg_catalog.json_object_agg(f.cache_key, f.value),
-            pg_catalog.cardinality(keys) - pg_catalog.count(*),
-            pg_catalog.array_agg(f.cache_key) filter (where f.weight > 0),
-            pg_catalog.array_agg(f.weight) filter (where f.weight > 0)@tokens{,
-            pg_catalog.array_agg(f.model) filter (where f.weight > 0),
-            pg_catalog.array_agg(f.tokens_used) filter (where f.weight > 0)}
+            pg_catalog.cardinality(keys)::bigint operator(pg_catalog.-) pg_catalog.count(*),
+            pg_catalog.array_agg(f.cache_key) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.weight) filter (where f.weight operator(pg_catalog.>) 0)@tokens{,
+            pg_catalog.array_agg(f.model) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.tokens_used) filter (where f.weight operator(pg_catalog.>) 0)}
         into entries, missed, logged, weights@tokens{, models, tokens}
         from (
             select
@@ -89,7 +90,8 @@ $frame$, $branch$type = '@type'@readable then
                 pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding)
                     as weight@tokens{, @model as model, t.tokens_used}
             from @table t
-            where t.tenant = scope and t.cache_key = any(keys) and (t.expires_at is null or t.expires_at > moment)
+            where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) any(keys)
+                and (t.expires_at is null or t.expires_at operator(pg_catalog.>) moment)
         ) f;
 $branch$);
 
@@ -101,17 +103,17 @@ language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 #variable_conflict use_variable
 begin
-    if misses is distinct from 0 then
-        perform pgcache_internal.check_type(type), pgcache_internal.check_keys(asked);
-        if pg_catalog.current_setting('transaction_read_only') = 'off' then
+    if misses is null or misses operator(pg_catalog.<>) 0::bigint then
+        perform pgcache_internal.check_type(type), pgcache_internal.check_keys(asked), pgcache_internal.tenant_here();
+        if pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off' then
             perform pgcache_internal.count_events(type, 'misses', misses);
         end if;
     end if;
-    if 0 < any(weights) then
+    if 0 operator(pg_catalog.<) any(weights) then
         insert into pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
         select type, pgcache_internal.current_tenant(), l.key, l.weight, pgcache_internal.cache_now(), l.model, l.tokens
         from unnest(keys, weights, models, tokens) l (key, weight, model, tokens)
-        where l.weight > 0;
+        where l.weight operator(pg_catalog.>) 0;
     end if;
 end
 $$;
@@ -120,18 +122,34 @@ comment on function pgcache_internal.record_hits(text, text[], bigint, text[], i
 'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and logs'
 ' the hits with a weight. Errors: PC001, PC002.';
 
--- A call for each row costs 5 us, so to join many rows, join the entries.
+-- A call for each row costs 5 us, so to join many rows, join the entries. The view reads the table with the owner's
+-- rights, so that those who call need none on it. It is not for roles that are walled: what EXPLAIN says of it, and
+-- functions of theirs in a WHERE that the planner moves into it, would tell them of others' entries.
+-- A view takes what is there by now.
+select pgcache_internal.compile_clock();
+select pgcache_internal.compile_tenants();
+
+create or replace view pgcache_internal.live_entries as
+select
+    t.type,
+    t.cache_key as key,
+    t.data as value
+from pgcache.cache_store as t
+where t.tenant = pgcache_internal.current_tenant()
+    and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
+
+comment on view pgcache_internal.live_entries is
+'The live entries of the JSON types in the current tenant, for cache_live.';
+
 create or replace function pgcache.cache_live(type text) returns table (key text, value jsonb)
 language sql stable parallel safe  -- not pinned: inlined
 as $$
-    select t.cache_key, t.data
-    from pgcache.cache_store t
-    where t.type = case
-            when pgcache_internal.type_has_fields(cache_live.type) is false then cache_live.type
-            else pgcache_internal.check_json_type(cache_live.type)
-        end
-        and t.tenant = pgcache_internal.current_tenant()
-        and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now())
+    select e.key, e.value
+    from pgcache_internal.live_entries e
+    where e.type operator(pg_catalog.=) case
+        when pgcache_internal.type_has_fields(cache_live.type) is false then cache_live.type
+        else pgcache_internal.check_json_type(cache_live.type)
+    end
 $$;
 
 comment on function pgcache.cache_live(text) is
@@ -142,7 +160,7 @@ comment on function pgcache.cache_live(text) is
 create or replace function pgcache.cache_set_many(
     type text, keys text[], "values" jsonb[], ttl interval default null
 ) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
@@ -172,7 +190,7 @@ comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
 create or replace function pgcache.cache_set_many_json(
     type text, entries jsonb, ttl interval default null
 ) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable

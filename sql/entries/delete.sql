@@ -2,7 +2,7 @@
 -- rollback nothing was lost.
 
 create or replace function pgcache.cache_delete(type text, key text) returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select cache_delete_many(type, array[key]) > 0 $$;
 
@@ -10,9 +10,9 @@ comment on function pgcache.cache_delete(text, text) is
 'Removes an entry of the current tenant; true if there was a live one. Errors: PC001, PC002, 25006.';
 
 create or replace function pgcache.cache_delete_many(type text, keys text[]) returns bigint
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select delete_where(type, 't.tenant = current_tenant() and t.cache_key = any($1)', check_keys(keys)) $$;
+as $$ select delete_where(type, own_entries() || ' and t.cache_key = any($1)', check_keys(keys)) $$;
 
 comment on function pgcache.cache_delete_many(text, text[]) is
 'Removes many entries of the current tenant; returns how many live ones there were. Errors: PC001, PC002, 25006.';
@@ -40,11 +40,11 @@ comment on function pgcache_internal.delete_where(text, text, text[]) is
 'Removes the entries that meet a condition on t and $1; returns how many live ones there were.';
 
 create or replace function pgcache.cache_delete_pattern(type text, pattern text) returns bigint
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select delete_where(
-        type, format('t.tenant = current_tenant() and t.cache_key like %L', check_pattern(pattern)), null
+        type, own_entries() || format(' and t.cache_key like %L', check_pattern(pattern)), null
     )
 $$;
 
@@ -53,13 +53,13 @@ comment on function pgcache.cache_delete_pattern(text, text) is
 ' beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
 
 create or replace function pgcache.cache_clear(type text) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    removed constant bigint := delete_where(type, 'current_tenant() in ('''', t.tenant)', null);
+    removed constant bigint := delete_where(type, reach(), null);
 begin
-    perform take_lines(type, current_tenant());
+    perform take_lines(type, reach());
     return removed;
 end
 $$;
@@ -69,7 +69,7 @@ comment on function pgcache.cache_clear(text) is
 ' Errors: PC001, 25006.';
 
 create or replace function pgcache.cache_clear_all() returns bigint
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select coalesce(sum(cache_clear(t.type)), 0)::bigint from types_here() t $$;
 
@@ -78,22 +78,22 @@ comment on function pgcache.cache_clear_all() is
 ' Errors: 25006.';
 
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[check_given('tenant', tenant)])), 0)::bigint
-    from types_here() t
+    select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[g.tenant])), 0)::bigint
+    from (select check_may_name(check_given('tenant', tenant)) as tenant) g cross join types_here() t
 $$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
 'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
 
 create or replace function pgcache.cache_invalidate_user(user_id text) returns bigint
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select sum(delete_where(
-        t.type, 't.tenant = current_tenant() and coalesce(t.user_id, '''') = $1[1]',
+        t.type, own_entries() || ' and coalesce(t.user_id, '''') = $1[1]',
         array[check_given('user', user_id)]
     ))::bigint
     from types_here() t
@@ -106,7 +106,7 @@ comment on function pgcache.cache_invalidate_user(text) is
 ' NULL, 25006.';
 
 create or replace function pgcache.cleanup_old_cache_entries(days bigint) returns table (type text, deleted bigint)
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -118,7 +118,7 @@ begin
     end if;
     return query
     select t.type, delete_where(
-        t.type, format('t.created_at < %L', cache_now() - make_interval(days => days::integer)), null
+        t.type, format('%s and t.created_at < %L', reach(), cache_now() - make_interval(days => days::integer)), null
     )
     from types_here() t
     order by t.type;
@@ -126,5 +126,5 @@ end
 $$;
 
 comment on function pgcache.cleanup_old_cache_entries(bigint) is
-'Removes the entries of all types that were stored more than days days ago; one row a type with the number of live ones'
-' removed. Errors: PC003, 25006.';
+'Removes the entries of all types that were stored more than days days ago: with pgcache.tenant set, that tenant''s'
+' only; one row a type with the number of live ones removed. Errors: PC003, 25006, 42501.';

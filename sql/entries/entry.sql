@@ -4,7 +4,7 @@ create or replace function pgcache.cache_entry(type text, key text) returns tabl
     tenant text, cache_key text, created_at timestamptz, expires_at timestamptz, ttl interval,
     last_accessed_at timestamptz, hit_count bigint, bytes bigint, expired boolean
 )
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -27,7 +27,7 @@ begin
                 ' where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key'
         end,
         entry_size(registered.fields), registered.relation)
-    using current_tenant(), key, cache_now(), type;
+    using tenant_here(), key, cache_now(), type;
 end
 $$;
 
@@ -36,7 +36,7 @@ comment on function pgcache.cache_entry(text, text) is
 ' true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
 
 create or replace function pgcache.cache_exists(type text, key text) returns boolean
-language sql volatile parallel safe
+language sql volatile parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from cache_entry(type, key) e where not e.expired) $$;
 
@@ -44,7 +44,7 @@ comment on function pgcache.cache_exists(text, text) is
 'Whether a get would hit; counts neither as a hit nor as a miss. Errors: PC001, PC002.';
 
 create or replace function pgcache.cache_ttl(type text, key text) returns interval
-language sql volatile parallel safe
+language sql volatile parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select e.ttl from cache_entry(type, key) e where not e.expired $$;
 
@@ -66,7 +66,7 @@ begin
         update %s t set expires_at = $1
         where t.tenant = $2 and t.cache_key = $3 and (t.expires_at is null or t.expires_at > $4)
         $sql$, registered.relation)
-    using expires, current_tenant(), key, cache_now();
+    using expires, tenant_here(), key, cache_now();
     get diagnostics changed = row_count;
     return changed > 0;
 end
@@ -76,7 +76,7 @@ comment on function pgcache_internal.set_expiry(text, text, timestamptz) is
 'Changes when a live entry expires (NULL = never); true if there is one.';
 
 create or replace function pgcache.cache_touch(type text, key text, ttl interval default null) returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, expiry(cache_now(), ttl, (check_type(type)).ttl)) $$;
 
@@ -85,7 +85,7 @@ comment on function pgcache.cache_touch(text, text, interval) is
 ' 25006.';
 
 create or replace function pgcache.cache_persist(type text, key text) returns boolean
-language sql volatile parallel unsafe
+language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select set_expiry(type, key, null) $$;
 

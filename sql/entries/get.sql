@@ -12,12 +12,14 @@
 
 select pgcache_internal.define($frame$
 create or replace function pgcache.cache_get(type text, key text) returns jsonb
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
-    value jsonb;
-    model text;
+    -- Not in the statement, which would make it anew each time, and twice.
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    value pg_catalog.jsonb;
+    model pg_catalog.text;
     tokens integer;
     counted bigint;  -- NULL: there was no hit; 0: it could not be counted
     weight smallint;  -- how many hits a line of the log stands for
@@ -34,14 +36,14 @@ comment on function pgcache.cache_get(text, text) is
 'The value stored under a key of the current tenant, as JSON; NULL on a miss (a stored JSON null is not a miss). Takes'
 ' no lock and never writes the entry; works in READ ONLY transactions and on standbys. Errors: PC001 unknown type,'
 ' PC002 invalid key.';
-$frame$, $branch$type = '@type'@readable then
+$frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         select
             @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'),
             t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
         into value, @tokens{model, tokens, }counted, weight, drawn
         from @table t
-        where t.tenant = pgcache_internal.current_tenant() and t.cache_key = key
-            and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
+        where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
+            and (t.expires_at is null or t.expires_at operator(pg_catalog.>) pgcache_internal.cache_now());
 $branch$);
 
 -- Inlined into the statements above.
@@ -49,7 +51,8 @@ create or replace function pgcache_internal.count_hit(counter regclass) returns 
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select case
-        when pg_catalog.current_setting('transaction_read_only') = 'off' then pg_catalog.nextval(counter)
+        when pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off'
+            then pg_catalog.nextval(counter)
         else 0
     end
 $$;
@@ -59,7 +62,9 @@ comment on function pgcache_internal.count_hit(regclass) is
 
 create or replace function pgcache_internal.draw_hit(weight smallint) returns boolean
 language sql volatile parallel restricted  -- not pinned: inlined
-as $$ select weight * pg_catalog.random() < 1 $$;
+as $$
+    select weight::float operator(pg_catalog.*) pg_catalog.random() operator(pg_catalog.<) 1::float
+$$;
 
 comment on function pgcache_internal.draw_hit(smallint) is
 'True for one in weight hits; for a negative weight, which is that of hit_tracking exact, always.';
@@ -75,14 +80,14 @@ declare
 begin
     if counted is null then
         perform pgcache_internal.count_miss(type, key);
-    elsif counted > 0 then
+    elsif counted operator(pg_catalog.>) 0::bigint then
         crowding := pgcache_internal.hit_log_crowding();
         insert into pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
         select type, pgcache_internal.current_tenant(), key, l.weight, pgcache_internal.cache_now(), model, tokens
         from (select pgcache_internal.log_weight(weight, crowding) as weight) l
-        where l.weight > 0;
+        where l.weight operator(pg_catalog.>) 0;
         -- Not where nothing is logged: it would give the transaction an id.
-        if found and pg_catalog.random() < pgcache_internal.timed_share() then
+        if found and pg_catalog.random() operator(pg_catalog.<) pgcache_internal.timed_share() then
             perform pgcache_internal.note_time(type, 'get');
         end if;
     end if;
@@ -97,8 +102,10 @@ create or replace function pgcache_internal.log_weight(weight integer, crowding 
 language sql volatile parallel restricted  -- not pinned: inlined
 as $$
     select case
-        when weight < 0 then 1
-        when weight < 32767 and pg_catalog.random() * crowding < 1 then weight * crowding
+        when weight operator(pg_catalog.<) 0 then 1
+        when weight operator(pg_catalog.<) 32767
+            and (pg_catalog.random() operator(pg_catalog.*) crowding::float) operator(pg_catalog.<) 1::float
+            then weight operator(pg_catalog.*) crowding
         else 0
     end
 $$;
@@ -114,7 +121,8 @@ language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select case
         when weight is null then null
-        when crowding is not null and pg_catalog.nextval(counter) > 0 and pgcache_internal.draw_hit(weight)
+        when crowding is not null and pg_catalog.nextval(counter) operator(pg_catalog.>) 0::bigint
+            and pgcache_internal.draw_hit(weight)
             then pgcache_internal.log_weight(weight, crowding)
         else 0
     end
@@ -129,8 +137,11 @@ create or replace function pgcache_internal.hit_log_crowding() returns integer
 language sql volatile parallel safe  -- not pinned: inlined
 as $$
     select case
-        when pg_catalog.current_setting('transaction_read_only') = 'off'
-            then 1 << least(14, pg_catalog.pg_relation_size('pgcache_internal.hit_log') / 1048576)::integer
+        when pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off'
+            then 1 operator(pg_catalog.<<) least(
+                14::bigint,
+                pg_catalog.pg_relation_size('pgcache_internal.hit_log') operator(pg_catalog./) 1048576::bigint
+            )::integer
     end
 $$;
 
@@ -139,18 +150,21 @@ comment on function pgcache_internal.hit_log_crowding() is
 ' in a READ ONLY transaction: none.';
 
 create or replace function pgcache_internal.count_miss(type text, key text) returns void
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 declare
-    counter constant regclass := pg_catalog.to_regclass(
-        'pgcache_internal.' || pg_catalog.quote_ident('misses_' || type)
+    counter constant pg_catalog.regclass := pg_catalog.to_regclass(
+        'pgcache_internal.' operator(pg_catalog.||) pg_catalog.quote_ident('misses_' operator(pg_catalog.||) type)
     );
 begin
     if counter is null then
         perform pgcache_internal.check_type(type);
     end if;
     perform pgcache_internal.check_key(key);
-    if pg_catalog.current_setting('transaction_read_only') = 'off' then
+    if pgcache_internal.current_tenant() is null then
+        perform pgcache_internal.tenant_here();
+    end if;
+    if pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off' then
         perform pg_catalog.nextval(counter);
     end if;
 end

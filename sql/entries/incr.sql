@@ -3,7 +3,7 @@
 create or replace function pgcache.cache_incr(
     type text, key text, by bigint default 1, ttl interval default null
 ) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable

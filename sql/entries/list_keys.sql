@@ -3,7 +3,7 @@
 create or replace function pgcache.cache_keys(
     type text, pattern text default '%', max_keys bigint default 1000
 ) returns setof text
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
@@ -18,7 +18,7 @@ begin
         where t.tenant = $1 and t.cache_key like %L and (t.expires_at is null or t.expires_at > $2)
         order by t.cache_key limit $3
         $sql$, registered.relation, pattern)
-    using current_tenant(), cache_now(), max_keys;
+    using tenant_here(), cache_now(), max_keys;
 end
 $$;
 
@@ -29,7 +29,7 @@ comment on function pgcache.cache_keys(text, text, bigint) is
 create or replace function pgcache.get_all_cache_keys(
     max_keys bigint default 1000
 ) returns table (type text, cache_key text)
-language sql stable parallel unsafe
+language sql stable parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select t.type, k

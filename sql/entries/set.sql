@@ -29,45 +29,51 @@ select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put(
     type text, key text, value jsonb, ttl interval, overwrite boolean
 ) returns boolean
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
-    moment constant timestamptz := pgcache_internal.cache_now();
+    scope constant pg_catalog.text := pgcache_internal.current_tenant();
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
     clock bigint;  -- what the type's clock of writes shows after this one; NULL: nothing was stored
 begin
     if @branches    end if;
-    if clock > 1 and pg_catalog.pg_column_size(value) <= pgcache_internal.large_value() then
+    if clock operator(pg_catalog.>) 1::bigint
+        and pg_catalog.pg_column_size(value) operator(pg_catalog.<=) pgcache_internal.large_value()
+    then
         return true;
     elsif clock is null then
         return pgcache_internal.explain_refusal(type, key, value, ttl);
     end if;
-    perform pgcache_internal.note_writes(type, clock = 1, pg_catalog.pg_column_size(value));
+    perform pgcache_internal.note_writes(
+        type, clock operator(pg_catalog.=) 1::bigint, pg_catalog.pg_column_size(value)
+    );
     return true;
 end
 $body$;
 comment on function pgcache_internal.put(text, text, jsonb, interval, boolean) is
 'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
-$frame$, $branch$type = '@type' then
+$frame$, $branch$type operator(pg_catalog.=) '@type' then
         if @full then  -- on its own: the rest takes a statement
             if pgcache_internal.may_replace() and not exists (
-                select from @table e where e.tenant = pgcache_internal.current_tenant() and e.cache_key = key
+                select from @table e
+                where e.tenant operator(pg_catalog.=) scope and e.cache_key operator(pg_catalog.=) key
             ) and pgcache_internal.replace_worst(type, key, value, ttl, moment) then
                 return true;
             end if;
         end if;
         insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
         select
-            pgcache_internal.current_tenant(), key, @given,
-            moment, moment + coalesce(ttl, pgcache_internal.type_ttl('@type')), moment,
+            scope, key, @given,
+            moment, moment operator(pg_catalog.+) coalesce(ttl, pgcache_internal.type_ttl('@type')), moment,
             pgcache_internal.type_hit_weight('@type')
-        where pgcache_internal.may_write('@type', key, ttl) and @fits
+        where pgcache_internal.may_write('@type', key, ttl, scope) and @fits
         on conflict on constraint @pkey do update
         set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at
-        where overwrite or t.expires_at <= moment
+        where overwrite or t.expires_at operator(pg_catalog.<=) moment
         returning pg_catalog.nextval('pgcache_internal.writes_@type') into clock;
-$branch$, $own$type = '@type' and @fits then
+$branch$, $own$type operator(pg_catalog.=) '@type' and @fits then
         return pgcache_internal.@writer(key, value, ttl, overwrite);
 $own$);
 
@@ -88,22 +94,25 @@ $frame$, $branch$type = '@type' then
 $branch$);
 
 -- Inlined into the statements of put(), and most of it folded away: see compile_settings.
-create or replace function pgcache_internal.may_write(type text, key text, ttl interval) returns boolean
+create or replace function pgcache_internal.may_write(
+    type text, key text, ttl interval, tenant text
+) returns boolean
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select pgcache_internal.type_hit_weight(type) is not null
-        and pgcache_internal.is_key(key) and pgcache_internal.is_ttl(ttl) and pgcache_internal.is_tenant()
+        and pgcache_internal.is_key(key) and pgcache_internal.is_ttl(ttl)
+        and pgcache_internal.is_tenant(tenant)
         and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.admit(type, key))
 $$;
 
-comment on function pgcache_internal.may_write(text, text, interval) is
+comment on function pgcache_internal.may_write(text, text, interval, text) is
 'Whether the type takes writes and the key, the ttl and the tenant are valid. Errors: PC009 if the type is full.';
 
 create or replace function pgcache_internal.is_writable() returns boolean
 language sql volatile parallel safe  -- not pinned: inlined
 as $$
     select case
-        when pg_catalog.current_setting('transaction_read_only') = 'off' then true
+        when pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off' then true
         else pgcache_internal.check_writable()
     end
 $$;
@@ -134,7 +143,10 @@ comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval
 
 create or replace function pgcache_internal.is_ttl(ttl interval) returns boolean
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select ttl is null or ttl > interval '0' and ttl < interval '10000 years' $$;
+as $$
+    select ttl is null
+        or ttl operator(pg_catalog.>) interval '0' and ttl operator(pg_catalog.<) interval '10000 years'
+$$;
 
 comment on function pgcache_internal.is_ttl(interval) is
 'Whether it may be the TTL of a call, NULL for the type''s default.';

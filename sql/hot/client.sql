@@ -3,7 +3,7 @@
 create or replace function pgcache_internal.hot_get(
     type text, key text, out value text, out version bigint, out ttl_ms bigint, out epoch text
 )
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
@@ -40,7 +40,7 @@ comment on function pgcache_internal.hot_get(text, text) is
 
 create or replace function pgcache_internal.hot_get_many(type text, keys text[])
 returns table (key text, value text, version bigint, ttl_ms bigint, epoch text)
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -101,7 +101,7 @@ create or replace function pgcache_internal.hot_set(
     type text, key text, value jsonb, ttl interval default null,
     out stored boolean, out version bigint, out ttl_ms bigint, out stored_value text, out epoch text
 )
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
@@ -138,7 +138,7 @@ comment on function pgcache_internal.hot_ttl_ms(interval, timestamptz, timestamp
 'Milliseconds for which Redis may keep an entry: the type''s ttl, or what the entry has left (expires NULL: no end).';
 
 create or replace function pgcache_internal.hot_report_hits(type text, keys text[], counts integer[]) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare

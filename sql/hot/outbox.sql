@@ -1,7 +1,7 @@
 -- What Redis has to be told of. Triggers on the tables of the types that are in the hot tier, and on no others, give
 -- each change a version and note it, in the transaction that makes it: also changes that go past the functions.
--- They run for each row. SECURITY DEFINER and SET search_path would take four times as long, so writers have the
--- right to add to the outbox. That does no harm: a note can only make Redis forget.
+-- They run for each row, with the rights of what has changed it, which is the owner's; SET search_path would take four
+-- times as long, so every name is qualified.
 
 create or replace function pgcache_internal.hot_stamp() returns trigger
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
@@ -22,21 +22,27 @@ as $$
 declare
     place bigint;
 begin
-    if pg_catalog.current_setting('pgcache.hot_voided', true) = pg_catalog.pg_current_xact_id()::text then
+    if pg_catalog.current_setting('pgcache.hot_voided', true)
+        operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
+    then
         return null;  -- this transaction voids all entries anyway
     end if;
-    if tg_op <> 'DELETE' then
+    if tg_op operator(pg_catalog.<>) 'DELETE' then
         insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
         values (tg_argv[0], new.tenant, new.cache_key, new.version)
         returning id into place;
     end if;
-    if tg_op = 'DELETE' or tg_op = 'UPDATE' and (old.tenant, old.cache_key) <> (new.tenant, new.cache_key) then
+    if tg_op operator(pg_catalog.=) 'DELETE' or tg_op operator(pg_catalog.=) 'UPDATE' and (
+        old.tenant operator(pg_catalog.<>) new.tenant or old.cache_key operator(pg_catalog.<>) new.cache_key
+    ) then
         insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
         values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version'))
         returning id into place;
     end if;
     perform pg_catalog.pg_notify('pgcache_hot', '');
-    if place % 256 = 0 and place >= (select d.last_value from pgcache_internal.hot_outbox_due d) then
+    if (place operator(pg_catalog.%) 256::bigint) operator(pg_catalog.=) 0::bigint
+        and place operator(pg_catalog.>=) (select d.last_value from pgcache_internal.hot_outbox_due d)
+    then
         perform pgcache_internal.hot_shrink(place);
     end if;
     return null;

@@ -40,12 +40,13 @@ as $$
                 (select o.owner from hot_owner o where o.owner like hot_database() || '/%'), hot_database() || '/'
             )
         end,
-        cache_setting('hot_prefix'), exists (select from hot_types)
+        cache_setting('hot_prefix'), tenants_of_caller() is null and exists (select from hot_types)
 $$;
 
 comment on function pgcache_internal.hot_identity() is
 'For clients of the hot tier: whose a prefix in Redis must be for them to use it, as hot_owner(), on a standby that of'
-' its primary; the setting hot_prefix; whether any type is in the tier. For all who may read.';
+' its primary; the setting hot_prefix; whether any type is in the tier, which is for callers that may see'
+' all tenants, as Redis has the entries of all. For all who may read.';
 
 create or replace function pgcache_internal.hot_present_epoch() returns text
 language plpgsql volatile parallel unsafe security definer
@@ -121,7 +122,7 @@ comment on function pgcache_internal.hot_delivered(bigint[], bigint) is
 'For the relay: removes the rows of the outbox that it has delivered; entries: how many entries they were about.';
 
 create or replace function pgcache_internal.hot_progress() returns setof pgcache_internal.hot_epoch
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin

@@ -115,7 +115,7 @@ comment on function pgcache_internal.hot_attach(text) is
 'Makes the triggers of a type that is in the hot tier, or makes them anew where they are not as they should be.';
 
 create or replace function pgcache_internal.is_hot(type text) returns boolean
-language sql stable parallel safe
+language sql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$ select exists (select from hot_types h where h.type = is_hot.type) $$;
 

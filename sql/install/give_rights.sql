@@ -6,7 +6,10 @@ revoke all on all tables in schema pgcache, pgcache_internal from public;
 revoke all on all sequences in schema pgcache, pgcache_internal from public;
 revoke all on all routines in schema pgcache, pgcache_internal from public;
 
-select pgcache.cache_grant(r.role, r.access) from pgcache_internal.roles_with_access() as r;
+select
+    pgcache.cache_grant(r.role, r.access, r.tenants) as access,
+    case when r.tables then pgcache.cache_grant(r.role, 'tables') end as tables
+from pgcache_internal.roles_with_access() as r;
 
 do $$
 declare

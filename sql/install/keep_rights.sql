@@ -33,6 +33,7 @@ declare
         where o.schema in ('pgcache', 'pgcache_internal') and a.grantee <> o.owner
             and (a.grantee = 0 or r.oid is not null)
     $sql$;
+    granted jsonb;
 begin
     if pg_catalog.to_regprocedure('pgcache_internal.roles_with_access()') is null then
         return;  -- a new installation
@@ -40,8 +41,12 @@ begin
     lock table pgcache_internal.types in share row exclusive mode;
     execute 'insert into pgcache_internal.kept_rights ' || rights;
     -- The functions of the version that is there know what it has given, in place of all that there was.
+    granted := (select pg_catalog.jsonb_agg(g) from pgcache_internal.granted_roles g);
     perform pgcache.cache_revoke(r.role), pgcache.cache_grant(r.role, r.access)
     from pgcache_internal.roles_with_access() r;
+    delete from pgcache_internal.granted_roles;
+    insert into pgcache_internal.granted_roles
+    select g.* from pg_catalog.jsonb_populate_recordset(null::pgcache_internal.granted_roles, granted) g;
     execute pg_catalog.format($sql$
         delete from pgcache_internal.kept_rights k using (%s) g
         where (k.kind, k.oid, k.role) = (g.kind, g.oid, g.role)

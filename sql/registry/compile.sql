@@ -25,7 +25,7 @@ declare
     template templates;
     definition text;
 begin
-    perform compile_clock(), compile_settings();
+    perform compile_clock(), compile_settings(), compile_tenants();
     -- The most used ones first: each look-up goes through the types before its own.
     all_types := (
         select jsonb_agg(
@@ -74,7 +74,7 @@ begin
         '@full', coalesce(full_when(registered), 'false'),
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
-        '@model', case when registered.fields ? 'model' then 't.model' else 'null::text' end,
+        '@model', case when registered.fields ? 'model' then 't.model' else 'null::pg_catalog.text' end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
         -- A standby has nothing of an UNLOGGED table: there its entries are misses.
         '@readable', case when c.relpersistence = 'u' then ' and not pg_catalog.pg_is_in_recovery()' else '' end
@@ -145,7 +145,9 @@ declare
 begin
     for compiled in
         select f.name, f.result, f.description,
-            string_agg(format('when %L then %s', t.type, f.setting), ' ' order by t.type) as cases
+            string_agg(
+                format('when type operator(pg_catalog.=) %L then %s', t.type, f.setting), ' ' order by t.type
+            ) as cases
         from types t
         cross join lateral (values
             ('type_ttl', 'interval', coalesce(interval_constant(t.ttl), 'null::interval'),
@@ -165,7 +167,7 @@ begin
         call make(format(
             'create or replace function pgcache_internal.%I(type text) returns %s'
             ' language sql immutable parallel safe as %L',
-            compiled.name, compiled.result, 'select case type ' || compiled.cases || ' end'
+            compiled.name, compiled.result, 'select case ' || compiled.cases || ' end'
         ));
         execute format(
             'comment on function pgcache_internal.%I(text) is %L',

@@ -8,26 +8,35 @@ create or replace function pgcache_internal.field_kinds() returns table (
 language sql immutable parallel safe  -- not pinned: inlined
 as $kinds$
     values
-        ('string', 'string', 'text', null, 'value ->> %1$L', 't.%1$I'),
-        ('boolean', 'boolean', 'boolean', null, '(value ->> %1$L)::boolean', 't.%1$I'),
-        ('count', 'number', 'integer', $$value ->> %1$L ~ '^[0-9]{1,9}$'$$, '(value ->> %1$L)::integer', 't.%1$I'),
-        ('integer', 'number', 'bigint', $$value ->> %1$L ~ '^-?[0-9]{1,18}$'$$, '(value ->> %1$L)::bigint', 't.%1$I'),
-        ('number', 'number', 'numeric', null, '(value ->> %1$L)::numeric', 't.%1$I'),
-        ('array', 'array', 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
-        ('object', 'object', 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
-        ('any', null, 'jsonb', null, $$nullif(value -> %1$L, 'null')$$, 't.%1$I'),
+        ('string', 'string', 'text', null, 'value operator(pg_catalog.->>) %1$L', 't.%1$I'),
+        ('boolean', 'boolean', 'boolean', null, '(value operator(pg_catalog.->>) %1$L)::boolean', 't.%1$I'),
+        ('count', 'number', 'integer',
+            $$(value operator(pg_catalog.->>) %1$L) operator(pg_catalog.~) '^[0-9]{1,9}$'$$,
+            '(value operator(pg_catalog.->>) %1$L)::integer', 't.%1$I'),
+        ('integer', 'number', 'bigint',
+            $$(value operator(pg_catalog.->>) %1$L) operator(pg_catalog.~) '^-?[0-9]{1,18}$'$$,
+            '(value operator(pg_catalog.->>) %1$L)::bigint', 't.%1$I'),
+        ('number', 'number', 'numeric', null, '(value operator(pg_catalog.->>) %1$L)::numeric', 't.%1$I'),
+        ('array', 'array', 'jsonb', null, 'pgcache_internal.not_null(value operator(pg_catalog.->) %1$L)', 't.%1$I'),
+        ('object', 'object', 'jsonb', null, 'pgcache_internal.not_null(value operator(pg_catalog.->) %1$L)', 't.%1$I'),
+        ('any', null, 'jsonb', null, 'pgcache_internal.not_null(value operator(pg_catalog.->) %1$L)', 't.%1$I'),
         ('base64', 'string', 'bytea',
-            $$value ->> %1$L ~ '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'$$,
-            $$pg_catalog.decode(value ->> %1$L, 'base64')$$,
+            $$(value operator(pg_catalog.->>) %1$L)
+                operator(pg_catalog.~) '^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'$$,
+            $$pg_catalog.decode(value operator(pg_catalog.->>) %1$L, 'base64')$$,
             $$pg_catalog.translate(pg_catalog.encode(t.%1$I, 'base64'), e'\n', '')$$),
         ('vector', 'array', 'vector',
-            $$case when pg_catalog.jsonb_typeof(value -> %1$L) = 'array' then
-                not pg_catalog.jsonb_path_exists(value -> %1$L, '$[*] ? (@.type() != "number")')
+            $$case when pg_catalog.jsonb_typeof(value operator(pg_catalog.->) %1$L) operator(pg_catalog.=) 'array' then
+                not pg_catalog.jsonb_path_exists(
+                    value operator(pg_catalog.->) %1$L, '$[*] ? (@.type() != "number")'
+                )
                 and coalesce(
-                    pg_catalog.jsonb_array_length(value -> %1$L) = pgcache_internal.type_dimensions(%2$L), true
+                    pg_catalog.jsonb_array_length(value operator(pg_catalog.->) %1$L)
+                    operator(pg_catalog.=) pgcache_internal.type_dimensions(%2$L), true
                 )
             end$$,
-            'pgcache_internal.to_vector(value ->> %1$L)', 't.%1$I::text::jsonb')
+            'pgcache_internal.to_vector(value operator(pg_catalog.->>) %1$L)',
+            't.%1$I::pg_catalog.text::pg_catalog.jsonb')
 $kinds$;
 
 comment on function pgcache_internal.field_kinds() is
@@ -35,6 +44,12 @@ comment on function pgcache_internal.field_kinds() is
 ' number, any; array, object, any: JSON; base64: bytes; vector: numbers, stored as pgvector''s float32. For each its'
 ' type in JSON and its column''s, and as SQL, for a field %1$s of type %2$s: what else must hold of a JSON value, what'
 ' is stored of it, how that is shown again.';
+
+create or replace function pgcache_internal.not_null(value jsonb) returns jsonb
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select case when value operator(pg_catalog.<>) 'null'::pg_catalog.jsonb then value end $$;
+
+comment on function pgcache_internal.not_null(jsonb) is 'A JSON value; NULL for the JSON null.';
 
 create or replace function pgcache_internal.fields_of(type text, fields jsonb) returns table (
     name text, kind text, required boolean, fallback text, nullable boolean, column_type text, condition text,
@@ -50,7 +65,7 @@ begin
         d.name, k.kind, d.required, d.fallback, not d.required and d.fallback is null, k.column_type, c.condition,
         case
             when d.fallback is null then g.given
-            else format('coalesce(%s, %L::%s)', g.given, d.fallback, k.column_type)
+            else format('coalesce(%s, %L)', g.given, d.fallback)
         end,
         format(k.shown, d.name)
     from (
@@ -63,10 +78,16 @@ begin
         select concat_ws(' and ',
             case
                 when k.json_type is null and not d.required then 'true'
-                when k.json_type is null then format('pg_catalog.jsonb_typeof(value -> %L) <> ''null''', d.name)
-                when d.required then format('pg_catalog.jsonb_typeof(value -> %L) = %L', d.name, k.json_type)
+                when k.json_type is null then format(
+                    'pg_catalog.jsonb_typeof(value operator(pg_catalog.->) %L) operator(pg_catalog.<>) ''null''', d.name
+                )
+                when d.required then format(
+                    'pg_catalog.jsonb_typeof(value operator(pg_catalog.->) %L) operator(pg_catalog.=) %L',
+                    d.name, k.json_type
+                )
                 else format(
-                    'coalesce(pg_catalog.jsonb_typeof(value -> %L), ''null'') in (%L, ''null'')', d.name, k.json_type
+                    'coalesce(pg_catalog.jsonb_typeof(value operator(pg_catalog.->) %L), ''null'')'
+                    ' operator(pg_catalog.=) any(array[%L, ''null''])', d.name, k.json_type
                 )
             end,
             format(case when d.required then k.condition else '(' || k.condition || ') is not false' end, d.name, type)
@@ -123,7 +144,7 @@ begin
             when a.flat then format('pg_catalog.jsonb_strip_nulls(%s)', a.all_fields)
             when a.nullable = 1 and a.certain is not null
                 then format('case when t.%I is null then %s else %s end', a.one_nullable, a.certain, a.all_fields)
-            else format('(%s%s)', coalesce(a.certain, '''{}''::jsonb'), a.others)
+            else format('(%s%s)', coalesce(a.certain, '''{}''::pg_catalog.jsonb'), a.others)
         end
         from (
             select
@@ -133,7 +154,8 @@ begin
                 ) as certain,
                 string_agg(
                     format(
-                        ' || case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end',
+                        ' operator(pg_catalog.||)'
+                        ' case when t.%I is null then ''{}'' else pg_catalog.jsonb_build_object(%s) end',
                         f.name, p.pair
                     ), ''
                 ) filter (where f.nullable) as others,
@@ -161,7 +183,9 @@ begin
     return (
         -- In parentheses, since the THEN of a CASE in it would else end the condition of an IF.
         select format(
-            '(pg_catalog.jsonb_typeof(value) = ''object'' and %s and value - %L::text[] = ''{}'')',
+            '(pg_catalog.jsonb_typeof(value) operator(pg_catalog.=) ''object'' and %s'
+            ' and (value operator(pg_catalog.-) %L::pg_catalog.text[])'
+            ' operator(pg_catalog.=) ''{}''::pg_catalog.jsonb)',
             string_agg(f.condition, ' and '), array_agg(f.name)
         )
         from fields_of(type, fields) f

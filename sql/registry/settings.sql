@@ -126,7 +126,7 @@ create or replace trigger apply_setting after update of value on pgcache_interna
 for each row execute function pgcache_internal.apply_setting();
 
 create or replace function pgcache.cache_setting(name text) returns text
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
@@ -172,7 +172,7 @@ comment on function pgcache.cache_configure_setting(text, text) is
 ' are for ai_configure and cache_hot_configure. Errors: PC010.';
 
 create or replace function pgcache.cache_tier(tier text) returns interval
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin

@@ -181,7 +181,8 @@ begin
         create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
         ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled
     );
-    perform prepare_type(type), compile_types(), grant_like_store(type);
+    perform prepare_type(type), compile_types();
+    perform give_rights(r.role) from roles_with_access() r where r.tables;
 end
 $$;
 

@@ -1,5 +1,5 @@
 create or replace function pgcache.cache_health() returns table (check_name text, status text, detail text, hint text)
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -144,7 +144,7 @@ comment on function pgcache.cache_health() is
 create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint
 )
-language sql stable parallel safe
+language sql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select s.relname::text, s.indexrelname::text, s.idx_scan, s.idx_tup_read, s.idx_tup_fetch,

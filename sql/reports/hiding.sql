@@ -17,7 +17,7 @@ as $$
 
     before as (
         select n.oid from path p
-        inner join pg_namespace n on n.nspname = case p.name when '$user' then current_user else p.name end
+        inner join pg_namespace n on n.nspname = case p.name when '$user' then caller() else p.name end
         where p.place < (select q.place from path q where q.name = 'pgcache')
     )
 

@@ -44,7 +44,7 @@ create or replace function pgcache_internal.job_runs() returns table (
     job_name text, schedule text, active boolean, last_run timestamptz, duration interval, outcome text, removed bigint,
     detail text, overdue boolean, cron_database text
 )
-language plpgsql stable parallel unsafe
+language plpgsql stable parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

@@ -26,7 +26,7 @@ comment on function pgcache_internal.note_time(text, text) is
 create or replace function pgcache_internal.latencies() returns table (
     type text, operation text, samples bigint, p50_ms numeric, p95_ms numeric, max_ms numeric
 )
-language plpgsql stable parallel unsafe
+language plpgsql stable parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

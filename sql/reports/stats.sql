@@ -6,7 +6,7 @@ create or replace function pgcache_internal.type_stats() returns table (
     newest timestamptz, evicted bigint, cleaned bigint, table_bytes bigint, entry_hits bigint, max_hits bigint,
     max_entries bigint, max_bytes bigint, ttl interval, eviction text, durable boolean, enabled boolean
 )
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

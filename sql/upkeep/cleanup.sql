@@ -7,6 +7,7 @@ as $$
 #variable_conflict use_variable
 declare
     removed bigint := 0;
+    batch bigint;
     registered types;
 begin
     perform check_writable();
@@ -14,15 +15,29 @@ begin
         perform check_type(type);
     end if;
     for registered in select * from types_here() t where type in (t.type) or type is null loop
-        removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0)).expired;
+        if tenants_of_caller() is null then
+            removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0)).expired;
+        else
+            execute format($sql$
+                with gone as (
+                    delete from %1$s t where t.ctid = any(array(
+                        select t.ctid from %1$s t
+                        where %2$s and (t.expires_at <= $1 or t.created_at <= $1 - $2) for update skip locked
+                    )) returning 1
+                ) select count(*) from gone
+                $sql$, registered.relation, own_entries())
+            into batch using cache_now(), registered.max_age;
+            removed := removed + count_events(registered.type, 'expired', batch);
+        end if;
     end loop;
     return removed;
 end
 $$;
 
 comment on function pgcache.cache_clear_expired(text) is
-'Removes all entries of a type, or of all (default), that have expired or are older than its max_age; returns how many.'
-' Entries that are locked are skipped. Errors: PC001, 25006.';
+'Removes all entries of a type, or of all (default), that have expired or are older than its max_age; of the current'
+' tenant''s only, if the caller may not see all. Returns how many. Entries that are locked are skipped. Errors: PC001,'
+' 25006, 42501.';
 
 create or replace function pgcache.ai_worker_cleanup_cache() returns integer
 language plpgsql volatile security definer
@@ -65,6 +80,9 @@ declare
     over record;
     registered types;
 begin
+    if tenants_of_caller() is not null then
+        return removed;
+    end if;
     perform fold_log();
     for registered in select * from types_here() t where type in (t.type) or type is null loop
         perform measure(registered.type);
@@ -83,11 +101,11 @@ $$;
 
 comment on function pgcache.cache_cleanup(text) is
 'Removes expired entries and what is over the limits, of a type or of all (default), and brings hit counts up to date;'
-' returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. Errors:'
-' PC001, 25006.';
+' returns how many entries it removed. One transaction; the procedure cache_upkeep does the same in small ones. For'
+' callers that may not see all tenants it is cache_clear_expired. Errors: PC001, 25006, 42501.';
 
 create or replace function pgcache.cache_trim(type text, keep bigint) returns bigint
-language plpgsql volatile parallel unsafe
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare

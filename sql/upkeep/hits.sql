@@ -56,20 +56,23 @@ $$;
 comment on function pgcache_internal.save_lines(hit_log[]) is
 'Adds the tokens and the money that lines of the hit log have saved to those of their types.';
 
-create or replace function pgcache_internal.take_lines(type text, tenant text) returns void
-language plpgsql volatile security definer
+create or replace function pgcache_internal.take_lines(type text, condition text) returns void
+language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
     lines hit_log[];
 begin
-    with picked as materialized (
-        select h.ctid as row_id from hit_log h where h.type = type and tenant in ('', h.tenant) for update skip locked
-    ), taken as (
-        delete from hit_log l using picked where l.ctid = picked.row_id returning l
-    )
-    select array_agg(t.l) into lines from taken t;
+    execute format($sql$
+        with picked as materialized (
+            select t.ctid as row_id from hit_log t where t.type = $1 and %s for update skip locked
+        ), taken as (
+            delete from hit_log l using picked where l.ctid = picked.row_id returning l
+        )
+        select array_agg(t.l) from taken t
+        $sql$, condition)
+    into lines using type;
     if lines is not null then
         perform save_lines(lines);
     end if;
@@ -77,7 +80,7 @@ end
 $$;
 
 comment on function pgcache_internal.take_lines(text, text) is
-'Takes the hits of a type out of the log that were those of a tenant, '''': of all, as their entries go: else later'
+'Takes the hits of a type that meet a condition on t out of the log, as their entries go: else later'
 ' entries with the same keys would get them. What they have saved stays.';
 
 select pgcache_internal.define($frame$

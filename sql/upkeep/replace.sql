@@ -61,7 +61,7 @@ $frame$, $branch$type = '@type' then
             moment, moment + coalesce(ttl, type_ttl('@type')), moment, type_hit_weight('@type')
         ), id = default, hit_count = default, version = default
         from victim v
-        where t.ctid = v.row_id and may_write('@type', key, ttl) and @fits
+        where t.ctid = v.row_id and may_write('@type', key, ttl, tenant) and @fits
         returning nextval('replaced_@type') + 0 * case  -- the other one only counts
             when (select w.expired from worst w) then nextval('expired_@type') else nextval('evicted_@type')
         end into clock;
@@ -84,9 +84,10 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select string_agg(
         format(
-            'pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') >= %2$s'
-            ' or pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') >= %3$s'
-            ' and pg_catalog.pg_sequence_last_value(''pgcache_internal.%4$I'') > pgcache_internal.counted_blocks()',
+            'pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') operator(pg_catalog.>=) %2$s::bigint'
+            ' or pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') operator(pg_catalog.>=) %3$s::bigint'
+            ' and pg_catalog.pg_sequence_last_value(''pgcache_internal.%4$I'')'
+            ' operator(pg_catalog.>) pgcache_internal.counted_blocks()',
             m.counter || '_' || registered.type, m.max - m.reserve, (m.max * safe_share())::bigint - m.reserve,
             'blocks_' || registered.type
         ), ' or '

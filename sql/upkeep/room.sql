@@ -187,7 +187,10 @@ comment on function pgcache_internal.make_room(types, bigint, boolean) is
 
 create or replace function pgcache_internal.keeps_its_snapshot() returns boolean
 language sql stable parallel safe  -- not pinned: inlined
-as $$ select pg_catalog.current_setting('transaction_isolation') in ('repeatable read', 'serializable') $$;
+as $$
+    select pg_catalog.current_setting('transaction_isolation')
+        operator(pg_catalog.=) any('{repeatable read,serializable}')
+$$;
 
 comment on function pgcache_internal.keeps_its_snapshot() is
 'Whether this transaction does not see what others commit while it lasts.';

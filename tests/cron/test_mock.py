@@ -270,7 +270,10 @@ def test_who_may_not_see_cron_still_sees_our_jobs(cron: Session, role: NewRole) 
     cron("CALL cache_upkeep()")
     reader = role("read")
     jobs = reader.rows("SELECT job_name, schedule, outcome FROM cache_jobs ORDER BY 1")
-    assert jobs == [("ai_worker_cleanup_cache", None, None), ("pgcache_upkeep", None, "succeeded")]
+    assert jobs == [
+        ("ai_worker_cleanup_cache", "0 * * * *", None),
+        ("pgcache_upkeep", "0 * * * *", "succeeded"),
+    ]
     admin = role("admin")
     with refused("42501"):
         admin("SELECT cache_schedule()")

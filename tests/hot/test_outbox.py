@@ -386,7 +386,7 @@ def test_writers_note_changes_and_nothing_else(hot: Session, role: Callable[...,
 
 def test_a_writer_shrinks_the_outbox_too(hot: Session, role: Callable[..., Session]) -> None:
     hot("SELECT cache_hot_configure(outbox_limit => 300)")
-    fill(role("write"), 1, 3000)
+    role("write")("SELECT count(cache_set('store', n::text, '1')) FROM generate_series(1, 3000) n")
     assert VOID in outbox(hot)
 
 
@@ -422,7 +422,8 @@ def test_admins_manage_it_and_may_relay(hot: Session, role: Callable[..., Sessio
 def test_the_url_of_redis_is_for_the_owner(hot: Session, role: Callable[..., Session]) -> None:
     hot("INSERT INTO pgcache_internal.hot_secrets VALUES ('redis_url', 'redis://:secret@host')")
     for access in ("read", "write", "admin"):
-        assert role(access)("SELECT count(*) FROM pgcache_internal.hot_secrets") == 0
+        with refused("42501"):
+            role(access)("SELECT count(*) FROM pgcache_internal.hot_secrets")
 
 
 # What cannot be.

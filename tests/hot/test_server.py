@@ -129,7 +129,8 @@ def test_what_another_server_vouches_for_is_waited_for(configured: Tier, new_ses
 
 def test_the_url_is_shown_to_nobody_and_set_by_the_owner(configured: Tier, role: Callable[..., Session]) -> None:
     admin = role("admin")
-    assert admin("SELECT count(*) FROM pgcache_internal.hot_secrets") == 0
+    with refused("42501"):
+        admin("SELECT count(*) FROM pgcache_internal.hot_secrets")
     with refused("42501"):
         admin("SELECT cache_hot_redis('redis://elsewhere')")
     with refused("42501"):

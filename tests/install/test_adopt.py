@@ -561,13 +561,16 @@ def test_whose_it_is_not(old: Session, role: NewRole) -> None:
     old(SEED_003)
     theirs = role("write")
     theirs("SET search_path = public, pgcache")
+    with refused("42501"):
+        adopted(theirs)
+    name = theirs("SELECT current_user")
+    for all_of in ("TABLES", "FUNCTIONS", "PROCEDURES"):
+        old(f"GRANT ALL ON ALL {all_of} IN SCHEMA pgcache, pgcache_internal TO {name}")
     shown = adopted(theirs, "")["ai_worker_cache"]
     assert shown == ("ai_worker", None, {"42501 not yours to read and rename": None}, None)
     with refused("42501", hint="Connect as"):
         adopted(theirs)
-    name = theirs("SELECT current_user")
     old(f"ALTER SCHEMA pgcache OWNER TO {name}")
-    old(f"GRANT ALL ON ALL TABLES IN SCHEMA pgcache, pgcache_internal TO {name}")
     with refused("42501", hint="may create in that table's schema"):
         adopted(theirs)
 

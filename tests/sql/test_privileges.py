@@ -140,9 +140,14 @@ def test_names_of_roles_are_quoted(ask: Session, admin: object) -> None:
         ask("SELECT cache_grant(%s)", name)
         assert ask("SELECT has_function_privilege(%s, 'pgcache.cache_get(text,text)', 'EXECUTE')", name)
         ask("SELECT cache_create_type('mine')")
-        assert ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'INSERT')", name)
+        ask("SELECT cache_grant(%s, 'tables')", name)
+        assert ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'SELECT')", name)
         ask("SELECT cache_revoke(%s)", name)
-        assert not ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'INSERT')", name)
+        assert not ask("SELECT has_table_privilege(%s, 'cache_type_mine', 'SELECT')", name)
+        ask("SELECT cache_grant(%s, 'write', ARRAY[%s])", name, "o'acme\" \\")
+        ask(f"SET ROLE {quoted}")
+        assert ask("SELECT pgcache_internal.current_tenant()") == "o'acme\" \\"
+        ask("RESET ROLE")
     finally:
         ask(f"DROP OWNED BY {quoted}")
         ask(f"DROP ROLE {quoted}")
@@ -180,9 +185,8 @@ def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str)
     session("SET search_path = public, pg_temp, pgcache, pg_catalog")
     if access == "write":
         for call in (
-            "pgcache_internal.note_writes('store', true, 5000)",
-            "pgcache_internal.measure('store')",
-            "pgcache_internal.fold_hits()",
+            "cache_set('store', 'k', '1')",
+            "cache_set_many('store', '{k}', '{1}')",
             "cache_clear_expired()",
             "cache_cleanup()",
         ):

@@ -324,7 +324,7 @@ def test_the_grants_of_seed_003(ask: Session, role: NewRole, admin: object) -> N
     ask("REVOKE ALL ON ai_worker_cache FROM PUBLIC")
     with refused("42501"):
         aiworker("SELECT count(*) FROM pgcache.ai_worker_cache")
-    ask("SELECT cache_grant(%s)", name)
+    ask("SELECT cache_grant(%s), cache_grant(%s, 'tables')", name, name)
     assert aiworker("SELECT ai_worker_cleanup_cache()") == 1
     assert aiworker("SELECT count(*) FROM ai_worker_cache") == 1
 

@@ -17,12 +17,12 @@ EXPLAINED = {
     ("cache_upkeep", "cannot commit while a subtransaction is active"): "it is the error that is wanted",
     ("check_commit_error", "invalid transaction termination"): "it is the error that is wanted",
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
+    ("take_lines", "text type variable is not sanitized"): OURS + ": the condition that reach() returns",
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
     ("delete_where", "text type variable is not sanitized"): OURS
     + ": the conditions are in entries/delete.sql and caches/",
-    ("grant_like_store", "text type variable is not sanitized"): OURS
-    + ": kinds of privileges, and names already quoted",
+    ("give_rights", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("make", "text type variable is not sanitized"): OURS + ": its files",
     ("migrate", "text type variable is not sanitized"): OURS + ": its files",
