@@ -7,7 +7,7 @@ language plpgsql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if role = 'public' then
+    if lower(role) = 'public' and to_regrole(quote_ident(role)) is null then
         raise exception using errcode = 'PC010',
             message = 'PUBLIC is all roles, and has no access to the cache',
             hint = 'Name a role. It may be one that others are members of: CREATE ROLE cache_users;'

@@ -153,6 +153,12 @@ def test_types(cache: Any) -> None:
     cache.configure("mine", ttl=5, max_bytes=1000, reset=["max_entries"])
     row = next(row for row in cache.stats() if row["type"] == "mine")
     assert (row["max_entries"], row["max_bytes"], row["ttl"]) == (None, 1000, timedelta(seconds=5))
+    cache.configure("mine", tier="long", max_age=timedelta(days=30))
+    row = next(row for row in cache.stats() if row["type"] == "mine")
+    assert (row["ttl"], row["tier"], row["max_age"]) == (timedelta(hours=24), "long", timedelta(days=30))
+    cache.configure("mine", reset=["ttl", "max_age"])
+    row = next(row for row in cache.stats() if row["type"] == "mine")
+    assert (row["ttl"], row["tier"], row["max_age"]) == (None, None, None)
     cache.configure("mine", enabled=False)
     assert cache.set("mine", "k", 1) is False
     cache.drop_type("mine")

@@ -364,9 +364,9 @@ def test_other_arguments(shared: Session) -> None:
     for access in ("all", "", None):
         with refused("PC010", "read"):
             shared("SELECT cache_grant(current_user, %s)", access)
-    for role in ("nobody at all", "", None, "public"):
+    for role in ("nobody at all", "", None, "public", "PUBLIC"):
         for function in ("cache_grant", "cache_revoke"):
-            with refused("PC010", "CREATE ROLE"):
+            with refused("PC010", "CREATE ROLE cache_users" if role in ("public", "PUBLIC") else "CREATE ROLE"):
                 shared(f"SELECT {function}(%s)", role)
     for entries in ("[1]", "[[1]]", '["key", "value"]', "[null]", "{}", '[{"key": "k"}]'):
         with refused("PC004", "For example"):
