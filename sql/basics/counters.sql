@@ -149,9 +149,11 @@ as $$
 declare
     settled record;
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pgcache_internal.settle_counters')) then
-        return;
-    end if;
+    begin
+        lock table counters_seen in share update exclusive mode nowait;
+    exception when lock_not_available then
+        return;  -- another session is at it
+    end;
     for settled in
         select t.type, t.counter, counter(t.type, t.counter) as value, s.value as seen
         from types_here() h

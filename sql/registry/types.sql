@@ -22,6 +22,11 @@ begin
                 format('Counter of type %s; see counter_names()', type));
         end if;
     end loop;
+    if to_regclass(format('pgcache_internal.%I', 'turn_' || type)) is null then
+        execute format('create table pgcache_internal.%I ()', 'turn_' || type);
+        execute format('comment on table pgcache_internal.%I is %L', 'turn_' || type,
+            format('Always empty: locked by who makes room in type %s, see lock_eviction.', type));
+    end if;
     perform set_clocks(type);
     insert into savings (type) values (type) on conflict on constraint savings_pkey do nothing;
     insert into counter_totals (type, counter)
@@ -165,7 +170,7 @@ begin
                 ' or drop it first with SELECT cache_drop_type(%1$L).', type
             );
     elsif exists (
-        select from unnest(counter_names()) n
+        select from unnest(counter_names() || 'turn'::text) n
         where to_regclass(format('pgcache_internal.%I', n || '_' || type)) is not null
         union all
         select where to_regclass(format('pgcache.%I', relation)) is not null
@@ -392,8 +397,7 @@ begin
     -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks;
     -- with the table all who use it wait (see types_here). So what takes time comes before: who has waited for the
     -- table when it is gone gets 42P01.
-    perform pg_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')),
-        pg_advisory_xact_lock(hashtext('pgcache_internal.settle_counters'));
+    lock table savings, counters_seen in share update exclusive mode;
     delete from types t where t.type = type;
     perform compile_types();
     if exists (select from pg_class c where c.oid = registered.relation) then
@@ -448,6 +452,7 @@ begin
     foreach counter in array counter_names() loop
         execute format('drop sequence if exists pgcache_internal.%I', counter || '_' || type);
     end loop;
+    execute format('drop table if exists pgcache_internal.%I', 'turn_' || type);
 end
 $$;
 

@@ -9,9 +9,11 @@ as $$
 declare
     lines hit_log[];
 begin
-    if not pg_try_advisory_xact_lock(hashtext('pgcache_internal.fold_hits')) then
+    begin
+        lock table savings in share update exclusive mode nowait;
+    exception when lock_not_available then
         return 0;  -- another session is at it, and nobody should wait for that
-    end if;
+    end;
     -- A join: ctid = any(array) would be compared with each line, once a plan is cached that was made for a short log.
     with picked as materialized (
         select h.ctid as row_id from hit_log h where (hashtext(h.cache_key) & 1048575) % parts = part

@@ -195,7 +195,35 @@ $$;
 comment on function pgcache_internal.keeps_its_snapshot() is
 'Whether this transaction does not see what others commit while it lasts.';
 
--- Nobody sees what others have not yet committed, neither what they evict nor what they add. So they take turns.
+-- Nobody sees what others have not yet committed, neither what they evict nor what they add. So they take turns, by
+-- locks on tables that nobody else may lock: an advisory lock is anybody's who may connect.
+select pgcache_internal.define($frame$
+create or replace function pgcache_internal.lock_turn(type text, shared boolean, at_once boolean) returns boolean
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $body$
+#variable_conflict use_variable
+begin
+    if @branches    end if;
+    return true;
+exception when lock_not_available or deadlock_detected then
+    return false;
+end
+$body$;
+comment on function pgcache_internal.lock_turn(text, boolean, boolean) is
+'Locks the table of a type that is there for this; false if others have it, at_once, or for longer than lock_timeout.';
+$frame$, $branch$type = '@type' then
+        if shared and at_once then
+            lock table turn_@type in share mode nowait;
+        elsif shared then
+            lock table turn_@type in share mode;
+        elsif at_once then
+            lock table turn_@type in share update exclusive mode nowait;
+        else
+            lock table turn_@type in share update exclusive mode;
+        end if;
+$branch$);
+
 create or replace function pgcache_internal.lock_eviction(
     type text, milliseconds bigint, shared boolean default false, out got boolean, out waited boolean
 )
@@ -203,27 +231,12 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '1s'  -- so that what is set below ends with this function
 as $$
-declare
-    key constant integer := hashtext('pgcache_internal.make_room');
-    type_key constant integer := hashtext(type);
 begin
-    got := case
-        when shared then pg_try_advisory_xact_lock_shared(key, type_key)
-        else pg_try_advisory_xact_lock(key, type_key)
-    end;
+    got := lock_turn(type, shared, true);
     waited := not got;
     if waited then
-        begin
-            perform set_config('lock_timeout', milliseconds || 'ms', true);
-            if shared then
-                perform pg_advisory_xact_lock_shared(key, type_key);
-            else
-                perform pg_advisory_xact_lock(key, type_key);
-            end if;
-            got := true;
-        exception when lock_not_available or deadlock_detected then
-            null;
-        end;
+        perform set_config('lock_timeout', milliseconds || 'ms', true);
+        got := lock_turn(type, shared, false);
     end if;
 end
 $$;

@@ -456,9 +456,9 @@ def test_turns_are_taken_in_one_order(ask: Session, new_session: NewSession) -> 
         ask("SELECT cache_set('b', 'l', '1')")
         ask("SELECT cache_set('a', 'l', '1')")
         committed = ask.start("COMMIT")
-        turns = "SELECT granted FROM pg_locks WHERE locktype = 'advisory' AND pid = %s AND objid = hashtext(%s)::oid"
-        wait_until(lambda: other(turns, ask.pid, "b") is False)
-        assert other(turns, ask.pid, "a") is True
+        turns = "SELECT granted FROM pg_locks WHERE pid = %s AND relation = %s::regclass"
+        wait_until(lambda: other(turns, ask.pid, "pgcache_internal.turn_b") is False)
+        assert other(turns, ask.pid, "pgcache_internal.turn_a") is True
         other("COMMIT")
     committed.result(20)
 
@@ -843,7 +843,9 @@ def test_none_keeps_nobody_waiting_who_has_counted(ask: Session, new_session: Ne
     other = new_session()
     with other.transaction():
         other("SELECT cache_set('mine', 'new', '1')")
-        locks = "SELECT array_agg(mode) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+        locks = (
+            "SELECT array_agg(mode) FROM pg_locks WHERE pid = %s AND relation = 'pgcache_internal.turn_mine'::regclass"
+        )
         assert ask(locks, other.pid) == ["ShareLock"]
 
 

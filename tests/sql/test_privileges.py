@@ -154,6 +154,28 @@ def test_names_of_roles_are_quoted(ask: Session, admin: object) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("access", [None, "read", "write", "admin"])
+def test_nobody_locks_what_makes_others_wait(ask: Session, role: NewRole, access: str | None) -> None:
+    """An advisory lock is anybody's who may connect, so there is none but those of the AI functions and the relay."""
+    ours = "namespace::regnamespace::text ~ '^pgcache'"
+    calling = ask.column(f"SELECT proname FROM pg_proc WHERE pro{ours} AND prosrc ~ 'pg_(try_)?advisory'")
+    assert set(calling) <= {"ai_claim", "ai_await", "hot_turn"}
+    session = role(access)
+    tables = ask.column(
+        f"SELECT format('%s.%I', relnamespace::regnamespace, relname) FROM pg_class WHERE rel{ours} AND relkind = 'r'"
+    )
+    assert "pgcache_internal.turn_store" in tables
+    for table in tables if access in (None, "read") else ["pgcache_internal.turn_store", "pgcache_internal.savings"]:
+        with session.transaction(), refused("42501"):
+            session(f"LOCK TABLE {table} IN SHARE MODE")
+    ask("SELECT cache_create_type('mine', max_entries => 10)")
+    with ask.transaction():  # nor does what is locked for one type hold up another
+        ask("SELECT cache_set('mine', 'k' || i, '1') FROM generate_series(1, 20) i")
+        if access in ("write", "admin"):
+            session("SELECT cache_set('store', 'k', '1')")
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("access", ["read", "write"])
 def test_definers_rights_are_no_way_in(ask: Session, role: NewRole, access: str) -> None:
     """What acts with the owner's rights ignores what the caller has in front of its search_path."""
