@@ -85,10 +85,10 @@ as $$
     select string_agg(
         format(
             'pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') operator(pg_catalog.>=) %2$s::bigint'
-            ' or pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') operator(pg_catalog.>=) %3$s::bigint'
-            ' and pg_catalog.pg_sequence_last_value(''pgcache_internal.%4$I'')'
-            ' operator(pg_catalog.>) pgcache_internal.counted_blocks()',
-            m.counter || '_' || registered.type, m.max - m.reserve, (m.max * safe_share())::bigint - m.reserve,
+            ' and (pg_catalog.pg_sequence_last_value(''pgcache_internal.%1$I'') operator(pg_catalog.>=) %3$s::bigint'
+            ' or pg_catalog.pg_sequence_last_value(''pgcache_internal.%4$I'')'
+            ' operator(pg_catalog.>) pgcache_internal.counted_blocks())',
+            m.counter || '_' || registered.type, (m.max * safe_share())::bigint - m.reserve, m.max - m.reserve,
             'blocks_' || registered.type
         ), ' or '
     )
