@@ -54,6 +54,18 @@ $$;
 comment on function pgcache_internal.count_events(text, text, bigint) is
 'Adds so many events to a counter of a type; returns how many.';
 
+create or replace function pgcache_internal.as_count(value numeric) returns bigint
+language sql immutable parallel safe  -- not pinned: inlined
+as $$
+    select case
+        when value operator(pg_catalog.<) 9223372036854775807::numeric then value::bigint
+        when value is not null then 9223372036854775807
+    end
+$$;
+
+comment on function pgcache_internal.as_count(numeric) is
+'A count as bigint, however large it is: no sum of counts may fail.';
+
 -- Clocks.
 
 create or replace function pgcache_internal.tick(type text, clock text, times bigint) returns boolean

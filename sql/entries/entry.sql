@@ -17,13 +17,13 @@ begin
     end if;
     return query execute format($sql$
         select t.tenant, t.cache_key, t.created_at, t.expires_at, t.expires_at - $3, t.last_accessed_at,
-            t.hit_count + coalesce((%s), 0), (%s)::bigint, coalesce(t.expires_at <= $3, false)
+            as_count(t.hit_count::numeric + coalesce((%s), 0)), (%s)::bigint, coalesce(t.expires_at <= $3, false)
         from %s t where t.tenant = $1 and t.cache_key = $2
         $sql$,
         case
             when pg_is_in_recovery() then '0'  -- the log is UNLOGGED: on a standby it may not even be named
             else
-                'select sum(l.weight)::bigint from hit_log l'
+                'select sum(l.weight) from hit_log l'
                 ' where l.type = $4 and l.tenant = t.tenant and l.cache_key = t.cache_key'
         end,
         entry_size(registered.fields), registered.relation)
@@ -35,10 +35,36 @@ comment on function pgcache.cache_entry(text, text) is
 'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired ='
 ' true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
 
-create or replace function pgcache.cache_exists(type text, key text) returns boolean
-language sql volatile parallel safe security definer
+create or replace function pgcache_internal.live_expiry(type text, key text) returns setof timestamptz
+language plpgsql volatile parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select exists (select from cache_entry(type, key) e where not e.expired) $$;
+as $$
+declare
+    registered constant types := check_type(type);
+begin
+    perform check_key(key);
+    if is_readable(type) then
+        return query execute format($sql$
+            select t.expires_at from %s t
+            where t.tenant = $1 and t.cache_key = $2 and (t.expires_at is null or t.expires_at > $3)
+            $sql$, registered.relation)
+        using tenant_here(), key, cache_now();
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.live_expiry(text, text) is
+'One row if there is such an entry: when it expires, NULL for never. Errors: PC001, PC002, 42501.';
+
+create or replace function pgcache.cache_exists(type text, key text) returns boolean
+language plpgsql volatile parallel safe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform from live_expiry(type, key);
+    return found;
+end
+$$;
 
 comment on function pgcache.cache_exists(text, text) is
 'Whether a get would hit; counts neither as a hit nor as a miss. Errors: PC001, PC002.';
@@ -46,7 +72,7 @@ comment on function pgcache.cache_exists(text, text) is
 create or replace function pgcache.cache_ttl(type text, key text) returns interval
 language sql volatile parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select e.ttl from cache_entry(type, key) e where not e.expired $$;
+as $$ select e - cache_now() from live_expiry(type, key) e $$;
 
 comment on function pgcache.cache_ttl(text, text) is
 'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001,'

@@ -19,9 +19,13 @@ begin
         logged := (
             select jsonb_object_agg(l.type, jsonb_build_object('weight', l.weight, 'tokens', l.tokens, 'usd', l.usd))
             from (
-                select l.type, sum(l.weight) as weight, sum(l.weight::bigint * l.tokens) as tokens,
-                    sum(l.weight::bigint * l.tokens * model_price(l.model)) / 1000000 as usd
-                from hit_log l group by l.type
+                select m.type, sum(m.weight) as weight, sum(m.tokens) as tokens,
+                    sum(m.tokens * model_price(m.model)) / 1000000 as usd
+                from (
+                    select h.type, h.model, sum(h.weight) as weight, sum(h.weight::bigint * h.tokens) as tokens
+                    from hit_log h group by h.type, h.model
+                ) m
+                group by m.type
             ) l
         );
     end if;
@@ -49,17 +53,19 @@ begin
         end if;
         execute format($sql$
             select count(*), count(*) filter (where t.expires_at is null or t.expires_at > $1),
-                coalesce(sum(%s), 0), min(t.created_at), max(t.created_at), sum(t.hit_count), max(t.hit_count)
+                coalesce(sum(%s), 0), min(t.created_at), max(t.created_at),
+                as_count(sum(t.hit_count)), max(t.hit_count)
             from %s t
             $sql$, entry_size(registered.fields), registered.relation)
         into entries, valid, bytes, oldest, newest, entry_hits, max_hits using cache_now();
         expired := entries - valid;
         pending := logged -> registered.type;
-        tokens_saved := tokens_saved + coalesce((pending ->> 'tokens')::bigint, 0);
+        tokens_saved := tokens_saved + coalesce((pending ->> 'tokens')::numeric, 0);
         money_saved := round(money_saved + coalesce((pending ->> 'usd')::numeric, 0), 6);
         if pending is not null then
             execute format($sql$
-                select $1 + coalesce(sum(p.weight), 0), greatest($2, max(t.hit_count + p.weight))
+                select as_count($1::numeric + coalesce(sum(p.weight), 0)),
+                    greatest($2, as_count(max(t.hit_count::numeric + p.weight)))
                 from (
                     select l.tenant, l.cache_key, sum(l.weight) as weight from hit_log l where l.type = $3 group by 1, 2
                 ) p inner join %s t on t.tenant = p.tenant and t.cache_key = p.cache_key
@@ -117,7 +123,7 @@ select
     s.expired as expired_entries,
     coalesce(s.entry_hits, 0) as total_hits,
     coalesce(s.hits_per_entry, 0) as avg_hits_per_entry,
-    s.tokens_saved::bigint as total_tokens_saved,
+    pgcache_internal.as_count(s.tokens_saved) as total_tokens_saved,
     coalesce(s.max_hits, 0) as max_hits,
     s.oldest as oldest_entry,
     s.newest as newest_entry

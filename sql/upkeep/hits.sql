@@ -105,7 +105,8 @@ $frame$, $branch$type = '@type' then
         with hits as materialized (
             select h.*, e.row_id
             from (
-                select l.tenant, l.cache_key, sum(l.weight) as weight, max(l.hit_at) as hit_at
+                select l.tenant, l.cache_key, greatest(0, sum(l.weight)) as weight,
+                    least(max(l.hit_at), cache_now()) as hit_at
                 from unnest(lines) l where l.type = '@type' group by 1, 2
             ) h
             left join lateral (
@@ -115,8 +116,9 @@ $frame$, $branch$type = '@type' then
             ) e on true
         ), updated as (
             update @table t
-            set hit_count = t.hit_count + h.weight, last_accessed_at = greatest(t.last_accessed_at, h.hit_at),
-                hit_weight = hit_weight_at(hit_tracking, t.hit_count + h.weight)
+            set hit_count = as_count(t.hit_count::numeric + h.weight),
+                last_accessed_at = greatest(t.last_accessed_at, h.hit_at),
+                hit_weight = hit_weight_at(hit_tracking, as_count(t.hit_count::numeric + h.weight))
             from hits h where t.ctid = h.row_id
             returning h.row_id
         )

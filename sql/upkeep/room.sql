@@ -77,6 +77,8 @@ begin
                 exit;
             exception when serialization_failure or deadlock_detected or lock_not_available then
                 null;  -- the hand has moved on; in the end a later write makes the room
+            when others then
+                exit;  -- whatever it is, it is no fault of the transaction; CALL cache_upkeep() shows it
             end;
         end loop;
     end loop;

@@ -82,6 +82,7 @@ $frame$, $branch$type = '@type' then
         from gone g;
 $branch$);
 
+-- Whatever a row holds, none of these may fail: with it would all writes of the type.
 -- Reuse, discounted by the square of the time without it; for cost times what a reuse saves per byte
 -- (GreedyDual-Size-Frequency with the idle time for its clock).
 create or replace function pgcache_internal.eviction_policies() returns table (policy text, score text)
@@ -89,8 +90,8 @@ language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $policies$
     select p.policy, replace(p.score, '@reuse',
-        'least(1 + t.hit_count, reuse_lines() * abs(t.hit_weight))'
-        ' / (1e-6::float8 + greatest(0, date_part(''epoch'', moment - t.last_accessed_at)) ^ 2)')
+        'least(1::float8 + t.hit_count, reuse_lines() * abs(t.hit_weight::float8))'
+        ' / (1e-6::float8 + greatest(0, date_part(''epoch'', moment) - date_part(''epoch'', t.last_accessed_at)) ^ 2)')
     from (values
         ('lru', '@reuse'),
         ('cost',

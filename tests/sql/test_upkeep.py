@@ -272,3 +272,51 @@ def test_old_runs_are_pruned(ask: Session) -> None:
     )
     ask("CALL cache_upkeep()")
     assert ask("SELECT count(*) FROM pgcache_internal.upkeep_runs") == 1
+
+
+POISON = [
+    "last_accessed_at = 'infinity'", "last_accessed_at = '-infinity'", "created_at = 'infinity'",
+    "created_at = '-infinity'", "hit_count = 9223372036854775807", "hit_weight = -32768", "expires_at = '-infinity'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("eviction", ["lru", "cost", "fifo"])
+def test_no_value_of_a_row_fails_a_write_or_the_statistics(ask: Session, eviction: str) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 40, eviction => %s)", eviction)
+    ask("SELECT cache_configure('llm', max_entries => 40, eviction => %s)", eviction)
+    for i, poison in enumerate(POISON):
+        ask("SELECT cache_set('mine', %s, '1'), cache_set_llm(%s, 'm', 'r', 999999999)", f"p{i}", f"p{i}")
+        for table in ("cache_type_mine", "cache_llm_responses"):
+            ask(f"UPDATE {table} SET {poison} WHERE created_at = (SELECT max(created_at) FROM {table})")
+    for i in range(40):
+        ask("SELECT cache_get('mine', 'p4'), cache_get_llm('p4', 'm')")
+        ask("SELECT cache_set('mine', %s, '1'), cache_set_llm(%s, 'm', 'r')", f"k{i}", f"k{i}")
+    ask("SELECT count(*) FROM cache_stats, ai_worker_cache_stats, cache_top, cache_health()")
+    ask("SELECT cache_cleanup()")
+    ask("CALL cache_upkeep()")
+
+
+def test_a_long_hit_log_slows_no_look_up(ask: Session) -> None:
+    """One that is as long as mode exact lets it become: what does not need it does not read it."""
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask(
+        "INSERT INTO pgcache_internal.hit_log SELECT 'llm', '', i::text, 2147483647, now(), 'm' || i % 9, 2147483647"
+        " FROM generate_series(1, 20000) i"
+    )
+    assert "hit_log" not in "".join(ask.column("SELECT prosrc FROM pg_proc WHERE proname ~ 'live_expiry|cache_ttl'"))
+    assert ask("SELECT tokens_saved FROM cache_stats WHERE type = 'llm'") == 20000 * 2147483647**2
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT tokens_saved FROM cache_stats WHERE type = 'llm'") == 20000 * 2147483647**2
+
+
+def test_upkeep_at_commit_never_fails_a_transaction(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', max_entries => 40)")
+    ask("CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$no$$; END'")
+    ask("CREATE TRIGGER refuse BEFORE DELETE ON cache_type_mine FOR EACH ROW EXECUTE FUNCTION public.refuse()")
+    assert ask("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 200) i") == 200
+    with refused("P0001"):  # what is wrong, upkeep says
+        ask("CALL cache_upkeep()")
+    ask("DROP TRIGGER refuse ON cache_type_mine")
+    ask("UPDATE pgcache_internal.upkeep_runs SET outcome = 'failed', finished_at = now() WHERE outcome = 'running'")
+    ask("CALL cache_upkeep()")
+    assert ask.stats("mine")["entries"] <= 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -195,7 +196,7 @@ def test_the_plan_of_a_get_stays_what_it_is(filled: Session, walled: Walled, rol
     condition = "EXPLAIN SELECT * FROM pgcache.cache_llm_responses t WHERE t.tenant = pgcache_internal.current_tenant()"
     filled("SET enable_seqscan = off")
     plan = "\n".join(filled.column(f"{condition} AND t.cache_key = 'k'"))
-    assert "Index Cond: ((tenant = CASE" in plan
+    assert re.search(r"Index Cond: \(\(tenant = .*\) AND \(cache_key", plan)
     assert "current_tenant" not in plan
 
 
