@@ -29,11 +29,16 @@ def tier_key(prefix: str, name: str) -> str:
 
 
 def entry_key(prefix: str, type: str, tenant: str, key: str) -> str:
-    return f"{prefix}:e:{type}:{len(tenant)}:{tenant}:{key}"
+    return f"{prefix}:e:{_of(type, tenant, key)}"
 
 
 def lease_key(prefix: str, type: str, tenant: str, key: str) -> str:
-    return f"{prefix}:l:{type}:{len(tenant)}:{tenant}:{key}"
+    return f"{prefix}:l:{_of(type, tenant, key)}"
+
+
+def _of(type: str, tenant: str, key: str) -> str:
+    # No type has a colon in its name: who asks for store:1:b must not get what another tenant has in store.
+    return f"{type.replace(':', '::')}:{len(tenant)}:{tenant}:{key}"
 
 
 # The client's. -------------------------------------------------------------------------------------------------------

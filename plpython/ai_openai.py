@@ -291,22 +291,44 @@ def ask(kind, request, settings, key, check):
 
 
 def key_from(plpy, settings, environ):
-    """The owner's key: from its table, else from a file on the server, else from the server's environment."""
+    """The owner's key: from its table, else from a file on the server, else from the server's environment.
+
+    Only its first line, and never what no key has in it: an error would quote the header that it would be in. The file
+    is read by the server's own user, so that takes an owner who may read any file.
+    """
     rows = plpy.execute("select value from pgcache_internal.ai_secrets where name = 'api_key'")
-    if rows:
-        return rows[0]["value"]
     path = settings.get("ai_api_key_file")
-    if not path:
-        return environ.get("OPENAI_API_KEY", "").strip()
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read(4096).strip()
-    except (OSError, ValueError) as error:
+    key = ""
+    if rows:
+        key = rows[0]["value"]
+    elif not path:
+        key = environ.get("OPENAI_API_KEY", "")
+    else:
+        may = plpy.execute("select pg_catalog.pg_has_role(current_user, 'pg_read_server_files', 'usage') as may")
+        if not may[0]["may"]:
+            raise Failure(
+                "PC020",
+                "the owner of pgcache may not read files of the server, such as one with the API key",
+                "GRANT pg_read_server_files to that role, or let it store the key: python -m pgcache_py ai-key",
+            )
+        try:
+            with open(path, encoding="ascii") as file:
+                key = file.read(4096)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not ASCII"
+            raise Failure(
+                "PC020",
+                f"the file with the API key cannot be read: {reason}",
+                "ai_configure(api_key_file => ...) names it; the server's own user must be able to read it.",
+            ) from None
+    key = key.strip().partition("\n")[0].strip()
+    if not re.fullmatch("[!-~]*", key):
         raise Failure(
             "PC020",
-            "the file with the API key cannot be read: %s" % (getattr(error, "strerror", None) or "it is not ASCII"),
-            "ai_configure(api_key_file => ...) names it; the server's own user must be able to read it.",
-        ) from None
+            "the API key has spaces or other characters that no key has",
+            "The owner stores it as the provider shows it: python -m pgcache_py ai-key",
+        )
+    return key
 
 
 def fetch(plpy, kind, request, environ):
@@ -318,3 +340,6 @@ def fetch(plpy, kind, request, environ):
         return ask(kind, request, settings, key_from(plpy, settings, environ), lambda: plpy.execute(tick))
     except Failure as failure:
         return {"error": {"sqlstate": failure.sqlstate, "message": failure.message, "hint": failure.hint}}
+    except (KeyError, TypeError, ValueError) as error:  # of a request or setting that is not as ours are: not quoted
+        message = f"the AI endpoint cannot be asked: {type(error).__name__}"
+        return {"error": {"sqlstate": "PC020", "message": message, "hint": "Check SELECT * FROM ai_settings()."}}

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg.rows import dict_row
@@ -30,12 +30,17 @@ try:
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise PgcacheError(
         f"the HTTP face needs packages that are not installed: {error.name}", hint="pip install 'pgcache[http,pool]'"
     ) from error
 
 PORT = 8088
+# Connections on which no request is under way, be it that it has come in half: beyond so many the oldest is ended, and
+# each after so many seconds. A body has as many to come in.
+MOST_WAITING = 100
+PATIENCE = 10
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FIELDS = {"prompt": True, "mode": False, "schema_version": False, "model": False}  # whether it must be there
 # The seed's order; a jsonb has none.
@@ -107,7 +112,7 @@ class Face:
     def app(self) -> Starlette:
         hosts = ["*"]
         if self.options.host in LOOPBACK and not self.options.token:
-            hosts = [*LOOPBACK, "[::1]", "testserver"]  # else a web page could reach us under a name of its own
+            hosts = [*LOOPBACK, "[::1]"]  # else a web page could reach us under a name of its own
         routes = {
             ("POST", "/generate"): self.generate,
             ("GET", "/cache/stats"): self.stats,
@@ -220,13 +225,10 @@ class Face:
     async def _arguments(self, request: Request) -> dict[str, str | None]:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "the body must be JSON", hint="Send the header Content-Type: application/json")
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self.options.max_body:
-                raise Refusal(
-                    413, f"the body is longer than {self.options.max_body} bytes", headers={"Connection": "close"}
-                )
+        try:
+            body = await asyncio.wait_for(self._body(request), PATIENCE)
+        except TimeoutError:
+            raise Refusal(408, f"the body did not come within {PATIENCE} s", headers={"Connection": "close"}) from None
         try:
             given = json.loads(body)
         except (ValueError, RecursionError):
@@ -243,6 +245,16 @@ class Face:
                 raise Refusal(400, f"the field {name} has characters that PostgreSQL cannot store", hint="Remove them.")
         return {name: given.get(name) for name in FIELDS} | {"mode": given.get("mode") or "sql_only"}
 
+    async def _body(self, request: Request) -> bytes:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.options.max_body:
+                raise Refusal(
+                    413, f"the body is longer than {self.options.max_body} bytes", headers={"Connection": "close"}
+                )
+        return body
+
     async def _rows(self, query: str, arguments: dict[str, str | None] | None = None) -> list[dict[str, Any]]:
         assert self.pool is not None  # noqa: S101
         async with self.pool.connection() as connection:
@@ -251,10 +263,45 @@ class Face:
             return await cursor.fetchall()
 
 
+class Connection(H11Protocol):
+    """Does not wait for ever for a request: half ones would use up all connections that a process may have."""
+
+    waiting: ClassVar[dict[Connection, asyncio.TimerHandle]] = {}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._go_on()
+
+    def _watch(self) -> None:
+        if self.cycle and not self.cycle.response_complete:
+            self._go_on()
+        elif self not in self.waiting and not self.transport.is_closing():
+            self.waiting[self] = self.loop.call_later(PATIENCE, self.transport.abort)
+            if len(self.waiting) > MOST_WAITING:
+                next(iter(self.waiting)).transport.abort()
+
+    def _go_on(self) -> None:
+        if timer := self.waiting.pop(self, None):
+            timer.cancel()
+
+
 def serve(conninfo: str, options: Options) -> None:
     """Run the server until it gets SIGINT or SIGTERM; requests that run then may still end."""
     uvicorn.run(
         Face(conninfo, options).app(),
+        http=Connection,
         host=options.host,
         port=options.port,
         timeout_graceful_shutdown=round(options.grace),

@@ -38,7 +38,8 @@ NO_PRIVILEGE = psycopg.errors.InsufficientPrivilege.sqlstate
 READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
 
 CAN_BE_ASKED = "SELECT to_regprocedure('pgcache_internal.own_objects()') IS NOT NULL"
-# Functions and views, and the tables of the built-in types with all of their columns.
+# Functions and views, and the tables of the built-in types with all of their columns; and rights, without which PUBLIC
+# may call everything, as after a dump without privileges.
 INTACT = """
     SELECT NOT EXISTS (
         SELECT kind, schema, name, arguments FROM pgcache_internal.made_objects WHERE component = ANY (%s)
@@ -51,6 +52,7 @@ INTACT = """
             SELECT FROM pg_attribute AS a WHERE a.attrelid = t.relation AND a.attname = c.name AND NOT a.attisdropped
         )
     ) AND (SELECT count(*) FROM pgcache_internal.types WHERE builtin) = %s
+    AND NOT EXISTS (SELECT FROM pg_namespace WHERE nspname IN ('pgcache', 'pgcache_internal') AND nspacl IS NULL)
 """
 # By name and body.
 IN_PYTHON = """

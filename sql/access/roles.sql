@@ -198,9 +198,9 @@ as $$
     where exists (
         select from pg_namespace n cross join lateral aclexplode(n.nspacl) a
         where n.nspname = 'pgcache' and a.grantee = r.oid and a.privilege_type = 'USAGE'
-    )
+    ) or exists (select from pg_namespace n where n.nspname = 'pgcache' and n.nspacl is null)
 $$;
 
 comment on function pgcache_internal.roles_with_access() is
-'The roles that cache_grant has given access, and what. Not those that have lost it by other ways, as by DROP OWNED or'
-' in a dump without privileges.';
+'The roles that cache_grant has given access, and what. Not those that have lost it by other ways, as by DROP OWNED;'
+' but all, where a dump without privileges has lost everybody''s.';

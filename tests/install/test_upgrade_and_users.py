@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -128,6 +130,30 @@ def test_a_role_that_is_gone_stops_nothing(dsn: str, new_role: NewRole) -> None:
         may = connection.execute("SELECT has_schema_privilege(%s, 'pgcache', 'USAGE')", [role]).fetchone()
         connection.execute(f"DROP ROLE {role}".encode())
     assert may == (False,)
+
+
+def test_a_dump_without_privileges_opens_nothing(dsn: str, another_dsn: str, programs: Path, new_role: NewRole) -> None:
+    reader, writer = new_role(dsn), new_role(dsn)
+    with session(dsn) as connection:
+        connection.execute("SELECT pgcache.cache_grant(%s, 'read')", [user(reader)])
+        connection.execute("SELECT pgcache.cache_grant(%s, 'write', ARRAY['acme'])", [user(writer)])
+    rights = """
+        SELECT array_agg(p.proname || p.proacl::text ORDER BY p.proname, p.proargtypes::text) FROM pg_proc p
+        WHERE p.pronamespace::regnamespace::text ~ '^pgcache'
+    """
+    before = fetch(dsn, rights)
+    dump = subprocess.run([programs / "pg_dump", "-x", dsn], capture_output=True, check=True).stdout
+    subprocess.run([programs / "psql", "-X", "-q", another_dsn], input=dump, capture_output=True, check=True)
+    assert "cache_clear_all()" in str(
+        fetch(
+            another_dsn,
+            "SELECT array_agg(oid::regprocedure::text) FROM pg_proc"
+            " WHERE pronamespace = 'pgcache'::regnamespace AND has_function_privilege('public', oid, 'EXECUTE')",
+        )
+    )
+    assert install(another_dsn, cron=False).action == "repaired"
+    assert fetch(another_dsn, rights) == before
+    assert install(another_dsn, cron=False).action == "current"
 
 
 def test_default_privileges_give_a_role_with_access_no_more_than_that(dsn: str, new_role: NewRole) -> None:

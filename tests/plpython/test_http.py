@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +319,20 @@ def test_a_database_that_is_not_there_yet(throwaway_cluster: Callable[..., Clust
     assert client.get("/healthz").status_code == 503
     cluster.start()
     wait_until(lambda: client.get("/healthz").status_code == 200, 15)
+
+
+def test_half_requests_keep_nobody_out(dsn: str, serve: Callable[..., Served]) -> None:
+    """Nor slow ones: each waits for ten seconds, and a hundred of them at most."""
+    client = serve(dsn)
+    halves = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(150)]
+    try:
+        for half in halves:
+            half.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        assert client.get("/healthz").status_code == 200
+        halves[0].settimeout(20)
+        with suppress(ConnectionResetError):
+            assert halves[0].recv(1) == b""
+    finally:
+        for half in halves:
+            half.close()
+    assert client.get("/healthz", headers={"Host": "testserver"}).status_code == 400

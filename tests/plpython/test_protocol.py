@@ -300,14 +300,22 @@ def test_where_the_key_comes_from(bodies: SimpleNamespace, tmp_path: Any) -> Non
     file = tmp_path / "key"
     file.write_text("from-file\n")
 
-    def key(rows: list[Any], path: str = "", **environ: str) -> Any:
-        return bodies.key_from(SimpleNamespace(execute=lambda _: rows), {"ai_api_key_file": path}, environ)
+    def key(rows: list[Any], path: str = "", may: bool = True, **environ: str) -> Any:
+        plpy = SimpleNamespace(execute=lambda query: rows if "ai_secrets" in query else [{"may": may}])
+        return bodies.key_from(plpy, {"ai_api_key_file": path}, environ)
 
     row = [{"value": "from-table"}]
     assert key(row, str(file), OPENAI_API_KEY="from-environment") == "from-table"
     assert key([], str(file), OPENAI_API_KEY="from-environment") == "from-file"
     assert key([], OPENAI_API_KEY="from-environment\n") == "from-environment"
     assert key([]) == ""
-    with pytest.raises(bodies.Failure, match="No such file") as raised:
-        key([], str(tmp_path / "missing"))
-    assert raised.value.sqlstate == "PC020"
+    file.write_text("sk-first\r\n# rotated in May\n")
+    assert key([], str(file)) == "sk-first"
+    for sqlstate, wrong in (("No such file", "missing"), ("may not read files", "key")):
+        with pytest.raises(bodies.Failure, match=sqlstate) as raised:
+            key([], str(tmp_path / wrong), may=wrong == "missing")
+        assert raised.value.sqlstate == "PC020"
+    for bad in ("sk-a b", "sk-\x7f", "sk-\xe9"):
+        with pytest.raises(bodies.Failure, match="characters that no key has") as raised:
+            key([], OPENAI_API_KEY=bad)
+        assert bad not in str(raised.value)
