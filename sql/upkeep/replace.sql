@@ -1,7 +1,7 @@
 -- Replacement in place: in a full type, a new entry takes over the row of the worst of a few others. Its row version
 -- goes to the page where that one was, if pruning has made room there, so that the table keeps its size between two
--- vacuums; and the commit has nothing to evict. What is written otherwise (by a transaction that has written before,
--- many at once) is inserted, and the commit makes room (see room.sql).
+-- vacuums; and the commit has nothing to evict. What is written otherwise (in a transaction that goes on, many at once)
+-- is inserted, and the commit makes room (see room.sql).
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.replace_worst(
@@ -67,16 +67,27 @@ $frame$, $branch$type = '@type' then
         end into clock;
 $branch$, '');
 
--- Until it commits, others wait who write the key that is replaced. So no transaction replaces more than one, and one
--- that has written before, and may wait for others itself, none.
+-- Until it commits, others wait who write the key that is replaced, and could deadlock with what it writes later. So
+-- only a statement that is a transaction of its own replaces, as its first write. Such a transaction began with it:
+-- with the message Query, or with Bind, which makes the unnamed portal. (One that began with Parse cannot be told from
+-- one that began with BEGIN.) In a procedure the transaction after a COMMIT is younger than the statement.
 create or replace function pgcache_internal.may_replace() returns boolean
 language sql stable parallel safe  -- not pinned: inlined
 as $$
     select pg_catalog.pg_current_xact_id_if_assigned() is null and not pgcache_internal.keeps_its_snapshot()
+        and (
+            pg_catalog.transaction_timestamp() operator(pg_catalog.>=) pg_catalog.statement_timestamp()
+            or exists (
+                select from pg_catalog.pg_cursor() c
+                where c.name operator(pg_catalog.=) ''
+                    and c.creation_time operator(pg_catalog.=) pg_catalog.transaction_timestamp()
+            )
+        )
 $$;
 
 comment on function pgcache_internal.may_replace() is
-'Whether this transaction has written nothing yet, and sees what others commit.';
+'Whether this transaction is one statement, as far as can be seen, has written nothing yet, and sees what others'
+' commit.';
 
 create or replace function pgcache_internal.full_when(registered types) returns text
 language sql stable

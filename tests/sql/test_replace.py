@@ -1,8 +1,7 @@
-"""Replacement in place: in a full type, the first set of a transaction takes over the row of another entry."""
+"""Replacement in place: in a full type, a set that is a transaction of its own takes over the row of another entry."""
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
 from tests.conftest import NewSession
@@ -19,11 +18,17 @@ def replaced(ask: Session, type: str) -> int:
     return int(ask("SELECT pgcache_internal.counter(%s, 'replaced')", type))
 
 
+def put(ask: Session, type: str, key: str, value: str, ttl: str | None = None) -> bool | None:
+    """A set by a prepared statement, which programs use for what they do often."""
+    row = ask.connection.execute("SELECT cache_set(%s, %s, %s, %s)", (type, key, value, ttl), prepare=True).fetchone()
+    return row[0] if row else None
+
+
 def fill(ask: Session, type: str, value: str) -> str:
     """The type, full; returns its table."""
     ask("SELECT cache_configure(%s, max_entries => %s)", type, LIMIT)
     for number in range(LIMIT + 10):
-        ask("SELECT cache_set(%s, %s, %s)", type, f"k{number}", value)
+        put(ask, type, f"k{number}", value)
     return str(ask("SELECT relation::text FROM pgcache_internal.types WHERE type = %s", type))
 
 
@@ -48,7 +53,7 @@ def test_what_takes_over_a_row_is_like_what_is_inserted(ask: Session, type: str)
     )
     before = ask(f"SELECT count(*) FROM {table}")
     turn = replaced(ask, type)
-    assert ask("SELECT cache_set(%s, 'new', %s)", type, VALUES[type][-1]) is True
+    assert put(ask, type, "new", VALUES[type][-1]) is True
     assert replaced(ask, type) != turn
     assert ask(entry) == inserted
     assert ask(f"SELECT id FROM {table} WHERE cache_key = 'new'") not in ids
@@ -91,40 +96,52 @@ def test_bad_calls_replace_nothing(ask: Session) -> None:
         ("PC003", "new", VALUES["llm"][0], "-1 hour"),
     ]:
         with refused(state):
-            ask("SELECT cache_set('llm', %s, %s, %s)", key, value, ttl)
+            put(ask, "llm", key, value, ttl)
     assert keys(ask, "llm") == there
     ask("SELECT cache_configure('llm', enabled => false)")
-    assert ask("SELECT cache_set('llm', 'new', %s)", VALUES["llm"][0]) is False
+    assert put(ask, "llm", "new", VALUES["llm"][0]) is False
 
 
 def test_keys_that_are_there_are_overwritten(ask: Session) -> None:
     fill(ask, "store", "1")
     there = keys(ask)
     some = next(iter(there))
-    assert ask("SELECT cache_set('store', %s, '2')", some) is True
+    assert put(ask, "store", some, "2") is True
     assert ask("SELECT cache_add('store', %s, '3')", some) is False
     assert ask("SELECT cache_get('store', %s)", some) == 2
     assert keys(ask) == there
 
 
-def test_a_transaction_locks_one_key_that_it_replaces(ask: Session, new_session: NewSession) -> None:
+def test_a_transaction_that_has_begun_locks_nothing_that_others_write(ask: Session, new_session: NewSession) -> None:
     fill(ask, "store", "1")
     there = keys(ask)
+    turn = replaced(ask, "store")
     other = new_session()
-    other("SET lock_timeout = '10ms'")
-    waited = 0
+    other("SET lock_timeout = '1ms'")
     with ask.transaction():
-        for number in range(10):
-            ask("SELECT cache_set('store', %s, '2')", f"new{number}")
+        for number in range(5):
+            put(ask, "store", f"new{number}", "2")
+        ask("SELECT cache_set('store', 'one more', '2')")
         for key in there:
-            assert other("SELECT cache_get('store', %s)", key) == 1
-            with other.transaction():
-                try:
-                    other("SELECT cache_set('store', %s, '3')", key)
-                except psycopg.errors.LockNotAvailable:
-                    waited += 1
-    assert waited == 1
-    assert keys(ask) == there
+            assert other("SELECT cache_set('store', %s, '3')", key) is True
+    assert replaced(ask, "store") == turn
+
+
+def test_what_is_a_transaction_of_its_own(ask: Session) -> None:
+    """By the protocol's simple query, by a prepared statement, and in a procedure after each COMMIT."""
+    fill(ask, "store", "1")
+    turns = [replaced(ask, "store")]
+    ask("SELECT cache_set('store', 'simple', '2')")
+    turns.append(replaced(ask, "store"))
+    put(ask, "store", "prepared", "2")
+    turns.append(replaced(ask, "store"))
+    ask("DO $$ BEGIN COMMIT; PERFORM cache_set('store', 'procedure', '2'); COMMIT; END $$")
+    turns.append(replaced(ask, "store"))
+    assert [turn % 8 + 1 for turn in turns[:-1]] == turns[1:]
+    with ask.connection.pipeline():
+        for number in range(5):
+            put(ask, "store", f"in a pipeline {number}", "2")
+    assert len(keys(ask)) <= LIMIT
 
 
 def test_several_in_one_statement_replace_one(ask: Session) -> None:
@@ -150,10 +167,7 @@ def test_the_same_new_key_by_many_at_once(ask: Session, new_session: NewSession)
     sessions = [new_session() for _ in range(4)]
     for number in range(60):
         key = f"new{number}"
-        assert (
-            at_once(*(lambda s=s, key=key: s("SELECT cache_set('store', %s, '2')", key) for s in sessions))
-            == [True] * 4
-        )
+        assert at_once(*(lambda s=s, key=key: put(s, "store", key, "2") for s in sessions)) == [True] * 4
         assert ask("SELECT cache_get('store', %s)", key) == 2
     assert len(keys(ask)) <= LIMIT
 
