@@ -122,6 +122,28 @@ def test_calls_of_a_role_with_one_tenant_are_about_that(filled: Session, walled:
     assert (held(filled, "other"), held(filled, "")) == others
 
 
+def test_statistics_of_tenants(filled: Session, walled: Walled) -> None:
+    filled("SELECT cache_set_price('m', 2000000), cache_configure('llm', hit_tracking => 'exact')")
+    say(filled, "acme")
+    filled("SELECT cache_set_llm('q', 'm', 'r', 7)")
+    for _ in range(3):
+        filled("SELECT cache_get_llm('q', 'm')")
+    say(filled, "")
+    filled("CALL cache_upkeep()")
+    columns = "tenant, entries, valid, hits, tokens_saved, money_saved"
+    query = f"SELECT {columns} FROM cache_tenant_stats() WHERE type = 'llm'"
+    assert walled("acme").rows(query) == [("acme", 2, 2, 3, 21, 42)]
+    everybodys = filled.rows(query)
+    assert [row[:2] for row in everybodys] == [("", 1), ("acme", 2), ("other", 2)]
+    assert filled("SELECT sum(entries) FROM cache_tenant_stats()") == filled("SELECT sum(entries) FROM cache_stats")
+    assert filled("SELECT sum(bytes) FROM cache_tenant_stats()") == filled("SELECT sum(bytes) FROM cache_stats")
+    assert walled("acme", "other").column("SELECT DISTINCT tenant FROM cache_tenant_stats() ORDER BY 1") == [
+        "acme",
+        "other",
+    ]
+    assert walled("third").rows("SELECT * FROM cache_tenant_stats()") == []
+
+
 def test_calls_about_many_entries_leave_those_of_others(filled: Session, walled: Walled) -> None:
     theirs = walled("acme")
     others = held(filled, "other"), held(filled, "")

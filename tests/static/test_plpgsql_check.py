@@ -17,6 +17,7 @@ EXPLAINED = {
     ("cache_upkeep", "cannot commit while a subtransaction is active"): "it is the error that is wanted",
     ("check_commit_error", "invalid transaction termination"): "it is the error that is wanted",
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
+    ("cache_tenant_stats", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("take_lines", "text type variable is not sanitized"): OURS + ": the condition that reach() returns",
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
