@@ -25,7 +25,7 @@ from .sources import (
     LOCK_TIMEOUT,
     SEARCH_PATH,
     SETTINGS,
-    TAKE_LOCK,
+    TAKE_TURN,
     Script,
     Sources,
     load,
@@ -36,6 +36,9 @@ NEWER = "PC090"
 NO_VECTOR = "PC092"
 NO_PRIVILEGE = psycopg.errors.InsufficientPrivilege.sqlstate
 READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
+
+# Of two first installations at once, the one that was slower has waited for the other, which has made the same.
+MADE_BY_ANOTHER = (psycopg.errors.UniqueViolation.sqlstate, psycopg.errors.DuplicateSchema.sqlstate)
 
 CAN_BE_ASKED = "SELECT to_regprocedure('pgcache_internal.own_objects()') IS NOT NULL"
 # Functions and views, and the tables of the built-in types with all of their columns; and rights, without which PUBLIC
@@ -52,7 +55,10 @@ INTACT = """
             SELECT FROM pg_attribute AS a WHERE a.attrelid = t.relation AND a.attname = c.name AND NOT a.attisdropped
         )
     ) AND (SELECT count(*) FROM pgcache_internal.types WHERE builtin) = %s
-    AND NOT EXISTS (SELECT FROM pg_namespace WHERE nspname IN ('pgcache', 'pgcache_internal') AND nspacl IS NULL)
+    AND NOT EXISTS (
+        SELECT FROM pgcache_internal.own_objects() AS o JOIN pg_proc AS p ON p.oid = o.oid
+        WHERE o.kind = 'routine' AND p.proacl IS NULL
+    )
 """
 # By name and body.
 IN_PYTHON = """
@@ -119,6 +125,15 @@ def install(
     PC093 other objects depend on what an upgrade drops, or have the name of what it makes.
     """
     sources = sources or load()
+    try:
+        return _install(conninfo, search_path, dry_run, cron, sources)
+    except PgcacheError as error:
+        if error.sqlstate not in MADE_BY_ANOTHER:
+            raise
+    return _install(conninfo, search_path, dry_run, cron, sources)
+
+
+def _install(conninfo: str, search_path: bool, dry_run: bool, cron: bool, sources: Sources) -> InstallReport:
     with session(conninfo, untrusted=True) as connection:
         with connection.transaction(force_rollback=dry_run):
             installation = _Installation(connection, sources)
@@ -151,7 +166,6 @@ class _Installation:
         connection, sources = self.connection, self.sources
         connection.execute(SETTINGS.encode())
         connection.execute(LOCK_TIMEOUT.encode())
-        connection.execute(TAKE_LOCK.encode())
         if connection.info.server_version < 150000:
             self._run(sources.bootstrap)  # raises: what follows asks for what older servers do not have
         server = levels.look(connection)
@@ -165,7 +179,7 @@ class _Installation:
         if owner := lesser_owner(connection):
             return self._give_python(server, owner)
         self._prepare(server)
-        connection.execute(AS_OWNER.encode())
+        connection.execute((AS_OWNER + TAKE_TURN).encode())
         previous = installed_version(connection)
         self._refuse_newer(previous)
         self.plpython = levels.plpython(server, needed=bool(sources.plpython), loaded=self._has_python())
@@ -249,6 +263,8 @@ class _Installation:
             try:
                 with self.connection.transaction():
                     self.connection.execute(CREATE_VECTOR.encode())
+            except psycopg.errors.UniqueViolation:
+                raise  # another installation has just made it
             except psycopg.DatabaseError:
                 todo.append(f"as a superuser, in the database {server.database}: CREATE EXTENSION vector;")
         if not server.may_create_schema and (missing := self._missing_schemas()):

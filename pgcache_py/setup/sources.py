@@ -29,8 +29,6 @@ CODE = (
     "adopt/*.sql",
     "install/prepare_types.sql",
 )
-# One installation at a time per database. The number spells "pgcache".
-LOCK = int.from_bytes(b"pgcache", "big")
 
 PACKAGE = Path(__file__).parents[1]
 # These run around the migrations and the code.
@@ -66,7 +64,6 @@ SET LOCAL datestyle = 'ISO, MDY';
 SET LOCAL intervalstyle = postgres;
 SET LOCAL row_security = on;
 """
-TAKE_LOCK = f"SELECT pg_advisory_xact_lock({LOCK});\n"
 LOCK_TIMEOUT = "SET LOCAL lock_timeout = '15s';\n"
 CREATE_VECTOR = """\
 DO $$
@@ -108,6 +105,17 @@ BEGIN
             END, owner.rolname);
     ELSIF owner.rolname <> current_user THEN
         EXECUTE format('SET LOCAL ROLE %I', owner.rolname);
+    END IF;
+END
+$$;
+"""
+# One installation at a time per database; of first ones, one makes the schemas, and the others wait for their names.
+# Nobody but the owner can take this lock, as anybody could an advisory one.
+TAKE_TURN = """\
+DO $$
+BEGIN
+    IF to_regclass('pgcache_internal.turns') IS NOT NULL THEN
+        LOCK TABLE pgcache_internal.turns IN SHARE ROW EXCLUSIVE MODE;
     END IF;
 END
 $$;
@@ -235,9 +243,9 @@ class Sources:
         what = f"from {upgrade_from} to {version}" if upgrade_from else version
         yield f"-- pgcache {what}. Run it with psql -f FILE: all or nothing, it is one transaction."
         yield FOR_PSQL + "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-        yield SETTINGS + LOCK_TIMEOUT + TAKE_LOCK
+        yield SETTINGS + LOCK_TIMEOUT
         yield CREATE_VECTOR
-        yield AS_OWNER
+        yield AS_OWNER + TAKE_TURN
         yield _expect(upgrade_from)
         yield _titled(self.bootstrap, self.bootstrap.text)
         yield SEARCH_PATH

@@ -10,7 +10,7 @@ from ..errors import NotInstalledError, PgcacheError
 from . import levels, search_path
 from .levels import Connection, Facts, Job
 from .session import installed_version, session
-from .sources import AS_OWNER, LOCK_TIMEOUT, SETTINGS, TAKE_LOCK
+from .sources import AS_OWNER, LOCK_TIMEOUT, SETTINGS, TAKE_TURN
 
 IN_USE = psycopg.errors.DependentObjectsStillExist.sqlstate
 NO_SCHEMA = psycopg.errors.InvalidSchemaName.sqlstate
@@ -77,9 +77,8 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
         with connection.transaction(force_rollback=dry_run):
             connection.execute(SETTINGS.encode())
             connection.execute(LOCK_TIMEOUT.encode())
-            connection.execute(TAKE_LOCK.encode())
             server = levels.look(connection)
-            connection.execute(AS_OWNER.encode())
+            connection.execute((AS_OWNER + TAKE_TURN).encode())
             version = installed_version(connection)
             if version is None:
                 raise NotInstalledError(

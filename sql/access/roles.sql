@@ -198,7 +198,9 @@ as $$
     where exists (
         select from pg_namespace n cross join lateral aclexplode(n.nspacl) a
         where n.nspname = 'pgcache' and a.grantee = r.oid and a.privilege_type = 'USAGE'
-    ) or exists (select from pg_namespace n where n.nspname = 'pgcache' and n.nspacl is null)
+    ) or exists (  -- PUBLIC may call it
+        select from pg_proc p where p.oid = 'roles_with_access()'::regprocedure and p.proacl is null
+    )
 $$;
 
 comment on function pgcache_internal.roles_with_access() is

@@ -135,3 +135,7 @@ def test_the_wheel_carries_all_of_it(tmp_path: Path) -> None:
         timeout=60,
     )
     assert printed.stdout.strip() == load().digest, printed.stderr
+
+
+def test_no_lock_that_anybody_could_hold_keeps_an_installation_waiting() -> None:
+    assert "pg_advisory" not in load().render("0.2.0")
