@@ -180,7 +180,7 @@ def _argument(parameter: Parameter, fields: Fields, folder: Path) -> str | bytes
         return given
     if type == "boolean" and not isinstance(given, bool):
         raise InvalidValueError(f'the field "{name}" is neither true nor false')
-    return _integer(given, name) if type == "integer" else _json(fields, name)
+    return _integer(given, name) if type == "bigint" else _json(fields, name)
 
 
 def _content(name: str, folder: Path) -> bytes:
@@ -201,7 +201,7 @@ def _content(name: str, folder: Path) -> bytes:
 def _integer(given: object, name: str) -> str:
     if isinstance(given, bool) or not isinstance(given, int | float) or given % 1:
         raise InvalidValueError(f'the field "{name}" is no whole number')
-    if not -(2**31) <= given < 2**31:
+    if not -(2**63) <= given < 2**63:
         raise InvalidValueError(f'the field "{name}" is out of range: {given}')
     return str(int(given))
 

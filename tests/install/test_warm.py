@@ -97,7 +97,7 @@ BAD: list[tuple[dict[str, Any] | str | bytes, str]] = [
     ({"type": "llm", "prompt": "p", "model": None, "value": {"response": "r"}}, 'the field "model" is no text'),
     ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": True}}, "no whole"),
     ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": [7]}}, "no whole"),
-    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": 99999999999}}, "of range"),
+    ({"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "tokens_used": 99999999999}}, "of kind"),
     ({"type": "llm", "prompt": "p", "model": "m", "provider": 5, "value": {"response": "r"}}, '"provider" is no text'),
     (
         {"type": "llm", "prompt": "p", "model": "m", "value": {"response": "r", "provider": "x"}},
