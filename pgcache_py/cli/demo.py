@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 from ..errors import PgcacheError
 from ..setup.embedded import Embedded
 from ..setup.install import install
-from ..setup.levels import Connection
+from ..setup.session import Connection
 from . import show
 from .warm import warm
 
@@ -48,7 +48,7 @@ def run(*, keep: bool = False) -> None:
     started = time.monotonic()
     with server.using():
         ready = time.monotonic()
-        with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        with psycopg.connect(server.dsn(), autocommit=True, client_encoding="utf-8") as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)".encode())
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())
         made = time.monotonic()
@@ -61,7 +61,7 @@ def run(*, keep: bool = False) -> None:
             style="bold",
         )
         show.line("All that follows is SQL that you can repeat in psql.", style="dim")
-        with psycopg.connect(dsn, autocommit=True) as connection:
+        with psycopg.connect(dsn, autocommit=True, client_encoding="utf-8") as connection:
             _tell(_Story(connection), dsn)
         if keep:
             server.keep()

@@ -29,8 +29,8 @@ from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.adopt import Adopted, adopt
 from ..setup.install import InstallReport, install
-from ..setup.levels import Connection, Level
-from ..setup.session import connect, version_numbers
+from ..setup.levels import Level
+from ..setup.session import Connection, connect, version_numbers
 from ..setup.sources import load
 from ..setup.status import Status, status
 from ..setup.target import Target, target

@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 import psycopg
 
 from ..errors import InvalidValueError, PgcacheError, translated
-from ..setup.levels import Connection
-from ..setup.session import connect
+from ..setup.session import Connection, connect
 from .warm_lines import SET_MANY, Entry, entry, shapes
 
 STDIN = "-"

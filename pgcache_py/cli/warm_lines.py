@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InvalidValueError
-from ..setup.levels import Connection
+from ..setup.session import Connection
 
 FORM = """\
 A line is a JSON object: {"type": "store", "key": "k", "value": [1]}, with "ttl" (seconds, or a text such as

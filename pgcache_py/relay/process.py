@@ -114,7 +114,9 @@ class Relay:
             self.stop.close()
 
     def _session(self) -> psycopg.Connection[tuple[Any, ...]]:
-        return psycopg.connect(self._conninfo, autocommit=True, row_factory=tuple_row, prepare_threshold=None)
+        return psycopg.connect(
+            self._conninfo, autocommit=True, row_factory=tuple_row, prepare_threshold=None, client_encoding="utf-8"
+        )
 
     def _locked(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
         row = connection.execute(LOCK).fetchone()

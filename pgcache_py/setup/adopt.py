@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import class_row
 
-from .session import session
+from ..errors import PgcacheError
+from .session import Connection, session
 
 PROGRESS = re.compile(r"(\d+) rows of (.*)")
 
@@ -52,5 +53,19 @@ def adopt(
         connection.add_notice_handler(tell)
         connection.execute("SET statement_timeout = 0; SET client_min_messages = notice")
         connection.execute("SELECT set_config('pgcache.tenant', %s, false)", [tenant])
+        if tables is not None:
+            _check_names(connection, tables)
         query = "SELECT * FROM pgcache.cache_adopt(%s, %s, %s, %s::text[]::regclass[])"
         return cursor.execute(query, [dry_run, keep, time_zone, tables]).fetchall()
+
+
+def _check_names(connection: Connection, tables: Sequence[str]) -> None:
+    for table in tables:
+        try:
+            connection.execute("SELECT %s::text::regclass", [table])
+        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+            raise PgcacheError(
+                f"there is no table {table or 'with an empty name'}: {error.diag.message_primary}",
+                sqlstate="PC010",
+                hint='Name it with its schema, as adopt --dry-run shows it: public.cache_store, or app."Cache".',
+            ) from error

@@ -14,9 +14,9 @@ from psycopg import sql
 from ..errors import NewerDatabaseError, PermissionDeniedError, PgcacheError, ReadOnlyError
 from ..version import __version__
 from . import levels, search_path
-from .levels import Connection, Facts, Level
+from .levels import Facts, Level
 from .search_path import hiding
-from .session import installed, installed_version, lesser_owner, session, version_numbers
+from .session import Connection, installed, installed_version, lesser_owner, session, version_numbers
 from .sources import (
     AS_OWNER,
     BECOME_SUPERUSER,

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import class_row
 
+from .session import Connection, connect
 from .sources import AS_OWNER
-
-Connection = psycopg.Connection[Any]
 
 FACTS = b"""
     SELECT
@@ -307,7 +305,7 @@ def _steps_of_superuser(server: Facts, jobs: Sequence[Job], *, create: bool) -> 
 @contextmanager
 def _connect_to(conninfo: str, database: str) -> Iterator[Connection]:
     """A session in another database of the same server, in a transaction that is committed at the end."""
-    where = make_conninfo(conninfo, dbname=database, application_name="pgcache install")
-    with psycopg.connect(where, prepare_threshold=None) as connection:
-        connection.execute("SET search_path TO pg_catalog, pg_temp; SET LOCAL client_min_messages = warning")
+    where = make_conninfo(conninfo, dbname=database)
+    with connect(where, "pgcache install", untrusted=True) as connection, connection.transaction():
+        connection.execute("SET LOCAL client_min_messages = warning")
         yield connection

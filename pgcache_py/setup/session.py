@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
 from ..errors import PgcacheError, translated
-from .levels import Connection
 from .sources import AS_OWNER
+
+Connection = psycopg.Connection[Any]
 
 PINNED = "SET search_path TO pg_catalog, pg_temp"
 LESSER_OWNER = """
@@ -35,7 +37,7 @@ def installed(connection: Connection) -> dict[str, tuple[str, str]]:
 
 
 def connect(conninfo: str, purpose: str = "pgcache", *, untrusted: bool = False) -> Connection:
-    """A connection in autocommit, whatever the database's defaults. purpose: its application_name.
+    """A connection in autocommit and UTF-8 that may write, whatever the defaults. purpose: its application_name.
 
     Raises PermissionDeniedError for a superuser where another role owns the schemas; untrusted: the caller calls
     nothing in them then, and looks at no table.
@@ -48,7 +50,7 @@ def connect(conninfo: str, purpose: str = "pgcache", *, untrusted: bool = False)
         # Before anything else: the database's own may begin with a schema in which others have made operators.
         connection.execute(PINNED)
         # psycopg reads no intervals in another style.
-        connection.execute("SET intervalstyle = postgres; SET datestyle = ISO")
+        connection.execute("SET intervalstyle = postgres; SET datestyle = ISO; SET default_transaction_read_only = off")
         if not untrusted and lesser_owner(connection):
             connection.execute(AS_OWNER.encode())  # which is refused
     except BaseException:
@@ -72,8 +74,6 @@ def session(conninfo: str, *, untrusted: bool = False) -> Iterator[Connection]:
     try:
         # In READ COMMITTED, so that installers that waited for the lock see what the first one did.
         with connect(conninfo, "pgcache install", untrusted=untrusted) as connection:
-            if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,):
-                connection.read_only = False
             yield connection
     except psycopg.Error as error:
         raise _translated(error) from error

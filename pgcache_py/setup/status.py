@@ -9,8 +9,8 @@ from psycopg.rows import dict_row
 
 from ..version import __version__
 from . import levels
-from .levels import Connection, Facts, Level
-from .session import installed, installed_version, session, version_numbers
+from .levels import Facts, Level
+from .session import Connection, installed, installed_version, session, version_numbers
 from .sources import load
 
 

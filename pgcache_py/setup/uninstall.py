@@ -8,8 +8,8 @@ import psycopg
 
 from ..errors import NotInstalledError, PgcacheError
 from . import levels, search_path
-from .levels import Connection, Facts, Job
-from .session import installed_version, session
+from .levels import Facts, Job
+from .session import Connection, installed_version, session
 from .sources import AS_OWNER, LOCK_TIMEOUT, SETTINGS, TAKE_TURN
 
 IN_USE = psycopg.errors.DependentObjectsStillExist.sqlstate

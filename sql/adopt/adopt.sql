@@ -48,14 +48,26 @@ begin
         object := found_one.relation;
         type := registered.type;
         schemas := schemas || found_one.schema::text;
-        select a.* into entries, left_out, becomes
-        from adopt_table(
-            found_one.relation, registered,
-            earlier_entries(
-                found_one.relation, registered, found_one.key, found_one.columns, found_one.aliases, zone
-            ),
-            dry_run, keep
-        ) a;
+        begin
+            select a.* into entries, left_out, becomes
+            from adopt_table(
+                found_one.relation, registered,
+                earlier_entries(
+                    found_one.relation, registered, found_one.key, found_one.columns, found_one.aliases, zone
+                ),
+                dry_run, keep
+            ) a;
+        exception when others then
+            if sqlstate !~ '^(0A|21|22|23|42|54)' or sqlstate = '42501' then
+                raise;
+            end if;
+            raise exception using errcode = 'PC010',
+                message = format('the table %s cannot be adopted: %s', object, sqlerrm),
+                detail = format('The SQLSTATE was %s.', sqlstate),
+                hint = 'Nothing has changed. Name the other tables: cache_adopt(tables => ...), or adopt --table.'
+                    ' Move this one with INSERT INTO ... SELECT, or cache_set.';
+        end;
+        left_out := nullif(coalesce(left_out, '{}') || ignored_columns(found_one.relation), '{}');
         return next;
     end loop;
     -- By the search_path of this session, and by that of who has a schema with such tables in it.
@@ -95,7 +107,7 @@ comment on function pgcache.cache_adopt(boolean, boolean, text, regclass[]) is
 ' TimeZone). tables: only these, and nothing else is renamed (default: all). A line for each object: entries, how many'
 ' rows it takes; left_out, how many it does not, by reason; becomes, the new name. Entries that are here already stay.'
 ' Tables of types that are disabled or full (eviction none) are left as they are. For the owner of schema pgcache, and'
-' of these objects. Errors: PC010 unknown time zone, or a table that is not known; 42501, 25006.';
+' of these objects. Errors: PC010 unknown time zone, or a table that is not known or fails; 42501, 25006.';
 
 create or replace function pgcache_internal.adopt_table(
     relation regclass, registered types, source text, dry_run boolean, keep boolean,
@@ -216,7 +228,11 @@ declare
 begin
     select n.name into free_name
     from generate_series(0, 1000) i
-    cross join lateral (select left(names[2], 44) || '_before_pgcache' || coalesce(nullif(i, 0)::text, '')) n (name)
+    cross join lateral (
+        -- Names have 63 bytes at most.
+        select left(names[2], max(l)) || '_before_pgcache' || coalesce(nullif(i, 0)::text, '')
+        from generate_series(0, 44) l where octet_length(left(names[2], l)) <= 44
+    ) n (name)
     where not exists (
         select from pg_class c where c.relnamespace = to_regnamespace(quote_ident(names[1])) and c.relname = n.name
         union all

@@ -34,6 +34,13 @@ as $$
             and a.atttypid <> all('{timestamp,timestamptz,date}'::regtype[])
             then pg_catalog.format('its column %I is of type %s, not timestamp, timestamptz or date',
                 a.attname, pg_catalog.format_type(a.atttypid, null))
+        when n.name = 'hitcount'
+            and a.atttypid <> all('{smallint,integer,bigint,numeric,real,float8}'::regtype[])
+            then pg_catalog.format('its column %I is of type %s, not a number',
+                a.attname, pg_catalog.format_type(a.atttypid, null))
+        when n.name = 'validated' and a.atttypid <> 'boolean'::regtype
+            then pg_catalog.format('its column %I is of type %s, not boolean',
+                a.attname, pg_catalog.format_type(a.atttypid, null))
         -- Casts of other types may be anybody's functions.
         when t.typnamespace <> 'pg_catalog'::regnamespace and t.oid <> (
             select v.atttypid from pg_catalog.pg_attribute v
@@ -74,6 +81,20 @@ $$;
 
 comment on function pgcache_internal.earlier_misfit(regclass) is
 'Of a table that has the columns of an earlier cache system by their names: which is of a type that is not taken.';
+
+create or replace function pgcache_internal.ignored_columns(relation regclass) returns jsonb
+language sql stable
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select coalesce(jsonb_object_agg(c.misfit, null), '{}')
+    from earlier_columns(relation) c
+    where c.misfit is not null and c.name = any(
+        '{createdat,processedat,expiresat,lastaccessedat,hitcount,tenantid,userid}'::text[]
+    )
+$$;
+
+comment on function pgcache_internal.ignored_columns(regclass) is
+'Of a table that is taken over: what its entries do without, since the column is of a type that is not taken.';
 
 create or replace function pgcache_internal.earlier_tables() returns table (
     relation regclass, schema name, type text, key text, columns jsonb, aliases jsonb
@@ -160,12 +181,17 @@ create or replace function pgcache_internal.earlier_time(
 language sql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select coalesce(min(
+    select coalesce(min(format(
+        -- What programs cannot read, or another time zone would put out of range, is as good as infinite.
+        $sql$
+        case when s.%1$I < '0001-01-03' then '-infinity' when s.%1$I > '9999-12-29' then 'infinity' else %2$s end
+        $sql$,
+        a.attname,
         case a.atttypid
             when 'timestamptz'::regtype then format('s.%I', a.attname)
             else format('(s.%I::timestamp at time zone %L)', a.attname, time_zone)
         end
-    ), 'null::timestamptz')
+    )), 'null::timestamptz')
     from pg_attribute a
     where a.attrelid = relation and a.attname = (
         select columns ->> n.name from unnest(names) with ordinality n (name, place)
@@ -216,9 +242,12 @@ begin
             end as reason
         from (
             select s."=tenant" as tenant, s."=key" as key, %4$s as value,
-                least(coalesce(s."=created", $1), $1) as created_at, nullif(s."=expires", 'infinity') as expires_at,
-                least(coalesce(%5$s, s."=created", $1), $1) as last_accessed_at,
-                greatest(0, %6$s)::bigint as hit_count, s."=expired" as has_expired, %7$s as is_valid,
+                greatest('epoch', least(coalesce(s."=created", $1), $1)) as created_at,
+                nullif(s."=expires", 'infinity') as expires_at,
+                greatest('epoch', least(coalesce(%5$s, s."=created", $1), $1)) as last_accessed_at,
+                -- NULL and NaN are none; counts beyond any that are real would overflow.
+                least(greatest(0, nullif(%6$s::numeric, 'NaN')), 1e12)::bigint as hit_count,
+                s."=expired" as has_expired, %7$s as is_valid,
                 row_number() over (latest order by s."=created" desc nulls last, s."=expires" desc) as place,
                 min(s."=owner") over latest <> max(s."=owner") over latest as is_shared
             from (
@@ -235,7 +264,8 @@ begin
         format(
             case when registered.type = 'ai_worker' then 's.%I is not false' else 'true' end, columns ->> 'validated'
         ),
-        case when columns ? 'tenantid' then format('s.%I::text', columns ->> 'tenantid') else 'current_tenant()' end,
+        case when columns ? 'tenantid' then format($s$coalesce(s.%I::text, '')$s$, columns ->> 'tenantid')
+            else 'current_tenant()' end,
         key_value,
         earlier_time(relation, columns, '{createdat,processedat}', time_zone),
         earlier_time(relation, columns, '{expiresat}', time_zone),

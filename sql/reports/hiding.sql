@@ -21,10 +21,9 @@ as $$
         where p.place < (select q.place from path q where q.name = 'pgcache')
     )
 
-    select 'pgcache.' || ours.oid::regclass, format('%I.%I', theirs.relnamespace::regnamespace, theirs.relname),
+    select 'pgcache.' || ours.oid::regclass, theirs.oid::regclass::text,
         format(
-            'Rename it: ALTER %s %I.%I RENAME TO ..., or write pgcache.%I.',
-            k.kind, theirs.relnamespace::regnamespace, theirs.relname, ours.relname
+            'Rename it: ALTER %s %s RENAME TO ..., or write pgcache.%I.', k.kind, theirs.oid::regclass, ours.relname
         ),
         k.kind
     from pg_class ours inner join pg_class theirs on theirs.relname = ours.relname

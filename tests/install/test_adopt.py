@@ -517,6 +517,102 @@ def test_vectors_that_are_none(old: Session) -> None:
     }
 
 
+def test_strange_columns(old: Session) -> None:
+    """Columns of other types, or with values that ours cannot have: the rows are taken as far as that goes."""
+    live = "now() + interval '1 day'"
+    old(f"""
+        CREATE TABLE texts (cache_key text, data jsonb, created_at timestamptz, expires_at timestamptz, hit_count text);
+        INSERT INTO texts VALUES ('t', '1', now(), {live}, 'many');
+        CREATE TABLE floats (cache_key text, data jsonb, created_at date, expires_at date, hit_count float8);
+        INSERT INTO floats VALUES ('f-nan', '1', 'infinity', 'infinity', 'NaN'), ('f-inf', '1', '0044-01-01 BC',
+            '5874897-01-01', 'infinity'), ('f', '1', '-infinity', '9999-12-31', 7),
+            ('f-gone', '1', now(), '-infinity', 1);
+        CREATE TABLE numbers (cache_key text, data jsonb, created_at timestamp, expires_at timestamp,
+            hit_count numeric, last_accessed_at timestamp);
+        INSERT INTO numbers VALUES ('n-nan', '1', '-infinity', '294276-12-31 23:59:59', 'NaN', '-infinity'),
+            ('n-inf', '1', '4713-01-01 BC', 'infinity', '-infinity', 'infinity'),
+            ('n', '1', now(), NULL, 1e300, '0001-01-01');
+        CREATE TABLE large (cache_key text, data jsonb, created_at timestamptz, expires_at timestamptz,
+            hit_count bigint);
+        INSERT INTO large SELECT 'l' || n, '1', '-infinity', {live}, 9223372036854775807 FROM generate_series(1, 3) n;
+        CREATE TABLE ai_worker_cache (cache_key text, prompt_text text, model text, schema_version text,
+            generated_sql text, validated text, expires_at timestamptz);
+        CREATE TABLE faces (tenant_id text, content_hash text, embeddings jsonb, expires_at text);
+        INSERT INTO faces VALUES (NULL, 'h', '[]', 'never'), ('t', 'h', '[1]', 'never');
+        SET TimeZone = 'America/New_York'""")
+    dry = adopted(old, "true")
+    assert adopted(old) == dry
+    assert {name: row[1:3] for name, row in dry.items()} == {
+        "ai_worker_cache": (None, {
+            "its column validated is of type text, not boolean; it hides pgcache.ai_worker_cache": None,
+        }),
+        "faces": (2, {"its column expires_at is of type text, not timestamp, timestamptz or date": None}),
+        "floats": (3, {"expired": 1}),
+        "large": (3, None),
+        "numbers": (3, None),
+        "texts": (1, {"its column hit_count is of type text, not a number": None}),
+    }  # fmt: skip
+    hits = dict(old.rows("SELECT cache_key, hit_count FROM pgcache.cache_store"))
+    assert hits == {"t": 0, "f-nan": 0, "f-inf": 10**12, "f": 7, "n-nan": 0, "n-inf": 0, "n": 10**12,
+        "l1": 10**12, "l2": 10**12, "l3": 10**12}  # fmt: skip
+    faces = old.rows("SELECT tenant, embeddings FROM pgcache.face_embeddings_cache ORDER BY tenant")
+    assert faces == [("", []), ("t", [1])]
+    # What Python cannot read would raise.
+    assert old.rows("SELECT * FROM pgcache.cache_stats, pgcache.cache_top")
+    assert old.rows("SELECT created_at, last_accessed_at, expires_at FROM pgcache.cache_store")
+    old("CALL pgcache.cache_upkeep()")
+
+
+NAMES = {"schema": '"Odd .""Sch%s"', "table": '"T.%I""b @table {source} é"', "long": f'"{"é" * 31}"'}
+
+
+@pytest.mark.parametrize("table", ["table", "long"])
+def test_names_that_need_quotes(old: Session, table: str) -> None:
+    """Tables, views and functions that hide ours too, in a schema of such a name in the search_path."""
+    schema, name = NAMES["schema"], NAMES[table]
+    old(f"""
+        CREATE SCHEMA {schema};
+        CREATE TABLE {schema}.{name} ("cache""Key" text, "Cache_Key" text, "DATA" jsonb, "created%Iat" text,
+            "CreatedAt" timestamp, "expiresAt" timestamp);
+        INSERT INTO {schema}.{name} ("Cache_Key", "DATA") VALUES ('k', '1');
+        CREATE TABLE {schema}.{name.replace("T", "U").replace("éé", "ée", 1)} (LIKE {schema}.{name});
+        CREATE TABLE {schema}.cache_llm_responses (id integer);
+        CREATE VIEW {schema}.cache_stats AS SELECT 1 AS one;
+        CREATE FUNCTION {schema}.cache_cleanup(type text) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+        SET search_path = {schema}, pgcache, public""")
+    before = f"ALTER DATABASE {old.connection.info.dbname} SET search_path = {schema}, pgcache, public"
+    old(before)
+    session = Session(old.connection.info.dsn)
+    try:
+        dry = adopted(session, "true")
+        assert adopted(session) == dry
+        kinds = {key.removeprefix(schema + "."): row[1] for key, row in dry.items()}
+        assert (len(kinds), kinds[name], kinds["cache_stats"]) == (5, 1, None)
+        assert {row[3] for row in dry.values() if row[3]} == set(
+            session.column("""
+            SELECT format('%I.%I', n.nspname, o.name) FROM (
+                SELECT relnamespace, relname FROM pg_class WHERE relkind IN ('r', 'v')
+                UNION ALL SELECT pronamespace, proname FROM pg_proc
+            ) o (namespace, name) JOIN pg_namespace n ON n.oid = namespace WHERE o.name LIKE '%_before_pgcache%'""")
+        )
+        assert session("SELECT pgcache.cache_get('store', 'k')") == 1
+        assert session.column("SELECT hint FROM pgcache_internal.hiding_objects()") == [
+            f"Rename it: ALTER TABLE {schema}.cache_llm_responses RENAME TO ..., or write pgcache.cache_llm_responses."
+        ]
+    finally:
+        session.close()
+
+
+def test_a_table_that_fails_is_named(old: Session) -> None:
+    """An error that nobody has foreseen."""
+    old(SEED_002 + SEED_003)
+    old("ALTER TABLE pgcache.cache_store ADD CHECK (cache_key <> 'infinity')")
+    with refused("PC010", hint="Name the other tables") as caught:
+        adopted(old)
+    assert "the table public.cache_store cannot be adopted: " in str(caught.value)
+    assert adopted(old, "false, tables => '{ai_worker_cache}'")["ai_worker_cache"][1] == 1
+
+
 def test_single_tables(old: Session) -> None:
     old(SEED_003 + SEED_002)
     old("CREATE TABLE prices (cache_key text, data jsonb, created_at timestamptz, expires_at bigint)")
@@ -594,8 +690,9 @@ def test_command(old: Session, dsn: str, run: Run, monkeypatch: pytest.MonkeyPat
     assert (code, "Confirm it with --yes" in err) == (1, True)
     code, out, _ = run("adopt", "--dsn", dsn, "--dry-run", "--table", "public.ai_worker_cache")
     assert (code, len(out.splitlines())) == (0, 4)
-    code, _, err = run("adopt", "--dsn", dsn, "--table", "nothing")
-    assert (code, err == 'error: relation "nothing" does not exist\n') == (1, True)
+    for table in ("ai_worker_cache", "nowhere.nothing", "", '"', "a.b.c.d", "public."):
+        code, _, err = run("adopt", "--dsn", dsn, "--table", table)
+        assert (code, err.startswith("error: there is no table "), "with its schema" in err) == (1, True, True), err
     steps: list[int] = []
     monkeypatch.setattr(show, "progress", told(steps))
     code, out, _ = run("adopt", "--dsn", dsn, "--yes", "--tenant", "t", "--time-zone", "UTC")

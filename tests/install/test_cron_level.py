@@ -60,6 +60,18 @@ def test_the_caches_own_database_knows_the_schedules(cron: psycopg.Connection, e
     uninstall(empty_dsn)
 
 
+def test_whatever_the_session_defaults(
+    cron: psycopg.Connection, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c client_encoding=SQL_ASCII -c default_transaction_read_only=on")
+    level = cron_level(install(empty_dsn).levels)
+    assert level.on, level
+    assert len(jobs(cron, database(empty_dsn))) == 3
+    assert cron_level(status(empty_dsn).levels).on
+    uninstall(empty_dsn)
+    assert jobs(cron, database(empty_dsn)) == []
+
+
 def test_a_changed_schedule_is_kept(cron: psycopg.Connection, empty_dsn: str) -> None:
     name = database(empty_dsn)
     install(empty_dsn)
