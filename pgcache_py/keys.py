@@ -7,6 +7,8 @@ import math
 from decimal import Decimal
 from hashlib import sha256
 
+from .errors import NotTextError, UnrepresentableError
+
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -14,15 +16,24 @@ def cache_key(*parts: str | None) -> str:
     """64 hex digits of SHA-256: different parts never share a key, so ('ab', 'c') and ('a', 'bc') do not."""
     for part in parts:
         if not (part is None or isinstance(part, str)):
-            raise TypeError(f"a part of a key is a str or None, not {type(part).__name__}: str({part!r})?")
-    texts = [None if part is None else part.encode() for part in parts]
+            refusal = NotTextError if isinstance(part, bytes) else TypeError
+            raise refusal(f"a part of a key is a str or None, not {type(part).__name__}: str({part!r})?")
+    try:
+        texts = [None if part is None else part.encode() for part in parts]
+    except UnicodeEncodeError as error:
+        raise UnrepresentableError(f"a text that PostgreSQL cannot hold: {error}") from error
     joined = b",".join(b"~" if text is None else b"%d:%b" % (len(text), text) for text in texts)
     return sha256(joined).hexdigest()
 
 
 def cache_key_json(value: object) -> str:
     """64 hex digits of SHA-256 of the canonical JSON: the order of keys, or 1.0 for 1, makes no difference."""
-    return sha256(canonical_json(value).encode()).hexdigest()
+    try:
+        return sha256(canonical_json(value).encode()).hexdigest()
+    except RecursionError as error:
+        raise UnrepresentableError("the value is nested too deeply for Python") from error
+    except ValueError as error:  # half a surrogate, or too long an int
+        raise UnrepresentableError(f"a value that PostgreSQL or Python cannot hold: {error}") from error
 
 
 def canonical_json(value: object) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import functools
 import math
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy
 import pytest
 
 from pgcache_py import MISS, AsyncCache, Cache, cache_key
@@ -86,17 +90,16 @@ def test_decorator(world: Any, cache: Any) -> None:
     assert cache.get("store", cached.key(1)) == [1, 2, [], None, {}]
 
 
+def documented(a: int, b: str = "x") -> int:
+    """What it does."""
+    return a
+
+
 def test_the_key_is_documented() -> None:
     with Cache("") as cache:
-
-        @cache.cached()
-        def f(a: int, b: str = "x") -> int:
-            """What it does."""
-            return a
-
-        name = f"{__name__}.test_the_key_is_documented.<locals>.f"
-        assert f.key(1) == cache_key(name, '{"a":1,"b":"x"}')
-        assert f.__name__ == "f"
+        f = cache.cached()(documented)
+        assert f.key(1) == cache_key(f"{__name__}.documented", '{"a":1,"b":"x"}')
+        assert f.__name__ == "documented"
         assert f.__doc__ == "What it does."
         assert f.__wrapped__(3) == 3
 
@@ -108,33 +111,42 @@ def test_a_key_of_ones_own(world: Any, cache: Any) -> None:
     assert f.invalidate(1, None) is True
 
 
+blocking, waiting = Cache(""), AsyncCache("")
+
+
+class User:
+    def __init__(self, id: int) -> None:
+        self.id = id
+
+    def __cache_key__(self) -> int:
+        return self.id
+
+    @blocking.cached()
+    def name(self, form: str = "short") -> str:
+        return f"{form} {self.id}"
+
+    @waiting.cached()
+    async def slow_name(self, form: str = "short") -> str:
+        return f"{form} {self.id}"
+
+    @classmethod
+    @blocking.cached()
+    def of(cls) -> str:
+        return cls.__name__
+
+
+class Admin(User):
+    pass
+
+
+class Anonymous:
+    @blocking.cached()
+    def name(self) -> str:
+        return "?"
+
+
 def test_methods() -> None:
     async def scenario() -> None:
-        blocking, waiting = Cache(""), AsyncCache("")
-
-        class User:
-            def __init__(self, id: int) -> None:
-                self.id = id
-
-            def __cache_key__(self) -> int:
-                return self.id
-
-            @blocking.cached()
-            def name(self, form: str = "short") -> str:
-                return f"{form} {self.id}"
-
-            @waiting.cached()
-            async def slow_name(self, form: str = "short") -> str:
-                return f"{form} {self.id}"
-
-            @classmethod
-            @blocking.cached()
-            def of(cls) -> str:
-                return cls.__name__
-
-        class Admin(User):
-            pass
-
         for method in ("name", "slow_name"):
             key = getattr(User(1), method).key
             assert key() == key("short") == key(form="short")
@@ -147,11 +159,6 @@ def test_methods() -> None:
         of = User.__dict__["of"].__func__
         assert of.key(User) != of.key(Admin)
 
-        class Anonymous:
-            @blocking.cached()
-            def name(self) -> str:
-                return "?"
-
         with pytest.raises(
             TypeError, match=r"argument self of .*Anonymous.name.* give Anonymous a method __cache_key__"
         ):
@@ -160,22 +167,23 @@ def test_methods() -> None:
     asyncio.run(scenario())
 
 
+class Counted:
+    calls = 0
+    name: Any
+
+    def __cache_key__(self) -> int:
+        return 1
+
+
 def test_methods_are_computed_once(world: Any, cache: Any) -> None:
-    class User:
-        calls = 0
-        name: Any
-
-        def __cache_key__(self) -> int:
-            return 1
-
-    def name(self: User, form: str) -> str:
+    def name(self: Counted, form: str) -> str:
         self.calls += 1
         return form
 
-    User.name = (
+    Counted.name = (
         cache.cached()(world.function(name)) if world.name == "sync" else cache.target.cached()(world.function(name))
     )
-    user = User()
+    user = Counted()
     run = (lambda value: value) if world.name == "sync" else world.loop.run_until_complete
     assert run(user.name("x")) == run(user.name(form="x")) == "x"
     assert user.calls == 1
@@ -184,11 +192,114 @@ def test_methods_are_computed_once(world: Any, cache: Any) -> None:
     assert run(user.name.invalidate("x")) is True
 
 
-@pytest.mark.parametrize("argument", [{1, 2}, object(), b"x", float("nan"), {1: 2}, [object()], lambda: 1])
+class Point:
+    def __cache_key__(self) -> list[int]:
+        return [1, 2]
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Pair(NamedTuple):
+    x: int
+    y: int
+
+
+class Marked(str):
+    pass
+
+
+TYPED: dict[str, list[Any]] = {
+    "enumerations": ["red", Colour.RED, Marked("red"), numpy.str_("red"), Colour],
+    "whole numbers": [1, True, 1.0, Number.ONE, numpy.float64(1), Decimal, Number],
+    "sequences": [[1, 2], (1, 2), Pair(1, 2), [[1, 2]], [(1, 2)], ([1, 2],), [Pair(1, 2)]],
+    "zero": [0, 0.0, -0.0, False],
+    "objects with keys": [Point(), [1, 2], (1, 2), Point],
+}
+
+
+@pytest.mark.parametrize("values", TYPED.values(), ids=TYPED)
+def test_values_of_different_types_are_different_arguments(values: list[Any]) -> None:
+    cache = Cache("")
+    for keys in (
+        [cache.cached()(same).key(value) for value in values],
+        [cache.cached()(times(value)).key(3) for value in values],
+    ):
+        assert len(set(keys)) == len(keys)
+    assert cache.cached()(same).key({"a": 1, "b": 2}) == cache.cached()(same).key({"b": 2, "a": 1})
+
+
+def local_class(base: type = object, **content: Any) -> Any:
+    return type("Local", (base,), content)
+
+
+def marked(text: str, mark: int) -> str:
+    value = Marked(text)
+    value.mark = mark  # type: ignore[attr-defined]
+    return value
+
+
+UNKNOWN = {
+    "class": local_class(),
+    "object": local_class(__cache_key__=lambda self: 1)(),
+    "text": local_class(str)("a"),
+    "named tuple": local_class(tuple)(),
+    "enumeration": enum.Enum("Hidden", "A").A,  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("value", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_class_whose_name_another_may_have(value: Any) -> None:
+    for content in (value, [value], {"a": value}):
+        with pytest.raises(TypeError, match=r"at the top of a module.* or pass key= to cached\(\)"):
+            Cache("").cached()(same).key(content)
+        with pytest.raises(TypeError, match=r"at the top of a module.* or pass key= to cached\(\)"):
+            Cache("").cached()(times(content))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *({1, 2}, object(), b"x", float("nan"), {1: 2}, {Colour.RED: 2}, [object()], lambda: 1, {10**5000}),
+        *(marked("a", 1), numpy.int64(1), defaultdict(int)),
+    ],
+    ids=lambda argument: type(argument).__name__,
+)
 def test_an_argument_that_cannot_be_part_of_a_key(argument: Any) -> None:
     f = Cache("", fail_soft=True).cached()(lambda a: a)
     with pytest.raises(TypeError, match=r"the argument a of .* cannot be part of a cache key"):
         f(argument)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**5000, nested(5000)], ids=["surrogate", "long", "deep"])
+def test_no_key_can_be_made_of_it(world: Any, dsn: str, value: Any) -> None:
+    """A mistake is told; in fail-soft mode it comes with the data."""
+    strict, soft = world.cache(dsn), world.cache(dsn, fail_soft=True)
+    f = world.function(same)
+    with pytest.raises(TypeError, match="cannot be part of a cache key"):
+        strict.cached()(f)(value)
+    with pytest.raises(TypeError, match="cannot be part of a cache key"):
+        strict.cached()(world.function(times(value)))
+    kept = soft.cached()(f)
+    assert kept(value) is value
+    assert kept.refresh(value) is value
+    assert kept.invalidate(value) is False
+    captured = soft.cached()(world.function(times(value)))
+    assert captured(0) == value * 0
+    with pytest.raises(TypeError, match="cannot be part of a cache key"):
+        captured.key(0)
 
 
 # Which function it is.
@@ -202,16 +313,66 @@ def times(number: Any) -> Callable[[Any], Any]:
 
 
 def retried(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    log = object()
-
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapper(*args: Any) -> Any:
-            return log and [function(*args)] * count
+            return [function(*args)] * count
 
         return wrapper
 
     return decorate
+
+
+def doubled(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(x: Any) -> Any:
+        return 2 * function(x)
+
+    return wrapper
+
+
+def negated(function: Callable[..., Any], number: int = 1) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(x: Any, number: int = number) -> Any:
+        return -number * function(x)
+
+    return wrapper
+
+
+class Retry:
+    """A decorator that is an object."""
+
+    def __init__(self, function: Callable[..., Any], count: int) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.count = function, count
+
+    def __call__(self, x: Any) -> Any:
+        return [self.function(x)] * self.count
+
+
+class KeyedRetry(Retry):
+    def __cache_key__(self) -> int:
+        return self.count
+
+
+def calling(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    def call(x: Any) -> Any:
+        return function(x)
+
+    return call
+
+
+def either(first: bool) -> Callable[[Any], Any]:
+    if first:
+
+        def f(x: Any) -> Any:
+            return x + 1
+    else:
+
+        def f(x: Any) -> Any:
+            return x + 2
+
+    return f
 
 
 class Scale:
@@ -242,7 +403,16 @@ DIFFERENT: dict[str, list[Callable[[int], Any]]] = {
     "captured JSON": [times([1]), times([2]), times("1"), times("2")],
     "captured objects": [times(Scale(2)), times(Scale(5)), times(Scale)],
     "captured lambdas": [retried(1)(lambda x: x + 1), retried(1)(lambda x: x + 2)],
-    "decorators": [retried(2)(same), retried(5)(same), same],
+    "decorators": [
+        *(retried(2)(same), retried(5)(same), same, doubled(same), doubled(doubled(same))),
+        *(negated(same), negated(same, 2), negated(doubled(same)), doubled(negated(same)), doubled(retried(2)(same))),
+    ],
+    "decorators that are objects": [KeyedRetry(same, 2), KeyedRetry(same, 3), same, doubled(KeyedRetry(same, 2))],
+    "decorated methods": [doubled(Scale(2).scaled), doubled(Scale(5).scaled), Scale(2).scaled],
+    "decorated partials": [doubled(functools.partial(product, 2)), doubled(functools.partial(product, 5))],
+    "captured defaults": [calling(lambda x, n=n: x * n) for n in (1, 2)],
+    "captured decorated functions": [calling(doubled(same)), calling(negated(same)), calling(same)],
+    "same name": [either(True), either(False)],
     "partials": [functools.partial(product, 2), functools.partial(product, 5), functools.partial(product, y=5)],
     "methods": [Scale(2).scaled, Scale(5).scaled],
     "objects": [Scale(2), Scale(5)],
@@ -282,10 +452,33 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
     with pytest.raises(TypeError, match=r"times.<locals>.multiply uses the variable number.*key= to cached\(\)"):
         cache.cached()(times(object()))
     assert cache.cached(key=lambda x: f"k:{x}")(times(object())).key(3) == "k:3"
+    for function in (retried(object())(same), Retry(same, 2)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"same uses the variable .*key= to cached\(\)"):
+            cache.cached()(function)
+    with pytest.raises(TypeError, match=r"uses the variable later, which has no value yet.*key= to cached\(\)"):
+
+        @cache.cached()
+        def early(x: int) -> int:
+            return x * later
+
+    later = 2
     with pytest.raises(TypeError, match="not a function"):
         cache.cached()(classmethod(same))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"does not tell its parameters: pass key= to cached\(\)"):
         cache.cached()(dict)
+
+
+def test_what_makes_no_difference() -> None:
+    cache = Cache("")
+    key = cache.cached()(same).key(3)
+    assert key == cache.cached()(functools.lru_cache(same)).key(3) == cache.cached()(cache.cached()(same)).key(3)
+
+    class Derived(Scale):
+        @cache.cached()
+        def scaled(self, x: int) -> int:
+            return super().scaled(x)  # captures its class, which is not there yet
+
+    assert Derived.scaled.key(Scale(2), 3) != Derived.scaled.key(Scale(5), 3)
 
 
 def test_without_parentheses(world: Any, cache: Any) -> None:
@@ -352,10 +545,6 @@ def test_functions_of_scripts(tmp_path: Path) -> None:
 
 
 def test_objects_and_json_do_not_collide() -> None:
-    class Point:
-        def __cache_key__(self) -> list[int]:
-            return [1, 2]
-
     f = Cache("").cached()(lambda a, b=None: a)
     name = f"{Point.__module__}.{Point.__qualname__}"
     arguments: list[tuple[Any, ...]] = [

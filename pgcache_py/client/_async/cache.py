@@ -12,7 +12,7 @@ from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry
 from ..failsoft import keeping
-from ..function_key import FunctionKey
+from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..waiting import settle_async
 from ..wire import MISS, TTL, Row
 from .typed import AsyncTypedCaches
@@ -175,9 +175,10 @@ class AsyncCache(AsyncTypedCaches):
         """A decorator that caches a function's results, which must be JSON values.
 
         The key is made of the function's module (of a script its file), name and arguments; those have to be JSON
-        values, or objects with a method __cache_key__ (a method's own object too), else a call raises TypeError. So
-        have the variables that a function captures of the one around it, as they are when it is decorated. key: makes
-        the key from the arguments instead. The function gains .invalidate(*args), .refresh(*args) and .key(*args).
+        values, classes, members of enumerations, or objects with a method __cache_key__ (a method's own object too),
+        else a call raises TypeError. So have the variables that a function, or a decorator of it, captures of the one
+        around it, as they are when it is decorated. key: makes the key from the arguments instead. The function gains
+        .invalidate(*args), .refresh(*args) and .key(*args).
         """
         if not isinstance(type, str):
             return self.cached()(type)
@@ -185,7 +186,9 @@ class AsyncCache(AsyncTypedCaches):
         def decorate(function: Callable[P, Awaitable[T]]) -> AsyncCachedFunction[P, T]:
             if not callable(function):
                 raise TypeError(f"not a function: {function!r}. Write @classmethod and @property above @cached()")
-            return AsyncCachedFunction(self, type, function, ttl, FunctionKey(function, key))
+            return AsyncCachedFunction(
+                self, type, function, ttl, FunctionKey(function, key, deferred=self._soft is not None)
+            )
 
         return decorate
 
@@ -302,7 +305,7 @@ class AsyncCache(AsyncTypedCaches):
         return await self._report(calls.INDEX_USAGE)
 
 
-class AsyncCachedFunction(Generic[P, T]):
+class AsyncCachedFunction(Generic[P, T], SameResult):
     """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
     __name__: str
@@ -332,17 +335,34 @@ class AsyncCachedFunction(Generic[P, T]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         compute = functools.partial(self._function, *args, **kwargs)
-        return await self._cache.get_or_compute(self._type, self.key(*args, **kwargs), compute, self._ttl)
+        key = self._key_if_any(*args, **kwargs)
+        if key is None:
+            return await settle_async(compute())
+        return await self._cache.get_or_compute(self._type, key, compute, self._ttl)
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute the result again, and cache it in place of what is cached."""
         compute = functools.partial(self._function, *args, **kwargs)
-        return await self._cache.recompute(self._type, self.key(*args, **kwargs), compute, self._ttl)
+        key = self._key_if_any(*args, **kwargs)
+        if key is None:
+            return await settle_async(compute())
+        return await self._cache.recompute(self._type, key, compute, self._ttl)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Forget the result for these arguments; True if there was one."""
-        return await self._cache.delete(self._type, self.key(*args, **kwargs))
+        key = self._key_if_any(*args, **kwargs)
+        return key is not None and await self._cache.delete(self._type, key)
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
         return self._key(*args, **kwargs)
+
+    def _key_if_any(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
+        """The key; None if none can be made in fail-soft mode."""
+        try:
+            return self._key(*args, **kwargs)
+        except UnkeyedError as error:
+            soft = self._cache._soft
+            if soft is None or not soft.absorbs("cached", error):
+                raise
+            return None

@@ -13,7 +13,7 @@ from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry
 from ..failsoft import keeping
-from ..function_key import FunctionKey
+from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..waiting import settle
 from ..wire import MISS, TTL, Row
 from .typed import TypedCaches
@@ -176,9 +176,10 @@ class Cache(TypedCaches):
         """A decorator that caches a function's results, which must be JSON values.
 
         The key is made of the function's module (of a script its file), name and arguments; those have to be JSON
-        values, or objects with a method __cache_key__ (a method's own object too), else a call raises TypeError. So
-        have the variables that a function captures of the one around it, as they are when it is decorated. key: makes
-        the key from the arguments instead. The function gains .invalidate(*args), .refresh(*args) and .key(*args).
+        values, classes, members of enumerations, or objects with a method __cache_key__ (a method's own object too),
+        else a call raises TypeError. So have the variables that a function, or a decorator of it, captures of the one
+        around it, as they are when it is decorated. key: makes the key from the arguments instead. The function gains
+        .invalidate(*args), .refresh(*args) and .key(*args).
         """
         if not isinstance(type, str):
             return self.cached()(type)
@@ -186,7 +187,9 @@ class Cache(TypedCaches):
         def decorate(function: Callable[P, T]) -> CachedFunction[P, T]:
             if not callable(function):
                 raise TypeError(f"not a function: {function!r}. Write @classmethod and @property above @cached()")
-            return CachedFunction(self, type, function, ttl, FunctionKey(function, key))
+            return CachedFunction(
+                self, type, function, ttl, FunctionKey(function, key, deferred=self._soft is not None)
+            )
 
         return decorate
 
@@ -303,7 +306,7 @@ class Cache(TypedCaches):
         return self._report(calls.INDEX_USAGE)
 
 
-class CachedFunction(Generic[P, T]):
+class CachedFunction(Generic[P, T], SameResult):
     """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
     __name__: str
@@ -333,17 +336,34 @@ class CachedFunction(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         compute = functools.partial(self._function, *args, **kwargs)
-        return self._cache.get_or_compute(self._type, self.key(*args, **kwargs), compute, self._ttl)
+        key = self._key_if_any(*args, **kwargs)
+        if key is None:
+            return settle(compute())
+        return self._cache.get_or_compute(self._type, key, compute, self._ttl)
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute the result again, and cache it in place of what is cached."""
         compute = functools.partial(self._function, *args, **kwargs)
-        return self._cache.recompute(self._type, self.key(*args, **kwargs), compute, self._ttl)
+        key = self._key_if_any(*args, **kwargs)
+        if key is None:
+            return settle(compute())
+        return self._cache.recompute(self._type, key, compute, self._ttl)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Forget the result for these arguments; True if there was one."""
-        return self._cache.delete(self._type, self.key(*args, **kwargs))
+        key = self._key_if_any(*args, **kwargs)
+        return key is not None and self._cache.delete(self._type, key)
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
         return self._key(*args, **kwargs)
+
+    def _key_if_any(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
+        """The key; None if none can be made in fail-soft mode."""
+        try:
+            return self._key(*args, **kwargs)
+        except UnkeyedError as error:
+            soft = self._cache._soft
+            if soft is None or not soft.absorbs("cached", error):
+                raise
+            return None
