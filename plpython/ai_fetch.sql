@@ -24,8 +24,10 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    reply constant jsonb := ai_fetch(kind, request);
+    reply jsonb;
 begin
+    perform ai_check_text('model', request ->> 'model');
+    reply := ai_fetch(kind, request);
     if reply ? 'error' then
         raise exception using errcode = reply #>> '{error,sqlstate}',
             message = reply #>> '{error,message}',
@@ -35,7 +37,8 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.ai_ask(text, jsonb) is 'As ai_fetch, but raises its errors.';
+comment on function pgcache_internal.ai_ask(text, jsonb) is
+'As ai_fetch, but raises its errors. Errors: PC025 no model.';
 
 create or replace function pgcache_internal.ai_check_spending() returns void
 language plpgsql stable

@@ -421,7 +421,7 @@ def _stats_command(options: argparse.Namespace) -> None:
 def _cleanup_command(options: argparse.Namespace) -> None:
     """remove what has expired or is over the limits, and settle the statistics, as the hourly job does"""
     with target(options.dsn) as where, _session(where) as connection:
-        if options.type:
+        if options.type is not None:
             row = connection.execute("SELECT pgcache.cache_cleanup(%s)", [options.type]).fetchone()
         else:
             connection.execute("CALL pgcache.cache_upkeep()")

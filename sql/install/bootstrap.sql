@@ -97,7 +97,16 @@ declare
 begin
     select m.* into ran from pgcache_internal.schema_migrations m where m.version = migrate.version;
     if ran.version is null then
-        execute script;
+        begin
+            execute script;
+        exception when duplicate_table or duplicate_column or duplicate_object or duplicate_function then
+            raise exception using errcode = 'PC093',
+                message = pg_catalog.format(
+                    'the schemas pgcache and pgcache_internal hold a part of pgcache without its records: %s', sqlerrm
+                ),
+                hint = 'A dump without data, or of some tables, leaves that. Restore a whole one, or, if none of it'
+                    ' is to be kept: DROP SCHEMA pgcache, pgcache_internal CASCADE; and install again.';
+        end;
         insert into pgcache_internal.schema_migrations (version, name, sha256, pgcache_version)
         values (version, name, sha256, pgcache_version);
     elsif ran.sha256 <> sha256 then
@@ -110,7 +119,8 @@ end
 $$;
 
 comment on procedure pgcache_internal.migrate(integer, text, text, text, text) is -- noqa: LT01
-'Runs a migration that has not run here yet; one that has must be what it was then. Errors: PC091.';
+'Runs a migration that has not run here yet; one that has must be what it was then. Errors: PC091, PC093 what it makes'
+' is there.';
 
 -- In PL/pgSQL, which keeps its plan: it runs a few times for each function.
 create or replace function pgcache_internal.argument_types(types oidvector) returns text

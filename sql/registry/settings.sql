@@ -41,7 +41,8 @@ as $kinds$
     values
         (
             '{ttl_short,ttl_medium,ttl_long,ttl_week,keep_history,keep_runs,overdue_after,alert_latency}'::text[],
-            $$value::interval > '0' and value::interval <= '1000 years'$$, 'a positive interval such as ''1 hour'''
+            $$value::interval > '0' and value::interval <= '1000 years'$$,
+            'a positive interval of at most 1000 years such as ''1 hour'''
         ),
         ('{alert_hit_rate,alert_size}', 'value::numeric between 0 and 1', 'a share from 0 to 1'),
         ('{usd_per_million_tokens}', 'value::numeric between 0 and 1e12', 'US dollars, 0 or more'),
@@ -50,8 +51,13 @@ as $kinds$
             'an interval from 0.1 seconds to 1 hour'),
         ('{hot_outbox_limit}', 'value::bigint between 1 and 1000000000', '1 to 1000000000 rows'),
         ('{hot_prefix}', $$value ~ '^[A-Za-z0-9_.:{}-]{1,64}$'$$, 'up to 64 letters, digits and _ . : { } -'),
-        ('{ai_base_url}', $$value ~ '^https?://[^/@?#[:space:]]+(/[^@?#[:space:]]*)?$'$$,
-            'http:// or https://, a host and a path such as /v1; no password'),
+        (
+            '{ai_base_url}',  -- without backslashes, which standard_conforming_strings = off would take away
+            $$value ~ '^https?://([^][/@?#:[:space:]]+|[[][^][/@?#[:space:]]+[]])(:[0-9]{1,5})?(/[^@?#[:space:]]*)?$'
+                and coalesce(family(substring(value from '^[a-z]+://[[]([^]]*)[]]')::inet) = 6, true)
+                and coalesce(substring(value from '^[^/]*//[^/]*:([0-9]+)(/|$)')::integer between 1 and 65535, true)$$,
+            'http:// or https://, a host, perhaps a port, and a path such as /v1; no password'
+        ),
         ('{ai_model,ai_embedding_model}', $$value <> ''$$, 'the name of a model'),
         ('{ai_schema_version}', $$value <> ''$$, 'auto, or a name such as v1'),
         ('{ai_timeout,ai_deadline,ai_lease}', 'value::float8 between 0.1 and 3600', 'seconds, 0.1 to 3600'),

@@ -221,7 +221,8 @@ begin
             ('max_bytes', max_bytes::text, max_bytes > 0,
                 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
             ('max_age', quote_literal(max_age), max_age > '0' and max_age <= '1000 years',
-                'a positive interval such as ''30 days''; cache_configure(..., reset => ''{max_age}'') takes it away'),
+                'a positive interval of at most 1000 years such as ''30 days'';'
+                ' cache_configure(..., reset => ''{max_age}'') takes it away'),
             ('dimensions', dimensions::text, dimensions between 1 and 16000,
                 'a number from 1 to 16000, which is pgvector''s limit'),
             ('eviction', quote_literal(eviction),

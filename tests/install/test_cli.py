@@ -252,6 +252,8 @@ def test_cleanup(dsn: str, run: Run) -> None:
             connection.execute("SET pgcache.clock = '2020-01-01'")
             connection.execute("SELECT pgcache.cache_set('store', 'k', '1')")
         assert run("cleanup", *arguments, "--dsn", dsn)[:2] == (0, "1 entries removed\n")
+    code, _, errors = run("cleanup", "--type", "", "--dsn", dsn)
+    assert (code, "there is no cache type ''" in errors) == (1, True)
 
 
 def test_the_server_may_be_named_before_the_command(dsn: str, run: Run) -> None:

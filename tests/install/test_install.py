@@ -342,6 +342,20 @@ def dumped(programs: Path, dsn: str, *arguments: str) -> str:
     return "".join(line for line in dump.stdout.splitlines(True) if not line.startswith("SET transaction_timeout"))
 
 
+@pytest.mark.parametrize("part", ["--schema-only", "--exclude-table-data=pgcache_internal.*"])
+def test_a_dump_without_data(dsn: str, empty_dsn: str, programs: Path, part: str) -> None:
+    psql(programs, empty_dsn, stdin=dumped(programs, dsn, part))
+    for dry_run in (True, False):
+        with pytest.raises(PgcacheError, match="a part of pgcache without its records") as caught:
+            install(empty_dsn, cron=False, dry_run=dry_run)
+        assert caught.value.sqlstate == "PC093"
+    remedy = "DROP SCHEMA pgcache, pgcache_internal CASCADE"
+    assert remedy in (caught.value.hint or "")
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute(remedy.encode())
+    assert install(empty_dsn, cron=False).action == "installed"
+
+
 def test_who_may_read_all_data_dumps_all_but_the_secrets(
     dsn: str, empty_dsn: str, programs: Path, new_role: Callable[[str], str]
 ) -> None:

@@ -174,11 +174,37 @@ def test_settings_of_the_session_are_as_they_were(dsn: str, db: psycopg.Connecti
 
 
 def test_a_bad_endpoint_is_not_accepted(ask: Ask) -> None:
-    for base_url in ("ftp://x", "x", "http://user:password@host/v1", "https://host/v1?key=1", ""):
+    for base_url in (
+        *("ftp://x", "x", "http://user:password@host/v1", "https://host/v1?key=1", "", "http://[::1", "http://::1/v1"),
+        *(
+            "http://[host]/v1",
+            "http://[127.0.0.1]",
+            "http://[::1]x",
+            "http://host:99999/v1",
+            "http://host:0",
+            "http://h:",
+        ),
+        *("http://[::1]:65536", "http://host:port/v1", "http://host:80:80"),
+    ):
         with pytest.raises(psycopg.Error) as raised:
             ask("ai_configure", base_url=base_url)
-        assert raised.value.sqlstate == "PC010"
+        assert raised.value.sqlstate == "PC010", base_url
         assert raised.value.diag.message_hint
+    for base_url in (
+        "http://[::1]",
+        "http://[::1]:8080/v1/",
+        "http://[::ffff:10.0.0.1]:1/a:0",
+        "https://h-1.example:65535",
+    ):
+        ask("ai_configure", base_url=base_url)
+
+
+@pytest.mark.parametrize("function", ["llm_complete", "ai_worker_generate", "embed"])
+def test_a_model_has_a_name(ask: Ask, endpoint: Standin, function: str) -> None:
+    with pytest.raises(psycopg.Error, match="the model is empty") as raised:
+        ask(function, "hello", model="")
+    assert raised.value.sqlstate == "PC025"
+    assert not endpoint.log
 
 
 def test_without_any_key(db: psycopg.Connection, ask: Ask, endpoint: Standin) -> None:
