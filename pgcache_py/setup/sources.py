@@ -110,12 +110,17 @@ END
 $$;
 """
 # One installation at a time per database; of first ones, one makes the schemas, and the others wait for their names.
-# Nobody but the owner can take this lock, as anybody could an advisory one.
+# Nobody but the owner can take this lock, as anybody could an advisory one: so it is worth waiting for longer than for
+# others' transactions, since those who have it are soon done.
 TAKE_TURN = """\
 DO $$
+DECLARE
+    others_timeout text := current_setting('lock_timeout');
 BEGIN
     IF to_regclass('pgcache_internal.turns') IS NOT NULL THEN
+        SET LOCAL lock_timeout = '2min';
         LOCK TABLE pgcache_internal.turns IN SHARE ROW EXCLUSIVE MODE;
+        PERFORM set_config('lock_timeout', others_timeout, true);
     END IF;
 END
 $$;

@@ -62,7 +62,8 @@ def test_what_takes_over_a_row_is_like_what_is_inserted(ask: Session, type: str)
 
 def test_a_full_type_replaces_and_no_longer_inserts_and_deletes(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 200)")
-    ask("DO $$ BEGIN FOR i IN 1 .. 3000 LOOP PERFORM cache_set('mine', 'k' || i, '1'); COMMIT; END LOOP; END $$")
+    ask("""DO $$ BEGIN FOR i IN 1 .. 3000 LOOP
+        PERFORM cache_set('mine', 'k' || i, to_jsonb(repeat('x', 700))); COMMIT; END LOOP; END $$""")
     ask("SELECT pg_stat_force_next_flush()")
     done = ask.row(
         "SELECT n_tup_ins AS inserted, n_tup_del AS deleted, n_tup_upd AS updated FROM pg_stat_user_tables"

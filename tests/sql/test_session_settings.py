@@ -181,6 +181,7 @@ CALLS = [
     "cache_set_price('m', 2.5)",
     "(SELECT (hits, misses, tokens_saved, money_saved::text)::text FROM cache_stats WHERE type = 'llm')",
     "(SELECT count(*) FROM cache_stats)",
+    "(SELECT (sum(entries) > 0, count(DISTINCT tenant) > 0)::text FROM cache_tenant_stats())",
     "(SELECT array_agg(cache_key ORDER BY cache_key) FROM cache_top WHERE type = 'llm')",
     "(SELECT array_agg(job_name ORDER BY job_name) FROM cache_jobs)",
     "(SELECT count(*) FROM ai_worker_cache_stats)",
