@@ -6,6 +6,8 @@ import re
 
 import psycopg
 
+REDIS_URL_HINT = "redis://[:password@]host[:port][/database], rediss:// for TLS, or unix://path"
+
 
 class PgcacheError(Exception):
     """The base of all errors of pgcache.

@@ -60,6 +60,18 @@ LONGEST_REST = 15.0
 # every call wait for ever.
 TIMEOUT = 5.0
 
+# The longest that PostgreSQL's statement_timeout takes, in seconds.
+LONGEST_TIMEOUT = (2**31 - 1) // 1000
+
+
+def check_timeout(timeout: object) -> None:
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and 0 < timeout <= LONGEST_TIMEOUT):  # type: ignore[operator]
+        raise InvalidValueError(
+            f"a timeout is a positive number of seconds, up to {LONGEST_TIMEOUT:,}, not {timeout!r}",
+            hint="Pass None for no limit.",
+        )
+
 
 @contextmanager
 def keeping(cache: str) -> Iterator[None]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from psycopg import DataError
+from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
+from psycopg.types.datetime import TimestamptzBinaryLoader
 
 from ..errors import InvalidTTLError, InvalidValueError, NotTextError, UnrepresentableError
 
@@ -57,8 +60,14 @@ class BinaryDumper(Dumper):
         return obj
 
 
+class NoVectorError(InvalidValueError, TypeError):
+    """What has no numbers in an order, where a vector is due."""
+
+
 def vector(values: Array) -> bytes:
     """A list of numbers or a one-dimensional NumPy array, in pgvector's binary format of float32."""
+    if isinstance(values, str | bytes | bytearray | memoryview | Set | Mapping):
+        raise NoVectorError(f"a vector is a list of numbers or a NumPy array, not {type(values).__name__}")
     try:
         if hasattr(values, "__array__"):
             import numpy
@@ -172,6 +181,13 @@ def interval(ttl: TTL) -> str | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise InvalidTTLError(f"not a time to live: {ttl!r}")
     return f"{seconds:.6f} seconds"
+
+
+def several(items: Iterable[str]) -> Sequence[str]:
+    """Texts that are read more than once, of which there may be an iterator only."""
+    if isinstance(items, str):
+        raise TypeError(f"expected several strings, not one: {items!r}")
+    return list(items)
 
 
 def array(items: Iterable[str | None]) -> str:
@@ -293,9 +309,68 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
 def moment(data: bytes) -> datetime:
-    return _EPOCH + timedelta(microseconds=int.from_bytes(data, "big", signed=True))
+    try:
+        return _EPOCH + timedelta(microseconds=int.from_bytes(data, "big", signed=True))
+    except OverflowError:  # beyond the years 1 to 9999, or infinite
+        return (datetime.min if data[0] >= 0x80 else datetime.max).replace(tzinfo=timezone.utc)
+
+
+class NearestMoment(TimestamptzBinaryLoader):
+    """Lets psycopg read what Python has no datetime for, as moment() does."""
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except DataError:
+            return moment(bytes(data))
 
 
 def timedelta_of(data: bytes) -> timedelta:
     microseconds, days, months = struct.unpack(">qii", data)
-    return timedelta(days=days + 30 * months, microseconds=microseconds)
+    try:
+        return timedelta(days=days + 30 * months, microseconds=microseconds)
+    except OverflowError:
+        return timedelta.min if min(microseconds, days, months) < 0 else timedelta.max
+
+
+# What a function of the caller's has computed.
+
+
+class WrongResultError(InvalidValueError, TypeError):
+    """What a function of the caller's returned is not what is due."""
+
+
+def computed_answer(computed: Any) -> dict[str, Any]:
+    """The fields of a model's answer."""
+    if isinstance(computed, str):
+        return {"response": computed}
+    if isinstance(computed, Mapping) and isinstance(computed.get("response"), str):
+        return dict(computed)
+    raise _wrong(computed, "the response, a str, or a mapping with one")
+
+
+def computed_text(computed: Any) -> str:
+    if isinstance(computed, str):
+        return computed
+    raise _wrong(computed, "a str")
+
+
+def computed_vector(computed: Any) -> list[float]:
+    try:
+        return vector_list(vector(computed))
+    except InvalidValueError as error:
+        raise _wrong(computed, f"a vector: {error.message}") from error
+
+
+def computed_vectors(computed: Any, count: int) -> list[list[float]]:
+    try:
+        vectors = list(computed)
+    except TypeError:
+        raise _wrong(computed, f"{count} vectors") from None
+    if len(vectors) != count:
+        raise InvalidValueError(f"compute has to return a vector for each of {count} texts, not {len(vectors)}")
+    return [computed_vector(each) for each in vectors]
+
+
+def _wrong(computed: object, due: str) -> WrongResultError:
+    return WrongResultError(f"compute returned {type(computed).__name__}: {computed!r:.100}; due is {due}")

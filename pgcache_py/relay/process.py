@@ -16,7 +16,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
-from ..errors import BusyError, HotTierError, PgcacheError, ReadOnlyError, UnavailableError, translated
+from ..errors import REDIS_URL_HINT, BusyError, HotTierError, PgcacheError, ReadOnlyError, UnavailableError, translated
 from .cycle import STATEMENTS, Cycle, ForeignPrefix, PrefixInUse, Report, permanent
 
 LOCK = "SELECT pg_try_advisory_lock(hashtext('pgcache.hot_relay'))"
@@ -217,7 +217,7 @@ def _redis(url: str) -> tuple[Any, type[Exception]]:
         raise HotTierError(
             f"the URL of Redis is not understood: {error}",
             sqlstate="PC030",
-            hint="redis://[:password@]host[:port][/database], rediss:// for TLS, or unix://path",
+            hint=REDIS_URL_HINT,
         ) from None
     return client, redis.RedisError
 

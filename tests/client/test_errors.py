@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -231,9 +232,9 @@ def test_wrong_sources() -> None:
         for source in (5, object(), b"host=x"):
             with pytest.raises(TypeError, match=cls.__name__):
                 cls(source)  # type: ignore[arg-type]
-    for timeout in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="positive"):
-            pgcache_py.Cache("", timeout=timeout)
+    for timeout in (0, -1, float("nan"), math.inf, 1e9, "5", True, 10**400):
+        with pytest.raises(InvalidValueError, match="a timeout is a positive number"):
+            pgcache_py.Cache("", timeout=timeout)  # type: ignore[arg-type]
 
 
 def test_the_other_worlds_connections_are_refused(dsn: str) -> None:

@@ -93,6 +93,16 @@ def test_every_call_on_every_source(world: Any, source: Any) -> None:
     assert len(cache.index_usage()) > 0
 
 
+def test_times_that_python_does_not_have(cache: Any, db: psycopg.Connection) -> None:
+    assert cache.set("store", "k", 1, "9999 years") is True
+    entry = cache.entry("store", "k")
+    assert entry.expires_at == datetime.max.replace(tzinfo=timezone.utc)
+    assert min(entry.ttl, cache.ttl("store", "k")) > timedelta(days=9000 * 365)
+    db.execute("UPDATE pgcache.cache_type_store SET created_at = '-infinity'")
+    assert cache.entry("store", "k").created_at == datetime.min.replace(tzinfo=timezone.utc)
+    assert {row["type"] for row in cache.stats()} >= {"store"}
+
+
 def test_time_to_live(world: Any, dsn: str) -> None:
     connection = world.connect(dsn, autocommit=True)
     cache = world.cache(connection)

@@ -105,6 +105,9 @@ NO_VECTORS = [
     [float("inf")],
     [0.0] * 16001,
     "[1,2]",
+    b"abc",
+    {1, 2},
+    {1: 2},
     5,
     numpy.ones((2, 2)),
     numpy.array(["a"]),
@@ -170,8 +173,19 @@ def test_get_or_compute(world: Any, cache: Any) -> None:
     assert vectors == [[1], [2], [3], [1]]
     assert asked[-1] == (["a", "c"],)
     assert cache.embedding.get_or_compute_many(["c", "b"], "m", model(None)) == [[3], [2]]
-    with pytest.raises(ValueError, match=r"zip\(\)"):
+    assert cache.embedding.get_or_compute_many(iter(["c", "b"]), "m", model(None)) == [[3], [2]]
+    assert cache.embedding.get_many(iter(["c", "b"]), "m") == [[3], [2]]
+    with pytest.raises(InvalidValueError, match="a vector for each of 2 texts, not 1"):
         cache.embedding.get_or_compute_many(["new", "newer"], "m", model([[1]]))
+    for wrong in (None, 5, {}, {"response": None}, b"x"):
+        for call in (
+            lambda compute: cache.llm.get_or_compute("new", "m", compute),
+            lambda compute: cache.ai_worker.get_or_compute("new", "m", "v", compute),
+            lambda compute: cache.embedding.get_or_compute("new", "m", compute),
+            lambda compute: cache.embedding.get_or_compute_many(["new"], "m", lambda texts: compute()),
+        ):
+            with pytest.raises(InvalidValueError, match=r"compute (returned|has to return)"):
+                call(model(wrong))
 
 
 @pytest.mark.once

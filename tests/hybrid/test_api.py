@@ -378,6 +378,9 @@ def test_servers_that_the_variables_name(world: Any, dsn: str, monkeypatch: pyte
     monkeypatch.delenv("REDIS_URL")
     with pytest.raises(HotTierError, match=r"which Redis\?") as caught:
         HybridCache()
+    with pytest.raises(HotTierError, match="the URL of Redis is not understood") as wrong:
+        HybridCache(dsn, "foo")
+    assert (wrong.value.sqlstate, "redis://" in (wrong.value.hint or "")) == ("PC030", True)
     assert (caught.value.sqlstate, "REDIS_URL" in (caught.value.hint or "")) == ("PC030", True)
 
 

@@ -11,7 +11,7 @@ import psycopg
 from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call
-from ..failsoft import TIMEOUT, FailSoft
+from ..failsoft import TIMEOUT, FailSoft, check_timeout
 from ..trace import began, ended
 from ..wire import Row
 from .connections import (
@@ -40,8 +40,7 @@ class AsyncBase:
         fail_soft: bool = False,
         timeout: float | None = None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"a timeout is positive, not {timeout!r}")
+        check_timeout(timeout)
         if timeout is None and fail_soft:
             timeout = TIMEOUT
         self._tenant = tenant

@@ -16,7 +16,7 @@ from psycopg.types.string import StrDumperUnknown
 
 from ..calls import Call, T
 from ..waiting import AsyncLock, AsyncOwn, AsyncQueue, AsyncSocket, AsyncTurn, forget_in_children, has_input
-from ..wire import BinaryDumper, Params, Row, encoded
+from ..wire import BinaryDumper, NearestMoment, Params, Row, encoded
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -348,6 +348,7 @@ def receive(cursor: AnyCursor, call: Call[T]) -> T:
 
 async def rows(connection: AnyConnection, query: str) -> list[Row]:
     cursor = AsyncRawCursor(connection, row_factory=dict_row)
+    cursor.adapters.register_loader("timestamptz", NearestMoment)
     await cursor.execute(query.encode(), prepare=False, binary=True)  # not as DateStyle and IntervalStyle have it
     return await cursor.fetchall()
 

@@ -12,7 +12,7 @@ import psycopg
 from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call
-from ..failsoft import TIMEOUT, FailSoft
+from ..failsoft import TIMEOUT, FailSoft, check_timeout
 from ..trace import began, ended
 from ..wire import Row
 from .connections import (
@@ -41,8 +41,7 @@ class Base:
         fail_soft: bool = False,
         timeout: float | None = None,
     ) -> None:
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"a timeout is positive, not {timeout!r}")
+        check_timeout(timeout)
         if timeout is None and fail_soft:
             timeout = TIMEOUT
         self._tenant = tenant

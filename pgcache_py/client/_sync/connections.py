@@ -17,7 +17,7 @@ from psycopg.types.string import StrDumperUnknown
 
 from ..calls import Call, T
 from ..waiting import Lock, Own, Queue, Socket, Turn, forget_in_children, has_input
-from ..wire import BinaryDumper, Params, Row, encoded
+from ..wire import BinaryDumper, NearestMoment, Params, Row, encoded
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -349,6 +349,7 @@ def receive(cursor: AnyCursor, call: Call[T]) -> T:
 
 def rows(connection: AnyConnection, query: str) -> list[Row]:
     cursor = RawCursor(connection, row_factory=dict_row)
+    cursor.adapters.register_loader("timestamptz", NearestMoment)
     cursor.execute(query.encode(), prepare=False, binary=True)  # not as DateStyle and IntervalStyle have it
     return cursor.fetchall()
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -86,7 +86,7 @@ class LLMCache(TypedCache):
         if (found := self.get(prompt, model, context, provider)) is not None:
             return found
         computed = settle(compute())
-        fields = {"response": computed} if isinstance(computed, str) else dict(computed)
+        fields = wire.computed_answer(computed)
         fields = {"provider": provider, **fields, "model": model}
         answer = {name: value for name, value in fields.items() if value is not None}
         with keeping("llm"):
@@ -118,18 +118,19 @@ class EmbeddingCache(TypedCache):
 
     @overload
     def get_many(
-        self, texts: Sequence[str], model: str, *, as_numpy: Literal[False] = False
+        self, texts: Iterable[str], model: str, *, as_numpy: Literal[False] = False
     ) -> list[list[float] | None]: ...
 
     @overload
     def get_many(
-        self, texts: Sequence[str], model: str, *, as_numpy: Literal[True]
+        self, texts: Iterable[str], model: str, *, as_numpy: Literal[True]
     ) -> list[NDArray[numpy.float32] | None]: ...
 
     def get_many(
-        self, texts: Sequence[str], model: str, *, as_numpy: bool = False
+        self, texts: Iterable[str], model: str, *, as_numpy: bool = False
     ) -> Sequence[list[float] | NDArray[numpy.float32] | None]:
         """For each text, in the order asked, its own vector, or None on a miss."""
+        texts = wire.several(texts)
         found = self._run(typed_calls.GET_EMBEDDINGS, wire.array(texts), model)
         read = wire.vector_array if as_numpy else wire.vector_list
         return [None if (data := found.get(text)) is None else read(data) for text in texts]
@@ -146,24 +147,26 @@ class EmbeddingCache(TypedCache):
         if (vector := self.get(text, model)) is not None:
             return vector
         computed = settle(compute())
+        vector = wire.computed_vector(computed)
         with keeping("embedding"):
-            self._in_savepoints().set(text, model, computed, ttl=ttl)
-        return wire.vector_list(wire.vector(computed))
+            self._in_savepoints().set(text, model, vector, ttl=ttl)
+        return vector
 
     def get_or_compute_many(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         model: str,
         compute: Callable[[list[str]], Sequence[Array] | NDArray[Any]],
         *,
         ttl: TTL = None,
     ) -> list[list[float]]:
         """The vector of each text, in the order asked. compute: gets those not cached, each once."""
+        texts = wire.several(texts)
         vectors = dict(zip(texts, self.get_many(texts, model), strict=True))
         missing = [text for text, vector in vectors.items() if vector is None]
         if missing:
             computed = settle(compute(missing))
-            new = [wire.vector_list(wire.vector(vector)) for vector in computed]
+            new = wire.computed_vectors(computed, len(missing))
             vectors.update(zip(missing, new, strict=True))
             self._keep_many(missing, model, new, ttl)
         return [vectors[text] or [] for text in texts]
@@ -297,7 +300,7 @@ class AIWorkerCache(TypedCache):
         """The cached SQL, or else what compute returns, which is cached."""
         if (found := self.get(prompt, model, schema_version)) is not None:
             return str(found["generated_sql"])
-        generated = settle(compute())
+        generated = wire.computed_text(settle(compute()))
         with keeping("ai_worker"):
             self._in_savepoints().set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
         return generated

@@ -23,6 +23,7 @@ from redis.exceptions import ConnectionError, NoScriptError, RedisError, Respons
 from ...client.failsoft import logger
 from ...client.waiting import Own, Slots, forget_in_children
 from ...client.wire import json_value
+from ...errors import REDIS_URL_HINT, HotTierError
 from ...tier_protocol import ALIVE, ASOF, EPOCH, LEASE, OWNER, PUSH, tier_key
 from ..breaker import Breaker
 from ..hot_calls import Identity
@@ -109,7 +110,12 @@ class HotTier:
     ) -> None:
         if not (isinstance(redis, str | redis_py.Redis)):
             raise TypeError(f"redis is a URL or a redis.Redis, not {type(redis).__name__}")
-        pool = redis_py.ConnectionPool.from_url(redis) if isinstance(redis, str) else redis.connection_pool
+        try:
+            pool = redis_py.ConnectionPool.from_url(redis) if isinstance(redis, str) else redis.connection_pool
+        except ValueError as error:
+            raise HotTierError(
+                f"the URL of Redis is not understood: {error}", sqlstate="PC030", hint=REDIS_URL_HINT
+            ) from None
         ours: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
