@@ -567,7 +567,7 @@ NAMES = {"schema": '"Odd .""Sch%s"', "table": '"T.%I""b @table {source} é"', "l
 
 
 @pytest.mark.parametrize("table", ["table", "long"])
-def test_names_that_need_quotes(old: Session, table: str) -> None:
+def test_names_that_need_quotes(old: Session, dsn: str, table: str) -> None:
     """Tables, views and functions that hide ours too, in a schema of such a name in the search_path."""
     schema, name = NAMES["schema"], NAMES[table]
     old(f"""
@@ -582,7 +582,7 @@ def test_names_that_need_quotes(old: Session, table: str) -> None:
         SET search_path = {schema}, pgcache, public""")
     before = f"ALTER DATABASE {old.connection.info.dbname} SET search_path = {schema}, pgcache, public"
     old(before)
-    session = Session(old.connection.info.dsn)
+    session = Session(dsn)
     try:
         dry = adopted(session, "true")
         assert adopted(session) == dry
