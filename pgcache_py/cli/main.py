@@ -24,7 +24,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from .. import environment
-from ..environment import for_libpq
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.adopt import Adopted, adopt
@@ -108,7 +107,7 @@ def _for_same_server(hint: str, options: argparse.Namespace) -> str:
         return hint
     named = options.dsn
     try:
-        given: dict[str, Any] = conninfo_to_dict(for_libpq(named))
+        given: dict[str, Any] = conninfo_to_dict(environment.for_libpq(named))
     except psycopg.ProgrammingError:
         return hint
     if secrets := {name: "..." for name in SECRETS if name in given}:

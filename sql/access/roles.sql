@@ -100,7 +100,7 @@ begin
                 ' tables: reads the tables with SELECT, besides.';
     elsif tenants is not null and (
         access not in ('read', 'write') or cardinality(tenants) = 0 or array_position(tenants, null) is not null
-        or exists (select from unnest(tenants) t where octet_length(t) > 1024)
+        or exists (select from unnest(tenants) t where not is_tenant(t))
     ) then
         raise exception using errcode = 'PC010',
             message = format('a role cannot have access %L for the tenants %L', access, tenants),
