@@ -28,7 +28,6 @@ begin
             format('Always empty: locked by who makes room in type %s, see lock_eviction.', type));
     end if;
     perform set_clocks(type);
-    insert into savings (type) values (type) on conflict on constraint savings_pkey do nothing;
     insert into counter_totals (type, counter)
     select type, c from unnest(array['hits', 'misses', 'evicted', 'expired']) c
     on conflict on constraint counter_totals_pkey do nothing;
@@ -398,7 +397,7 @@ begin
     -- In this order no deadlock can come of it. Who folds hits or settles counters never waits for these two locks;
     -- with the table all who use it wait (see types_here). So what takes time comes before: who has waited for the
     -- table when it is gone gets 42P01.
-    lock table savings, counters_seen in share update exclusive mode;
+    lock table tenant_savings, counters_seen in share update exclusive mode;
     delete from types t where t.type = type;
     perform compile_types();
     if exists (select from pg_class c where c.oid = registered.relation) then
@@ -466,6 +465,7 @@ as $$
 begin
     if exists (select from types t where not exists (select from pg_class c where c.oid = t.relation)) then
         perform take_turn();
+        lock table tenant_savings in share update exclusive mode;  -- or who folds hits would meet a type that goes
         perform forget_type(t.type) from types t where not exists (select from pg_class c where c.oid = t.relation);
         perform compile_types();
     end if;

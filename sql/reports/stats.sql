@@ -36,7 +36,8 @@ begin
         evicted := counter_total(registered.type, 'evicted');
         cleaned := counter_total(registered.type, 'expired');
         hit_rate := round(hits::numeric / nullif(hits + misses, 0), 4);
-        select s.tokens, s.usd into tokens_saved, money_saved from savings s where s.type = registered.type;
+        select coalesce(sum(s.tokens), 0), coalesce(sum(s.usd), 0) into tokens_saved, money_saved
+        from tenant_savings s where s.type = registered.type;
         table_bytes := pg_total_relation_size(registered.relation);
         max_entries := registered.max_entries;
         max_bytes := registered.max_bytes;

@@ -1,4 +1,4 @@
--- What each tenant has: for the owner's accounts, and for roles that may see nothing else.
+-- What each tenant has, and what its hits have saved: for the owner, and for roles that may see nothing else.
 
 create or replace function pgcache.cache_tenant_stats() returns table (
     tenant text, type text, entries bigint, valid bigint, hits bigint, tokens_saved numeric, money_saved numeric,
@@ -10,32 +10,47 @@ as $$
 #variable_conflict use_column
 declare
     tenants constant text[] := tenants_of_caller();
+    -- A standby has neither the log nor UNLOGGED types.
+    logged constant text := case when not pg_is_in_recovery() then $sql$
+        union all
+        select
+            l.tenant, 0, 0, l.hits, coalesce(l.tokens, 0), coalesce(l.tokens * model_price(l.model) / 1000000, 0),
+            0, null, null
+        from (
+            select h.tenant, h.model, sum(h.weight) as hits, sum(h.weight::bigint * h.tokens) as tokens
+            from hit_log h
+            where h.type = $1 and not h.saved and ($3 is null or h.tenant = any($3)) group by 1, 2
+        ) l
+        $sql$ end;
     registered types;
+    held text;
 begin
     for registered in select * from types_here() t order by t.type loop
-        continue when not is_readable(registered.type);
-        return query execute format($sql$
-            select m.tenant, $1, sum(m.entries)::bigint, sum(m.valid)::bigint, as_count(sum(m.hits)), sum(m.tokens),
-                round(sum(m.tokens * model_price(m.model)) / 1000000, 6), sum(m.bytes)::bigint, min(m.oldest),
-                max(m.newest)
+        held := case when is_readable(registered.type) then format($sql$
+            union all
+            select
+                t.tenant, count(*), count(*) filter (where t.expires_at is null or t.expires_at > $2), 0, 0, 0,
+                sum(%s), min(t.created_at), max(t.created_at)
+            from %s t where $3 is null or t.tenant = any($3) group by 1
+            $sql$, entry_size(registered.fields), registered.relation) end;
+        return query execute concat($sql$
+            select
+                m.tenant, $1, sum(m.entries)::bigint, sum(m.valid)::bigint, as_count(sum(m.hits)), sum(m.tokens),
+                round(sum(m.usd), 6), sum(m.bytes)::bigint, min(m.oldest), max(m.newest)
             from (
-                select t.tenant, %s as model, count(*) as entries,
-                    count(*) filter (where t.expires_at is null or t.expires_at > $2) as valid,
-                    sum(t.hit_count) as hits, coalesce(sum(t.hit_count * %s::numeric), 0) as tokens,
-                    sum(%s) as bytes, min(t.created_at) as oldest, max(t.created_at) as newest
-                from %s t where $3 is null or t.tenant = any($3) group by 1, 2
-            ) m
-            group by m.tenant order by m.tenant
-            $sql$,
-            expressions_of(registered) ->> '@model',
-            case when registered.fields ? 'tokens_used' then 't.tokens_used' else '0' end,
-            entry_size(registered.fields), registered.relation)
+                select
+                    s.tenant, 0 as entries, 0 as valid, s.hits, s.tokens, s.usd, 0 as bytes,
+                    null::timestamptz as oldest, null::timestamptz as newest
+                from tenant_savings s where s.type = $1 and ($3 is null or s.tenant = any($3))
+            $sql$, logged, held, ') m group by m.tenant order by m.tenant')
         using registered.type, cache_now(), tenants;
     end loop;
 end
 $$;
 
 comment on function pgcache.cache_tenant_stats() is
-'One row a type and tenant that has entries in it, of the tenants that the caller may see: its entries, how many of'
-' them live, their bytes, and as of the last upkeep their hits and the tokens and US dollars that these have saved, at'
-' today''s prices. Of entries that are gone nothing is counted.';
+'One row a type and tenant that has entries in it, or had hits, of the tenants that the caller may see: its entries,'
+' how many of them live, and their bytes; hits and the tokens and US dollars that these have saved, at the prices of'
+' their time, since the type was created, also of entries that are gone. In sampled types (cache_configure) hits are'
+' estimates, in those that track none 0. tenant NULL: the hits of tenants that were forgotten (cache_forget), and of'
+' all up to version 0.1.0.';

@@ -10,7 +10,7 @@ declare
     lines hit_log[];
 begin
     begin
-        lock table savings in share update exclusive mode nowait;
+        lock table tenant_savings in share update exclusive mode nowait;
     exception when lock_not_available then
         return 0;  -- another session is at it, and nobody should wait for that
     end;
@@ -42,48 +42,52 @@ language plpgsql volatile  -- an SQL function would be planned at each call
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    update savings s set tokens = s.tokens + saved.tokens, usd = s.usd + saved.usd
-    from (
-        select m.type, sum(m.tokens) as tokens, sum(m.tokens * model_price(m.model)) / 1000000 as usd
-        from (
-            select l.type, l.model, sum(l.weight::bigint * l.tokens) as tokens from unnest(lines) l
-            where l.tokens is not null group by l.type, l.model
-        ) m
-        group by m.type
-    ) saved
-    where s.type = saved.type;
+    with counted as materialized (
+        select l.type, l.tenant, l.model, sum(l.weight) as hits, sum(l.weight::bigint * l.tokens) as tokens
+        from unnest(lines) l where not l.saved group by l.type, l.tenant, l.model
+    ), prices as materialized (  -- once for each model, as there may be thousands of tenants
+        select m.model, model_price(m.model) as price
+        from (select distinct c.model from counted c where c.tokens is not null) m
+    )
+    insert into tenant_savings as s (type, tenant, hits, tokens, usd)
+    select c.type, c.tenant, sum(c.hits), coalesce(sum(c.tokens), 0), coalesce(sum(c.tokens * p.price) / 1000000, 0)
+    from counted c left join prices p on coalesce(p.model, '') = coalesce(c.model, '')
+    where c.type in (select t.type from types t)
+    group by c.type, c.tenant
+    on conflict on constraint tenant_savings_key do update
+    set hits = s.hits + excluded.hits, tokens = s.tokens + excluded.tokens, usd = s.usd + excluded.usd;
 end
 $$;
 
 comment on function pgcache_internal.save_lines(hit_log[]) is
-'Adds the tokens and the money that lines of the hit log have saved to those of their types.';
+'Adds the hits in lines of the hit log, and the tokens and the money that they have saved, to those of their types and'
+' tenants. For who has locked tenant_savings, as fold_hits.';
 
-create or replace function pgcache_internal.take_lines(type text, condition text) returns void
+-- What they have saved is for the next fold to add: here a long transaction would keep others from it.
+create or replace function pgcache_internal.take_lines(type text, condition text) returns bigint
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    lines hit_log[];
+    taken bigint;
 begin
     execute format($sql$
         with picked as materialized (
-            select t.ctid as row_id from hit_log t where t.type = $1 and %s for update skip locked
-        ), taken as (
-            delete from hit_log l using picked where l.ctid = picked.row_id returning l
+            select t.ctid as row_id from hit_log t
+            where t.type = $1 and t.cache_key <> '' and %s for update skip locked
         )
-        select array_agg(t.l) from taken t
+        update hit_log l set cache_key = '' from picked where l.ctid = picked.row_id
         $sql$, condition)
-    into lines using type;
-    if lines is not null then
-        perform save_lines(lines);
-    end if;
+    using type;
+    get diagnostics taken = row_count;
+    return taken;
 end
 $$;
 
 comment on function pgcache_internal.take_lines(text, text) is
-'Takes the hits of a type that meet a condition on t out of the log, as their entries go: else later'
-' entries with the same keys would get them. What they have saved stays.';
+'Lets lines of the hit log of a type that meet a condition on t be of no entry (key ''''), as their entries go: else'
+' later entries with the same keys would get them. What they have saved stays. Returns how many.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.fold_lines(
@@ -107,7 +111,7 @@ $frame$, $branch$type = '@type' then
             from (
                 select l.tenant, l.cache_key, greatest(0, sum(l.weight)) as weight,
                     least(max(l.hit_at), cache_now()) as hit_at
-                from unnest(lines) l where l.type = '@type' group by 1, 2
+                from unnest(lines) l where l.type = '@type' and l.cache_key <> '' group by 1, 2
             ) h
             left join lateral (
                 select t.ctid as row_id from @table t
@@ -122,8 +126,8 @@ $frame$, $branch$type = '@type' then
             from hits h where t.ctid = h.row_id
             returning h.row_id
         )
-        insert into hit_log (type, tenant, cache_key, weight, hit_at)
-        select '@type', h.tenant, h.cache_key, h.weight, h.hit_at
+        insert into hit_log (type, tenant, cache_key, weight, hit_at, saved)
+        select '@type', h.tenant, h.cache_key, h.weight, h.hit_at, true
         from hits h
         -- Not a join, which would compare each with each, as the plan was made for few.
         where (h.row_id is null or h.row_id not in (select u.row_id from updated u))

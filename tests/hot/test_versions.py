@@ -306,7 +306,7 @@ def test_hits_save_tokens(ask: Session) -> None:
     ask('SELECT cache_set(\'llm\', \'k\', \'{"response": "r", "model": "m", "tokens_used": 100}\')')
     ask("SELECT pgcache_internal.hot_report_hits('llm', '{k}', '{7}')")
     ask("SELECT pgcache_internal.fold_log()")
-    assert ask("SELECT tokens FROM pgcache_internal.savings WHERE type = 'llm'") == 700
+    assert ask("SELECT tokens FROM pgcache_internal.tenant_savings WHERE type = 'llm'") == 700
 
 
 def test_hits_are_not_logged_where_hits_are_not_tracked(hot: Session) -> None:

@@ -380,6 +380,10 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
         connection.execute("SELECT pgcache.cache_create_type('orders', ttl => '30 days')")
         connection.execute("SELECT pgcache.cache_set('orders', 'o', '7')")
         connection.execute("SELECT pgcache.cache_set_embedding('t', 'm', '[1,2,3]')")
+        connection.execute("SET pgcache.tenant = 'acme'")
+        connection.execute("SELECT pgcache.cache_set_llm('p', 'm', 'r', 7), pgcache.cache_get_llm('p', 'm')")
+        connection.execute("SELECT pgcache.cache_clear('llm')")
+        connection.execute("RESET pgcache.tenant")
         connection.execute("SELECT pgcache.cache_get('store', 'k')")
         connection.execute("CALL pgcache.cache_upkeep()")
     psql(programs, empty_dsn, stdin=dumped(programs, dsn))
@@ -387,6 +391,7 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
     assert fetch(empty_dsn, "SELECT pgcache.cache_get('orders', 'o')") == 7
     assert fetch(empty_dsn, "SELECT pgcache.cache_get_embedding('t', 'm')::text") == "[1,2,3]"
     assert fetch(empty_dsn, "SELECT hits FROM pgcache.cache_stats WHERE type = 'store'") == 2
+    assert fetch(empty_dsn, "SELECT tokens_saved FROM pgcache.cache_tenant_stats() WHERE tenant = 'acme'") == 7
     assert install(empty_dsn).action == "current"
     assert fetch(empty_dsn, "SELECT cache_set('orders', 'o', '8')") is True
     assert fetch(empty_dsn, "SELECT cache_get('orders', 'o')") == 8

@@ -65,6 +65,29 @@ def test_a_released_version(
     fresh.close()
 
 
+def test_what_was_saved_before_it_was_counted_by_tenant_is_not_lost(release: str, empty_dsn: str) -> None:
+    releases.install_frozen(empty_dsn, release, plpython=False)
+    ask = Session(empty_dsn)
+    ask("SELECT cache_set_price('m', 1000000)")
+    for tenant in ("acme", ""):
+        ask("SELECT set_config('pgcache.tenant', %s, false)", tenant)
+        ask("SELECT cache_set_llm('p', 'm', 'r', 10), cache_set('store', 'k', '1')")
+        ask("SELECT cache_get_llm('p', 'm'), cache_get_llm('p', 'm'), cache_get('store', 'k')")
+    ask("CALL cache_upkeep()")
+    stats = "SELECT type, hits, tokens_saved, money_saved FROM cache_stats ORDER BY type"
+    before = ask.rows(stats)
+    releases.upgrade(empty_dsn)
+    assert ask.rows(stats) == before
+    by_tenant = "SELECT tenant, type, hits, money_saved FROM cache_tenant_stats() WHERE hits > 0 ORDER BY type, tenant"
+    assert ask.rows(by_tenant) == [(None, "llm", 4, 40), (None, "store", 2, 0)]
+    ask("SELECT cache_get_llm('p', 'm')")
+    for _ in range(2):
+        assert ask.rows(by_tenant) == [("", "llm", 1, 10), (None, "llm", 4, 40), (None, "store", 2, 0)]
+        ask("CALL cache_upkeep()")
+    assert ask.stats("llm")["money_saved"] == 50
+    ask.close()
+
+
 @pytest.mark.needs("pg_cron")
 def test_a_schedule_is_kept(release: str, empty_dsn: str, cron: psycopg.Connection) -> None:
     releases.install_frozen(empty_dsn, release, plpython=False)

@@ -134,6 +134,8 @@ def test_statistics_are_those_of_the_last_upkeep(pair: tuple[Session, Session]) 
     standby = caught_up(pair)
     stats = standby.stats("store")
     assert (stats["hits"], stats["misses"], stats["entries"]) == (1, 1, None)
+    tenants = "SELECT type, hits, entries FROM cache_tenant_stats() WHERE type IN ('store', 'volatile') ORDER BY type"
+    assert standby.rows(tenants) == [("store", 1, 1)]
     assert standby("SELECT bool_and(table_bytes > 0) FROM cache_stats WHERE durable")
 
 

@@ -110,7 +110,7 @@ def test_drop(ask: Session) -> None:
     )
     assert after == before
     assert ask("SELECT count(*) FROM cache_store") == 0
-    for table in ("counter_totals", "counters_seen", "savings", "hit_log", "stats_snapshots"):
+    for table in ("counter_totals", "counters_seen", "tenant_savings", "hit_log", "stats_snapshots"):
         assert ask(f"SELECT count(*) FROM pgcache_internal.{table} WHERE type = 'mine'") == 0
     assert ask("SELECT count(*) FROM cache_stats WHERE type = 'mine'") == 0
     with refused("PC001"):

@@ -121,7 +121,7 @@ def test_upkeep_that_is_interrupted_loses_nothing(ask: Session, new_session: New
     ask("SELECT cache_get_llm('p', 'm')")
     # Wherever it is: while it folds, sweeps, settles or takes the snapshot.
     for table in (
-        "pgcache_internal.savings", "pgcache.cache_type_store", "pgcache_internal.counters_seen",
+        "pgcache_internal.tenant_savings", "pgcache.cache_type_store", "pgcache_internal.counters_seen",
         "pgcache_internal.counter_totals", "pgcache_internal.stats_snapshots", "pgcache_internal.upkeep_runs",
     ):  # fmt: skip
         victim, blocker = new_session(), new_session()
@@ -170,7 +170,7 @@ def test_a_lock_timeout_of_the_callers_fails_no_write(ask: Session, new_session:
     ask("SELECT cache_create_type('mine', max_entries => 40)")
     other = new_session()
     with other.transaction():
-        other("LOCK TABLE pgcache_internal.room_due, pgcache_internal.savings IN ACCESS EXCLUSIVE MODE")
+        other("LOCK TABLE pgcache_internal.room_due, pgcache_internal.tenant_savings IN ACCESS EXCLUSIVE MODE")
         ask("SET lock_timeout = '10ms'")
         for i in range(30):
             assert ask("SELECT cache_set('mine', %s, '1')", f"k{i}") is True
