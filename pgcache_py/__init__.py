@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .client._async.cache import AsyncCache
 from .client._sync.cache import Cache
-from .client.calls import Entry
+from .client.calls import Entry, Forgotten, Removed
 from .client.typed_calls import Audio, Skip
 from .client.wire import MISS
 from .errors import (
@@ -57,6 +57,7 @@ __all__ = [
     "CronMissingError",
     "DimensionError",
     "Entry",
+    "Forgotten",
     "HotTierError",
     "InvalidKeyError",
     "InvalidPatternError",
@@ -71,6 +72,7 @@ __all__ = [
     "PermissionDeniedError",
     "PgcacheError",
     "ReadOnlyError",
+    "Removed",
     "Skip",
     "TimedOutError",
     "TypeExistsError",

@@ -44,7 +44,7 @@ class UnknownTypeError(PgcacheError):
 
 
 class InvalidKeyError(PgcacheError, ValueError):
-    """PC002: a key is None or empty, a key or a tenant over 1,024 bytes, or what is to be invalidated is None."""
+    """PC002: a key is None or empty, a key or a tenant over 1,024 bytes, or what to invalidate or forget is None."""
 
 
 class InvalidTTLError(PgcacheError, ValueError):

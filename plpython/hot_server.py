@@ -5,7 +5,11 @@ import json
 OUTSIDE = "or run the relay outside of the server: python -m pgcache_py relay"
 CONFIGURE = f"Let the owner of schema pgcache run SELECT cache_hot_redis('redis://...'), {OUTSIDE}"
 CHECK = "Check the password and the database in SELECT cache_hot_redis('redis://:password@host:port/database')."
-ARGUMENTS = {"hot_begin_epoch": ["text", "text"], "hot_delivered": ["bigint[]", "bigint"]}
+ARGUMENTS = {
+    "hot_begin_epoch": ["text", "text"],
+    "hot_delivered": ["bigint[]", "bigint"],
+    "hot_erased": ["bigint[]", "text", "text"],
+}
 
 
 class Trouble(Exception):  # noqa: N818

@@ -173,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_delete_command, server, entries)
     added.add_argument("type")
     added.add_argument("key")
+    added = command(_forget_command, server)
+    added.add_argument("subject", help="the name of a tenant or, with --user, of a user")
+    added.add_argument("--user", action="store_true", help="of a user, in the types that have a field user_id")
+    added.add_argument("--tenant", default="", help="with --user: in which tenant (default: in all)")
+    added.add_argument("--yes", action="store_true", help="do not ask")
     added = command(_demo_command)
     after = added.add_mutually_exclusive_group()
     after.add_argument("--keep", action="store_true", help="leave the server running, for your own client")
@@ -491,6 +496,31 @@ def _delete_command(options: argparse.Namespace) -> None:
     """remove an entry"""
     found = _called(options, "SELECT pgcache.cache_delete(%s, %s)", options.type, options.key)
     print("deleted" if found else "there was no such entry")
+
+
+def _forget_command(options: argparse.Namespace) -> int | None:
+    """erase all that is stored for a tenant or a user, in all types, the logs and Redis, with a receipt; asks first"""
+    kind = "user" if options.user else "tenant"
+    if options.tenant and not options.user:
+        raise PgcacheError("--tenant says where to look for a user", hint="Add --user, or leave --tenant out.")
+    with target(options.dsn) as where, _session(where) as connection:
+        if not options.yes:
+            scope = f" of the tenant {options.tenant!r}" if options.tenant else ""
+            show.line(f"This erases all that is stored for the {kind} {options.subject!r}{scope} ({where}).")
+            if not sys.stdin.isatty():
+                raise PgcacheError("nothing was erased", hint="Confirm it with --yes.")
+            if input("Erase it? [y/N] ").strip().lower() not in ("y", "yes"):
+                show.line("Nothing was erased.")
+                return 1
+        connection.execute("SELECT set_config('pgcache.tenant', %s, false)", [options.tenant])
+        receipt = connection.execute("SELECT * FROM pgcache.cache_forget(%s, %s)", [options.subject, kind]).fetchall()
+        show.table(
+            ["type", "place", "removed"],
+            [[type or "all", place, show.count(removed)] for type, place, removed in receipt],
+            left=2,
+            total=True,
+        )
+    return None
 
 
 def _called(options: argparse.Namespace, call: str, *arguments: str | None) -> Any:

@@ -178,6 +178,31 @@ def _entry(result: PGresult, encoding: str) -> Entry | None:
     )
 
 
+class Removed(NamedTuple):
+    """How many cache_forget removed. place: entries, hit_log, totals or redis (of which Redis is told)."""
+
+    type: str
+    place: str
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The receipt of cache_forget. total: what was removed in the database. removed: of each type and place."""
+
+    total: int
+    removed: tuple[Removed, ...]
+
+
+def _forgotten(result: PGresult, encoding: str) -> Forgotten:
+    rows = [
+        [(result.get_value(row, column) or b"").decode(encoding) for column in range(3)]
+        for row in range(result.ntuples)
+    ]
+    *parts, (_, _, total) = rows
+    return Forgotten(int(total), tuple(Removed(type, place, int(removed)) for type, place, removed in parts))
+
+
 # The calls.
 
 
@@ -213,6 +238,7 @@ CLEAR = count("cache_clear($1)", tier=SWEEPS)
 CLEAR_EXPIRED = count("cache_clear_expired($1)", tier=BYPASSES)
 CLEAR_ALL = count("cache_clear_all()", tier=SWEEPS)
 INVALIDATE_TENANT = count("cache_invalidate_tenant($1)", tier=SWEEPS)
+FORGET = Call("cache_forget($1, $2)", _forgotten, tier=SWEEPS, rows=True)
 
 CREATE_TYPE = Call(
     "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=BYPASSES, repeatable=False

@@ -10,6 +10,7 @@ between; and each step may be done twice, or by two relays at once.
 """
 
 import uuid
+from time import monotonic
 from typing import Any
 
 from ..tier_protocol import ALIVE, ASOF, BEGIN, DELIVER, EPOCH, LOOK, OWNER, VOUCH, entry_key, lease_key, tier_key
@@ -18,10 +19,14 @@ BATCH = 500
 """Entries that one script call delivers: a few milliseconds for which Redis does nothing else."""
 
 STATEMENTS = {
-    "hot_state": "SELECT epoch, redis, began_as, owner, staleness_ms, prefix FROM pgcache_internal.hot_state()",
+    "hot_state": (
+        "SELECT epoch, redis, began_as, owner, staleness_ms, prefix, erasing FROM pgcache_internal.hot_state()"
+    ),
     "hot_pending": "SELECT id, type, tenant, cache_key, version FROM pgcache_internal.hot_pending()",
     "hot_begin_epoch": "SELECT pgcache_internal.hot_begin_epoch($1::text, $2::text)",
     "hot_delivered": "SELECT pgcache_internal.hot_delivered($1::bigint[], $2::bigint)",
+    "hot_erasing": "SELECT id, type, tenant, redis, place FROM pgcache_internal.hot_erasing()",
+    "hot_erased": "SELECT pgcache_internal.hot_erased($1::bigint[], $2::text, $3::text)",
 }
 
 
@@ -76,6 +81,7 @@ class Cycle:
         self.call = call
         self.prefix = prefix
         self.pipeline = redis.pipeline
+        self.scan, self.unlink = redis.scan, redis.unlink
         self.look = redis.register_script(LOOK)
         self.begin = redis.register_script(BEGIN)
         self.deliver = redis.register_script(DELIVER)
@@ -83,7 +89,7 @@ class Cycle:
 
     def run(self) -> Report:
         """Deliver what waits, and vouch. Raises ForeignPrefix, and what `call` and the client of Redis raise."""
-        [(known_epoch, known_redis, began_as, owner, staleness_ms, prefix)] = self.call("hot_state")
+        [(known_epoch, known_redis, began_as, owner, staleness_ms, prefix, erasing)] = self.call("hot_state")
         prefix = self.prefix or prefix
         alive, epoch_key, owner_key = tier_key(prefix, ALIVE), tier_key(prefix, EPOCH), tier_key(prefix, OWNER)
         looked_at, identity, epoch, found, vouched = map(text, self.look([epoch_key, owner_key, alive]))
@@ -111,6 +117,8 @@ class Cycle:
         # If it is late, they are delivered all the same; and without them the next cycle will be in time.
         if vouched in ("vouched", "late"):
             self.call("hot_delivered", [row[0] for row in rows], len(newest))
+            if erasing:
+                self.erase(prefix, identity, staleness_ms / 4000)
         return Report(vouched, began, len(newest), staleness_ms / 1000)
 
     def send(self, prefix: str, epoch: str, newest: "dict[tuple[str, str, str], int]") -> None:
@@ -125,6 +133,42 @@ class Cycle:
             self.deliver(keys, arguments, client=pipeline)
         if changes:
             pipeline.execute()
+
+    def erase(self, prefix: str, identity: str, seconds: float) -> None:
+        """Remove what cache_forget has asked for, leases too, for so many seconds; the next cycle goes on with it."""
+        rows = self.call("hot_erasing")
+        if not rows:
+            return
+        wanted = {(type, tenant) for _, type, tenant, _, _ in rows}
+        place = int(rows[0][4]) if rows[0][3] == identity else 0
+        until = monotonic() + seconds
+        while True:
+            place, names = self.scan(place, match=pattern(prefix, wanted), count=1000)
+            found = [name for name in names if concerns(prefix, name, wanted)]
+            if found:
+                self.unlink(*found)
+            if place == 0 or monotonic() > until:
+                break
+        self.call("hot_erased", [row[0] for row in rows], identity, str(place))
+
+
+def pattern(prefix: str, wanted: "set[tuple[Any, Any]]") -> str:
+    """For SCAN: what entries and leases are called that are wanted by (type, tenant), of which None is any."""
+    type, tenant = next(iter(wanted)) if len(wanted) == 1 else (None, None)
+    whose = "*" if tenant is None else f"{len(tenant)}:{literal(tenant)}:*"
+    return f"{literal(prefix)}:[el]:{type or '*'}:{whose}"
+
+
+def literal(name: str) -> str:
+    return "".join("\\" + each if each in "\\*?[]^-" else each for each in name)
+
+
+def concerns(prefix: str, name: Any, wanted: "set[tuple[Any, Any]]") -> bool:
+    """Whether a key is that of an entry, or of its leases, that is wanted: a pattern may find more."""
+    type, _, rest = text(name)[len(prefix) + len(":e:") :].partition(":")
+    length, _, rest = rest.partition(":")
+    tenant = rest[: int(length)] if length.isdecimal() else None
+    return not wanted.isdisjoint({(type, tenant), (type, None), (None, tenant), (None, None)})
 
 
 def database_of(owner: str) -> str:
@@ -158,4 +202,4 @@ def permanent(error: Exception) -> bool:
 
 
 def text(reply: Any) -> str:
-    return reply.decode() if isinstance(reply, bytes) else reply
+    return reply.decode(errors="replace") if isinstance(reply, bytes) else reply

@@ -59,14 +59,14 @@ as $$
             cache_set_face, cache_set_phash, crawl_store, cache_touch, cache_persist, cache_delete, cache_delete_many,
             cache_delete_pattern, cache_clear, cache_clear_all, cache_clear_expired, cache_cleanup,
             cleanup_old_cache_entries, ai_worker_cleanup_cache, cache_invalidate_tenant, cache_invalidate_user,
-            cache_invalidate_schema,
+            cache_invalidate_schema, cache_forget,
             is_writable, put, put_embedding, put_audio, set_for_tenant
         }'),
         ('write', false, '{cache_trim, hot_set}'),
         ('admin', false, '{
             cache_create_type, cache_configure, cache_drop_type, cache_configure_setting, cache_set_price,
             cache_hot_on, cache_hot_off, cache_hot_configure,
-            hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_cycle
+            hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_erasing, hot_erased, hot_cycle
         }')
     ) c (access, walled, names)
     cross join lateral unnest(c.names) f (name)

@@ -105,6 +105,159 @@ comment on function pgcache.cache_invalidate_user(text) is
 ' searches, and your own such types. Returns how many live ones there were. '''': those of no user. Errors: PC002 for'
 ' NULL, 25006.';
 
+-- Erasure: unlike invalidation it takes all that names its subject, the expired, logs and sums too, and says so. A kind
+-- of subject is a condition on entries: what else these may be found by is one more kind.
+create or replace function pgcache.cache_forget(subject text, kind text default 'tenant')
+returns table (type text, place text, removed bigint)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    registered types;
+    whose text;
+    gone record;
+    total bigint := 0;
+begin
+    perform check_writable();
+    if cache_forget.kind is null or cache_forget.kind not in ('tenant', 'user') then
+        raise exception using errcode = 'PC010',
+            message = format('%L is not a kind of subject', cache_forget.kind),
+            hint = 'tenant (default), or user: SELECT * FROM cache_forget(''ada'', kind => ''user'')';
+    elsif coalesce(subject, '') = '' then
+        raise exception using errcode = 'PC002',
+            message = format('the %s to forget is %s', kind, case when subject is null then 'NULL' else 'empty' end),
+            hint = format('Pass the %1$s''s name. What is of no %1$s goes with cache_invalidate_%1$s('''').', kind);
+    end if;
+    whose := case kind
+        when 'tenant' then format('t.tenant = %L', check_may_name(subject))
+        else format('%s and t.user_id::text = %L', reach(), subject)
+    end;
+    -- Before any entry is locked: who folds hits would wait for that. From here on nobody folds.
+    lock table tenant_savings in share update exclusive mode;
+    for registered in select * from types_here() t loop
+        continue when kind = 'user' and coalesce(registered.fields ->> 'user_id', '') !~ '^(string|count|integer)';
+        gone := forget_entries(registered, whose, kind);
+        total := total + gone.entries + gone.lines + gone.sums;
+        return query
+        select registered.type, g.place, g.removed
+        from (values
+            ('entries', gone.entries), ('hit_log', gone.lines), ('totals', gone.sums), ('redis', gone.told)
+        ) g (place, removed)
+        where g.removed > 0;
+        perform forget_statistics(registered.relation, case when gone.entries = 0 and kind = 'tenant' then subject end)
+        where gone.entries > 0 or kind = 'tenant';
+        if kind = 'user' then
+            perform hot_erase(registered.type, case when reach() <> 'true' then tenant_here() end);
+        end if;
+    end loop;
+    if kind = 'tenant' then
+        perform hot_erase(null, subject);
+    end if;
+    return query select null::text, 'total', total;
+end
+$$;
+
+comment on function pgcache.cache_forget(text, text) is
+'Erases what is stored for a tenant, in all types, or (kind user) for a user of the current tenant, of all if there'
+' is none and the caller may see all: in the types that have a field user_id, a string or a whole number. Also what'
+' has expired, the lines of the hit log, and the name in the sums of what hits have saved, and in the planner''s'
+' statistics; Redis is told, and the relay looks there for what no row here knows of (cache_hot_stats.erasing). One'
+' row for each type and place with how many it removed: entries; hit_log (lines); totals (a tenant''s sums, which go'
+' on without its name); redis (entries in the hot tier that Redis is told of). Last a row with the total of what it'
+' removed here. Waits for who has changed such entries; what is new and not committed it does not see: stop the'
+' writers first.'
+' Errors: PC002 no subject, PC010 unknown kind, 25006, 42501.';
+
+create or replace function pgcache_internal.forget_entries(
+    registered types, whose text, kind text, out entries bigint, out lines bigint, out sums bigint, out told bigint
+)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    tenants text[];
+    keys text[];
+    logged hit_log[];
+    live bigint;
+begin
+    execute format($sql$
+        with gone as (delete from %s t where %s returning t.tenant, t.cache_key, t.expires_at)
+        select
+            count(*), count(*) filter (where g.expires_at is null or g.expires_at > $1),
+            array_agg(g.tenant) filter (where $2), array_agg(g.cache_key) filter (where $2)
+        from gone g
+        $sql$, registered.relation, whose)
+    into entries, live, tenants, keys using cache_now(), kind = 'user';
+    told := case when is_hot(registered.type) then live else 0 end;
+    sums := 0;
+    if kind = 'user' then  -- what their hits have saved is their tenant's
+        update hit_log l set cache_key = ''
+        from unnest(tenants, keys) k (tenant, cache_key)
+        where l.type = registered.type and l.tenant = k.tenant and l.cache_key = k.cache_key;
+        get diagnostics lines = row_count;
+        return;
+    end if;
+    execute format($sql$
+        with gone as (delete from hit_log t where t.type = $1 and %s returning t)
+        select
+            count(*),
+            array_agg(row(
+                (g.t).type, null, '', (g.t).weight, (g.t).hit_at, (g.t).model, (g.t).tokens, (g.t).saved
+            )::hit_log)
+        from gone g
+        $sql$, whose)
+    into lines, logged using registered.type;
+    if lines > 0 then
+        perform save_lines(logged);
+    end if;
+    execute format($sql$
+        with gone as (
+            delete from tenant_savings t where t.type = $1 and %s returning t.hits, t.tokens, t.usd
+        ), kept as (
+            insert into tenant_savings as s (type, hits, tokens, usd)
+            select $1, sum(g.hits), sum(g.tokens), sum(g.usd) from gone g having count(*) > 0
+            on conflict on constraint tenant_savings_key do update
+            set hits = s.hits + excluded.hits, tokens = s.tokens + excluded.tokens, usd = s.usd + excluded.usd
+        )
+        select count(*) from gone
+        $sql$, whose)
+    into sums using registered.type;
+end
+$$;
+
+comment on function pgcache_internal.forget_entries(types, text, text) is
+'What cache_forget does to one type: removes the entries that meet a condition on t, and what is logged and summed up'
+' of a tenant''s; told: how many of them Redis is told of.';
+
+-- ANALYZE puts names, keys and short values into pg_statistic.
+create or replace function pgcache_internal.forget_statistics(relation regclass, tenant text) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    stale regclass;
+begin
+    for stale in
+        select c.oid::regclass
+        from pg_stats s
+        inner join pg_class c on c.relname = s.tablename and c.relnamespace = to_regnamespace(quote_ident(s.schemaname))
+        where (c.oid = relation or c.oid in (select i.inhparent from pg_inherits i where i.inhrelid = relation))
+            and s.attname = 'tenant' and (
+                forget_statistics.tenant is null
+                or forget_statistics.tenant = any(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[])
+            )
+        group by c.oid
+    loop
+        execute format('analyze %s', stale);
+    end loop;
+end
+$$;
+
+comment on function pgcache_internal.forget_statistics(regclass, text) is
+'Takes anew the planner''s statistics of a table, and of the one that it is a partition of, as far as there are any;'
+' with a tenant, only if they name it.';
+
 create or replace function pgcache.cleanup_old_cache_entries(days bigint) returns table (type text, deleted bigint)
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp

@@ -65,7 +65,8 @@ comment on function pgcache_internal.hot_present_epoch() is
 ' on a standby. For all who may read.';
 
 create or replace function pgcache_internal.hot_state(
-    out epoch text, out redis text, out began_as text, out owner text, out staleness_ms bigint, out prefix text
+    out epoch text, out redis text, out began_as text, out owner text, out staleness_ms bigint, out prefix text,
+    out erasing boolean
 )
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -76,12 +77,13 @@ begin
     staleness_ms := extract(epoch from cache_setting('hot_max_staleness')::interval) * 1000;
     prefix := cache_setting('hot_prefix');
     select e.epoch, e.redis, e.owner into epoch, redis, began_as from hot_epoch e;
+    erasing := exists (select from hot_erasures);
 end
 $$;
 
 comment on function pgcache_internal.hot_state() is
 'For the relay: the epoch, in which Redis it began and as whose, NULL if there is none since the server crashed; whose'
-' one would be that begins now; and the settings. Errors: 25006.';
+' one would be that begins now; the settings; and whether there is something to erase. Errors: 25006.';
 
 create or replace function pgcache_internal.hot_pending() returns table (
     id bigint, type text, tenant text, cache_key text, version bigint
@@ -120,6 +122,46 @@ $$;
 
 comment on function pgcache_internal.hot_delivered(bigint[], bigint) is
 'For the relay: removes the rows of the outbox that it has delivered; entries: how many entries they were about.';
+
+-- Redis may have entries that no row here knows of: of types that have left the tier, of an epoch that is void. They
+-- are not returned, but they are there until their time is up.
+create or replace function pgcache_internal.hot_erase(type text, tenant text) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from hot_owner) then  -- else no relay was ever here, and nothing is in any Redis
+        insert into hot_erasures (type, tenant) values (hot_erase.type, hot_erase.tenant);
+        perform pg_notify('pgcache_hot', '');
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.hot_erase(text, text) is
+'Has the relay look through Redis for all entries of a tenant (NULL: of all) and type (NULL: of all), and remove them.';
+
+create or replace function pgcache_internal.hot_erasing() returns setof pgcache_internal.hot_erasures
+language sql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select e.* from hot_erasures e
+    where e.place is not null or not exists (select from hot_erasures b where b.place is not null)
+$$;
+
+comment on function pgcache_internal.hot_erasing() is
+'For the relay: what it is to remove from Redis in one pass: that which it has begun, else all that waits.';
+
+create or replace function pgcache_internal.hot_erased(ids bigint[], redis text, place text) returns void
+language sql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    update hot_erasures e set redis = hot_erased.redis, place = hot_erased.place
+    where e.id = any(ids) and hot_erased.place <> '0';
+    delete from hot_erasures e where e.id = any(ids) and hot_erased.place = '0'
+$$;
+
+comment on function pgcache_internal.hot_erased(bigint[], text, text) is
+'For the relay: in which Redis it has come how far with what it removes; place: SCAN''s cursor, ''0'' when it is done.';
 
 create or replace function pgcache_internal.hot_progress() returns setof pgcache_internal.hot_epoch
 language plpgsql stable parallel safe security definer
@@ -163,7 +205,8 @@ select
     e.delivered,
     e.epoch,
     e.begun_at,
-    e.flushes
+    e.flushes,
+    (select count(*) from pgcache_internal.hot_erasures) as erasing
 from pgcache_internal.types as t
 left join pgcache_internal.hot_types as h on t.type = h.type
 left join pending as p on t.type = p.type
@@ -174,4 +217,4 @@ comment on view pgcache.cache_hot_stats is
 'The hot tier: each type, whether it is in it, for how long Redis keeps its entries, its changes that wait for the'
 ' relay; and, the same in each row: all that waits and the age of the oldest, when the relay was last here, what it has'
 ' delivered and how often it voided all entries since the last crash, the epoch and since when. NULLs: no relay has'
-' been here since then.';
+' been here since then. erasing: what cache_forget has left to the relay, to look for in Redis.';

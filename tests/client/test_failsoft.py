@@ -91,6 +91,7 @@ def manages(cache: Any, error: type[PgcacheError]) -> None:
         lambda: cache.configure("store", ttl=5),
         lambda: cache.drop_type("x"),
         lambda: cache.cleanup(),
+        lambda: cache.forget("x"),
         lambda: cache.warm("store", []),
         lambda: cache.stats(),
         lambda: cache.health(),

@@ -8,7 +8,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgcache_py import MISS, Cache, InvalidValueError
+from pgcache_py import (
+    MISS,
+    Cache,
+    Forgotten,
+    InvalidKeyError,
+    InvalidSettingError,
+    InvalidValueError,
+    Removed,
+)
 
 VALUES = [
     None,
@@ -241,3 +249,27 @@ def test_a_key_is_a_text(world: Any, source: Any) -> None:
 def test_one_string_is_not_several_keys(cache: Any) -> None:
     with pytest.raises(TypeError, match="not one"):
         cache.get_many("store", "key")
+
+
+def test_forget(world: Any, dsn: str) -> None:
+    cache = world.cache(dsn, tenant="acme")
+    other = cache.for_tenant("other")
+    for each in (cache, other):
+        each.set("store", "k", 1)
+        each.vector_search.set([1.0], ["r"], user_id="ada")
+    assert cache.get("store", "k") == 1
+    assert cache.forget("ada", kind="user") == Forgotten(1, (Removed("vector_search", "entries", 1),))
+    receipt = cache.forget("acme")
+    assert receipt.total == sum(each.removed for each in receipt.removed)
+    assert receipt.removed[0] == Removed("store", "entries", 1)
+    assert cache.get("store", "k") is None
+    assert cache.forget("acme") == Forgotten(0, ())
+    assert other.get("store", "k") == 1
+    assert other.vector_search.get([1.0], user_id="ada") == ["r"]
+    for wrong, kind, error in (
+        ("", "tenant", InvalidKeyError),
+        (None, "user", InvalidKeyError),
+        ("a", "x", InvalidSettingError),
+    ):
+        with pytest.raises(error):
+            cache.forget(wrong, kind=kind)

@@ -7,6 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.hybrid.conftest import until
+
 pytestmark = pytest.mark.once  # the clients and Redis; the database's part is in tests/hot
 
 # As names of keys in Redis, some of these would run into each other if their lengths were not told.
@@ -66,3 +68,36 @@ def test_invalidating_one_leaves_the_others(world: Any, dsn: str, db: psycopg.Co
     assert cache.for_tenant("a").get("store", "k") is None
     assert cache.get_cached_perceptual_hash(b"i", "b") == "b"
     assert cache.for_tenant("b").get("store", "k") == "b"
+
+
+def test_nothing_of_a_tenant_that_is_forgotten_is_left_in_redis(world: Any, dsn: str, db: psycopg.Connection) -> None:
+    """Nor does what this client has counted bring the name back."""
+    cache = world.cache(dsn, negative=True)
+    client = world.tier.client()
+    for tenant in ("a", "b"):
+        mine = cache.for_tenant(tenant)
+        mine.set("store", "k", tenant)
+        mine.vector_search.set([1.0], [tenant], user_id="ada")
+        mine.phash.set(b"i", tenant, "ff")
+        assert mine.get("store", "absent") is None
+        assert mine.get("store", "k") == tenant
+        assert mine.vector_search.get([1.0], user_id="ada") == [tenant]
+    db.execute("SELECT pgcache.cache_hot_off('phash')")  # Redis still has it, and no trigger tells of it
+    world.tier.settle()
+
+    def left(tenant: str) -> int:
+        return sum(1 for name in client.scan_iter(f"{world.tier.prefix}:[el]:*") if f":1:{tenant}:".encode() in name)
+
+    assert left("a") >= 4
+    receipt = cache.forget("a")
+    assert receipt.total >= 3
+    assert {each.type for each in receipt.removed if each.place == "redis"} == {"store", "vector_search"}
+    assert cache.for_tenant("a").get("store", "k") is None
+    world.tier.settle()
+    until(lambda: db.execute("SELECT count(*) FROM pgcache_internal.hot_erasures").fetchone() == (0,))
+    until(lambda: left("a") <= 1)  # that the key k is absent was asked above
+    assert left("b") >= 3
+    assert cache.for_tenant("b").get("store", "k") == "b"
+    cache.close()
+    db.execute("CALL pgcache.cache_upkeep()")
+    assert db.execute("SELECT count(*) FROM pgcache.cache_tenant_stats() WHERE tenant = 'a'").fetchone() == (0,)

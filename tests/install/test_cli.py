@@ -139,6 +139,31 @@ def test_passwords_are_never_printed(dsn: str, run: Run, monkeypatch: pytest.Mon
     assert "s3cret" not in seen
 
 
+def test_forget(dsn: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tenant in ("acme", "other"):
+        run("set", "store", "k", "1", "--tenant", tenant, "--dsn", dsn)
+        value = '{"results": [], "user_id": "ada"}'
+        run("set", "vector_search", "k", value, "--tenant", tenant, "--dsn", dsn)
+    code, output, errors = run("forget", "acme", "--dsn", dsn)
+    assert (code, "--yes" in errors) == (1, True)
+    assert "all that is stored for the tenant 'acme'" in output
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda prompt: "n")
+    assert run("forget", "acme", "--dsn", dsn)[:2][0] == 1
+    monkeypatch.setattr("builtins.input", lambda prompt: "y")
+    code, output, _ = run("forget", "ada", "--user", "--tenant", "acme", "--dsn", dsn)
+    assert (code, output.count("vector_search"), "of the tenant 'acme'" in output) == (0, 1, True)
+    code, output, _ = run("forget", "acme", "--yes", "--dsn", dsn)
+    assert (code, "store" in output, "vector_search" in output, "all" in output) == (0, True, False, True)
+    assert run("get", "store", "k", "--tenant", "acme", "--dsn", dsn)[0] == 1
+    assert run("get", "store", "k", "--tenant", "other", "--dsn", dsn)[0] == 0
+    assert run("forget", "ada", "--user", "--yes", "--dsn", dsn)[0] == 0
+    assert run("get", "vector_search", "k", "--tenant", "other", "--dsn", dsn)[0] == 1
+    for wrong, hint in ((["", "--yes"], "cache_invalidate_tenant"), (["a", "--tenant", "b"], "--user")):
+        code, _, errors = run("forget", *wrong, "--dsn", dsn)
+        assert (code, hint in errors) == (1, True)
+
+
 # install, status, uninstall -----------------------------------------------------------------------------------------
 
 

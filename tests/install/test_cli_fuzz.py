@@ -21,9 +21,10 @@ COMMANDS: list[list[str | None]] = [  # None: what is strange
     ["get", None, "k"], ["get", "store", None], ["get", "store", "k", "--tenant", None], ["set", None, "k", "1"],
     ["set", "store", None, "1"], ["set", "store", "k", None], ["set", "llm", "k", None],
     ["set", "store", "k", "1", "--ttl", None], ["set", "store", "k", "1", "--tenant", None], ["delete", None, "k"],
-    ["delete", "store", None], ["cleanup", "--type", None], ["warm", None], ["relay", "--once", "--redis", None],
-    ["serve", "--port", None], ["serve", "--timeout", None], ["serve", "--max-body", None],
-    ["serve", "--concurrency", None], ["sql", "--upgrade-from", None], [None],
+    ["delete", "store", None], ["forget", None, "--yes"], ["forget", "a", "--user", "--yes", "--tenant", None],
+    ["cleanup", "--type", None], ["warm", None], ["relay", "--once", "--redis", None], ["serve", "--port", None],
+    ["serve", "--timeout", None], ["serve", "--max-body", None], ["serve", "--concurrency", None],
+    ["sql", "--upgrade-from", None], [None],
 ]  # fmt: skip
 
 

@@ -424,6 +424,7 @@ WRITES = [
     "cache_clear_all()",
     "cache_clear_expired()",
     "cache_invalidate_tenant('t')",
+    "cache_forget('t')",
     "cache_invalidate_user('u')",
     "cache_invalidate_schema('v1')",
     "cleanup_old_cache_entries(7)",

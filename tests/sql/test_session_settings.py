@@ -204,6 +204,9 @@ CALLS = [
     "cache_invalidate_user('u')",
     "cache_invalidate_schema('v1')",
     "cache_invalidate_tenant('a')",
+    "(SELECT array_agg((type, place, removed)::text) FROM cache_forget('u', 'user'))",
+    "(SELECT array_agg((type, place, removed)::text ORDER BY type, place) FROM cache_forget('a'))",
+    "(SELECT cache_forget(''))",
     "cache_clear_expired()",
     "cache_cleanup()",
     "ai_worker_cleanup_cache()",
@@ -252,7 +255,7 @@ def test_the_calls_do_what_they_should(expected: dict[str, Any]) -> None:
     """Spot checks, so that it is not two times the same failure that is compared."""
     sqlstates = {call: result for call, result in expected.items() if re.fullmatch(r"[0-9A-Z]{5}", str(result))}
     assert all(sqlstate.startswith("PC") for sqlstate in sqlstates.values()), sqlstates
-    assert len(sqlstates) == 16
+    assert len(sqlstates) == 17
 
     assert expected[f"cache_get_vector_search('{VECTOR}', '{{\"a\": [null], \"b\": 1}}', 5, 'u')"] == [{"doc": "A"}]
 

@@ -85,6 +85,7 @@ NAMING_ANOTHER = [
     "cache_get_face('i', 'other')", "cache_get_phash('i', 'other')", "crawl_should_skip('u', 'i', 'other')",
     "cache_set_face('i', 'other', '[]')", "cache_set_phash('i', 'other', '0')", "cache_get_face('i', '')",
     "crawl_store('u', 'i', 'r', NULL, NULL)", "cache_invalidate_tenant('other')", "cache_invalidate_tenant('')",
+    "cache_forget('other')",
 ]  # fmt: skip
 NOT_FOR_THEM = [
     "SELECT * FROM cache_stats", "SELECT * FROM cache_stats_history", "SELECT * FROM cache_health()",

@@ -19,6 +19,7 @@ EXPLAINED = {
     ("cache_entry", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("cache_tenant_stats", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("take_lines", "text type variable is not sanitized"): OURS + ": the condition that reach() returns",
+    ("forget_entries", "text type variable is not sanitized"): OURS + ": the condition that cache_forget makes",
     ("top_entries", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
     ("delete_where", "text type variable is not sanitized"): OURS

@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
-from ..calls import Entry
+from ..calls import Entry, Forgotten
 from ..failsoft import keeping
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..waiting import settle
@@ -281,6 +281,15 @@ class Cache(TypedCaches):
     def drop_type(self, type: str) -> None:
         """Drop a type that a user created, with its entries. Raises UnknownTypeError, BuiltinTypeError."""
         self._run(calls.DROP_TYPE, type)
+
+    def forget(self, subject: str, *, kind: str = "tenant") -> Forgotten:
+        """Erase what is stored for a tenant, or (kind "user") for a user, in all types, logs and Redis: the receipt.
+
+        A tenant is forgotten whatever this cache's own is; a user's are the entries of this cache's tenant, of all
+        tenants if it has none, in the types that have a field user_id. Stop those who write for the subject first: what
+        they have not committed yet stays. Raises InvalidKeyError, InvalidSettingError.
+        """
+        return self._run(calls.FORGET, subject, kind)
 
     def cleanup(self, type: str | None = None) -> int:
         """Remove what has expired and bring a type, or all types, within the limits; returns how many entries went."""

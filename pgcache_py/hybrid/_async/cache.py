@@ -16,7 +16,7 @@ from ...client import calls, wire
 from ...client._async.cache import AsyncCache
 from ...client._async.connections import AnyConnection, AnyPool
 from ...client._async.typed import AsyncEmbeddingCache
-from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
+from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -160,6 +160,16 @@ class AsyncHybridCache(AsyncCache):
         removed = await super().delete_many(type, keys)
         await self._changed(type, keys)
         return removed
+
+    async def forget(self, subject: str, *, kind: str = "tenant") -> Forgotten:
+        """Erase what is stored for a tenant, or (kind "user") for a user, in all types, logs and Redis: the receipt.
+
+        As Cache.forget. Redis forgets when the relay comes by: then cache_hot_stats.erasing is 0.
+        """
+        if not self._inside():  # else what was hit would be logged later
+            self._tier.put_off(0.0)
+            await self._report_hits()
+        return await super().forget(subject, kind=kind)
 
     async def warm(self, type: str, entries: Iterable[Mapping[str, Any]]) -> int:
         """Cache many entries, all or none: mappings with key, value and, if wanted, ttl (a text). Returns how many.

@@ -17,7 +17,7 @@ from ...client import calls, wire
 from ...client._sync.cache import Cache
 from ...client._sync.connections import AnyConnection, AnyPool
 from ...client._sync.typed import EmbeddingCache
-from ...client.calls import SWEEPS, Call, Changes, Place, Reads, Write, Writes
+from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -161,6 +161,16 @@ class HybridCache(Cache):
         removed = super().delete_many(type, keys)
         self._changed(type, keys)
         return removed
+
+    def forget(self, subject: str, *, kind: str = "tenant") -> Forgotten:
+        """Erase what is stored for a tenant, or (kind "user") for a user, in all types, logs and Redis: the receipt.
+
+        As Cache.forget. Redis forgets when the relay comes by: then cache_hot_stats.erasing is 0.
+        """
+        if not self._inside():  # else what was hit would be logged later
+            self._tier.put_off(0.0)
+            self._report_hits()
+        return super().forget(subject, kind=kind)
 
     def warm(self, type: str, entries: Iterable[Mapping[str, Any]]) -> int:
         """Cache many entries, all or none: mappings with key, value and, if wanted, ttl (a text). Returns how many.
