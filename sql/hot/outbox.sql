@@ -22,12 +22,11 @@ as $$
 declare
     place bigint;
 begin
-    if pg_catalog.current_setting('pgcache.hot_voided', true)
-        operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text
-    then
-        return null;  -- this transaction voids all entries anyway
-    end if;
-    if tg_op operator(pg_catalog.<>) 'DELETE' then
+    if tg_op operator(pg_catalog.=) 'DELETE' and not (
+        select t.enabled from pgcache_internal.types t where t.type operator(pg_catalog.=) tg_argv[0]
+    ) then
+        return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
+    elsif tg_op operator(pg_catalog.<>) 'DELETE' then
         insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
         values (tg_argv[0], new.tenant, new.cache_key, new.version)
         returning id into place;
@@ -71,12 +70,12 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     insert into hot_outbox default values;
-    perform set_config('pgcache.hot_voided', pg_current_xact_id()::text, true), pg_notify('pgcache_hot', '');
+    perform pg_notify('pgcache_hot', '');
 end
 $$;
 
 comment on function pgcache_internal.hot_void_all() is
-'Notes that all entries in Redis are void; further changes of this transaction then need no note of their own.';
+'Notes that all entries in Redis are void.';
 
 -- Whoever is due pays, so that the outbox has its limit also where no relay ever comes. What is removed is always
 -- replaced by a new row that tells as much: the relay may have read the other rows already, and only some of them.
