@@ -75,8 +75,8 @@ as $$ select has_function_privilege('pgcache_internal.ai_fetch(text, jsonb)', 'e
 comment on function pgcache_internal.ai_may_spend() is
 'Whether the current role may call what reaches the network and costs money; ai_grant allows it.';
 
--- The gate is the right to execute ai_fetch, the only function that reaches the network; the others run as their
--- caller.
+-- The gate is the right to execute ai_fetch, the only function that reaches the network, and ai_claim, which makes
+-- others wait; the rest run as their caller.
 create or replace function pgcache.ai_grant(role name) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -88,7 +88,7 @@ begin
     then
         perform cache_grant(role, 'write');
     end if;
-    execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);
+    perform give_spending(role);
 end
 $$;
 
@@ -102,7 +102,9 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     perform check_owner(), check_role(role), take_turn();
-    execute format('revoke execute on function ai_fetch(text, jsonb) from %I', role);
+    execute format(
+        'revoke execute on function ai_fetch(text, jsonb), ai_claim(text, text[], timestamptz) from %I', role
+    );
 end
 $$;
 

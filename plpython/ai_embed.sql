@@ -64,11 +64,9 @@ as $$
 declare
     batch constant integer := ai_setting('batch')::integer;
     until constant timestamptz := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
-    held integer := ai_locks_held();
-    wanted record;
-    claim text;
-    late text[] := array[]::text[];
-    missing text[];
+    late text[];
+    missing text[] := texts;
+    others text[];
     part text[];
     vectors text[];
 begin
@@ -77,27 +75,20 @@ begin
     end if;
     perform ai_check_spending();
     perform ai_check_text('text', t) from unnest(texts) t;
-    -- All sessions claim in the same order, so that no two of them wait for each other.
-    for wanted in
-        select w.text, w.key, ai_question('embedding', w.key) as question
-        from (select t as text, embedding_key(t, model) as key from unnest(texts) t) w order by 3
     loop
-        loop
-            claim := ai_claim(wanted.question, held);
-            exit when claim <> 'busy';
-            if not ai_await(wanted.question, until) then
-                late := late || wanted.text;
-                exit;
-            end if;
-            exit when cache_exists('embedding', wanted.key);
-        end loop;
-        held := held + (claim = 'mine')::integer;
-    end loop;
-    -- Under the locks, what others have asked for meanwhile is there to be seen.
-    missing := texts;
-    for text, embedding in select h.text, h.embedding from ai_embeddings_here(texts, model) h loop
-        missing := array_remove(missing, text);
-        return next;
+        begin
+            late := ai_claim('embedding', array(select embedding_key(t, model) from unnest(missing) t), until);
+            -- What others have asked for meanwhile is there to be seen, and need not be claimed.
+            others := array(select h.text from ai_embeddings_here(missing, model) h);
+            exit when others = '{}';
+            raise exception using errcode = 'PC099', message = 'never seen: rolls back, and so gives back the claims';
+        exception when sqlstate 'PC099' then
+            for text, embedding in select h.text, h.embedding from ai_embeddings_here(others, model) h loop
+                missing := array_remove(missing, text);
+                return next;
+            end loop;
+        end;
+        exit when missing = '{}';
     end loop;
     while cardinality(missing) > 0 loop
         part := missing[:batch];
@@ -109,7 +100,7 @@ begin
             return next;
         end loop;
         perform ai_store_embeddings(array_agg(f.t), model, array_agg(f.v))
-        from unnest(part, vectors) f (t, v) where not f.t = any(late) having count(*) > 0;
+        from unnest(part, vectors) f (t, v) where embedding_key(f.t, model) <> all(late) having count(*) > 0;
     end loop;
 end
 $$;

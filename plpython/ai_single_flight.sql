@@ -1,63 +1,54 @@
--- One question, one call. Whoever asks first holds a transaction-level advisory lock on the question; the others wait
--- for its end and look into the cache again.
+-- One question, one call. Whoever asks first claims the question; the others wait for the end of that transaction, and
+-- look into the cache again.
 --
--- Why a lock and no row: a row is invisible to others until it commits, and a function cannot commit. The lock is seen
--- at once, and PostgreSQL releases it exactly when the answer becomes visible, at the end of the transaction; at once,
--- too, when the session fails, is killed or its client vanishes, so that nothing has to expire. A session-level lock
--- would stay behind in a pooler's connection. The lease is how long others wait: a transaction that stays open after
--- its question holds the lock, and past the lease the others ask for themselves, and do not store the answer (late).
+-- A claim is a row that its transaction inserts and deletes: nobody sees it, but who inserts the same waits until
+-- PostgreSQL knows what has become of the first. So it ends exactly when the answer becomes visible, at the end of the
+-- transaction; at once, too, when the session fails, is killed or its client vanishes, so that nothing has to expire.
+-- An advisory lock would do that as well, but could be taken by anybody who may connect. The lease is how long others
+-- wait: past it they ask for themselves, and do not store the answer (late).
 
-create or replace function pgcache_internal.ai_question(type text, key text) returns bigint
-language sql stable parallel safe
+create or replace function pgcache_internal.ai_claim(
+    type text, keys text[], until timestamptz
+) returns text[]
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select hashtextextended(cache_key('pgcache.ai', current_tenant(), type, key), 0) $$;
-
-comment on function pgcache_internal.ai_question(text, text) is
-'The number of the advisory lock for a question: a cache type and key of the current tenant.';
-
-create or replace function pgcache_internal.ai_locks_held() returns integer
-language sql volatile parallel unsafe
-set search_path to pg_catalog, pg_temp
-as $$ select count(*)::integer from pg_locks l where l.locktype = 'advisory' and l.pid = pg_backend_pid() $$;
-
-comment on function pgcache_internal.ai_locks_held() is 'How many advisory locks this session has.';
-
-create or replace function pgcache_internal.ai_claim(question bigint, held integer) returns text
-language sql volatile parallel unsafe
-set search_path to pg_catalog, pg_temp
+set lock_timeout to '1ms'  -- so that what is set below ends with this function
 as $$
-    select case when held >= 256 then 'alone' when pg_try_advisory_xact_lock(question) then 'mine' else 'busy' end
-$$;
-
-comment on function pgcache_internal.ai_claim(bigint, integer) is
-'mine: this transaction is the one to ask; busy: another one is at it; alone: this transaction holds 256 locks already,'
-' as many as it should take of the server''s lock table, and asks without one.';
-
-create or replace function pgcache_internal.ai_await(question bigint, until timestamptz) returns boolean
-language plpgsql volatile parallel unsafe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
+#variable_conflict use_variable
 declare
-    milliseconds constant integer := 1000 * extract(epoch from until - clock_timestamp());
+    late text[] := array[]::text[];
+    wanted record;
+    place tid;
 begin
-    if milliseconds <= 0 then
-        return false;
-    end if;
-    perform set_config('lock_timeout', milliseconds::text, true);
-    perform pg_advisory_xact_lock_shared(question);
-    raise exception using errcode = 'PC099', message = 'never seen: rolls back, and so releases the lock';
-exception
-    when sqlstate 'PC099' then
-        perform pg_sleep(random() * 0.005);  -- so that those who waited together do not all claim together
-        return true;
-    when lock_not_available or deadlock_detected then
-        return false;
+    loop
+        begin
+            -- All sessions claim in the same order, so that no two of them wait for each other.
+            for wanted in
+                select k.key, hashtextextended(cache_key(current_tenant(), type, k.key), 0) as question
+                from unnest(keys) k (key) where k.key <> all(late) order by 2
+            loop
+                perform set_config(
+                    'lock_timeout', greatest(1, ceil(1000 * extract(epoch from until - clock_timestamp())))::text, true
+                );
+                insert into ai_questions (question) values (wanted.question)
+                on conflict do nothing returning ctid into place;
+                delete from ai_questions q where q.ctid = place;
+            end loop;
+            return late;
+        exception when lock_not_available or deadlock_detected then
+            late := late || wanted.key;
+        end;
+    end loop;
 end
 $$;
 
-comment on function pgcache_internal.ai_await(bigint, timestamptz) is
-'Waits until the transaction that is asking the question has ended, and keeps no lock: true. False if that took too'
-' long, or would have been a deadlock. A cancel or statement_timeout ends the wait at once.';
+revoke all on function pgcache_internal.ai_claim(text, text[], timestamptz) from public;
+
+comment on function pgcache_internal.ai_claim(text, text[], timestamptz) is
+'Claims what the current tenant asks for these keys of a type, once the transactions that are asking the same have'
+' ended; returns the keys for which that took too long, or would have been a deadlock: these are not claimed. To roll'
+' back to a savepoint gives back what was claimed since. A cancel or statement_timeout ends the wait at once. For who'
+' may spend money, see ai_grant: a claim makes others wait.';
 
 create or replace function pgcache_internal.ai_take_turn(
     type text, key text, max_age interval default null
@@ -66,29 +57,24 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    question constant bigint := ai_question(type, key);
     until constant timestamptz := clock_timestamp() + make_interval(secs => ai_setting('lease')::float8);
-    claim text;
+    late text[];
 begin
     perform ai_check_spending();
-    loop
-        claim := ai_claim(question, ai_locks_held());
-        if claim = 'busy' and not ai_await(question, until) then
-            claim := 'late';
-        end if;
-        if ai_is_fresh(type, key, max_age) then  -- by a statement of its own, which sees what was committed last
-            return 'answered';
-        end if;
-        exit when claim <> 'busy';
-    end loop;
-    return claim;
+    late := ai_claim(type, array[key], until);
+    if ai_is_fresh(type, key, max_age) then  -- by a statement of its own, which sees what was committed last
+        raise exception using errcode = 'PC099', message = 'never seen: rolls back, and so gives back the claim';
+    end if;
+    return case when late = '{}' then 'mine' else 'late' end;
+exception when sqlstate 'PC099' then
+    return 'answered';
 end
 $$;
 
 comment on function pgcache_internal.ai_take_turn(text, text, interval) is
 'Before a question is asked that the cache has no answer to: lets others that are asking it finish, for the setting'
-' lease at most. answered: the cache has the answer now, and not one that is older than max_age; mine, alone: see'
-' ai_claim; late: the others took too long, and may still store their answer. Errors: as ai_check_spending.';
+' lease at most. answered: the cache has the answer now, and not one that is older than max_age; mine: this transaction'
+' is the one to ask; late: the others took too long, and may still store their answer. Errors: as ai_check_spending.';
 
 create or replace function pgcache_internal.ai_is_fresh(type text, key text, max_age interval) returns boolean
 language sql volatile parallel unsafe

@@ -41,10 +41,7 @@ as $$
 declare
     report jsonb;
 begin
-    if (due <= clock_timestamp() or exists (select from hot_outbox))
-        -- Of several relays one is at work; the others wait until it is gone.
-        and pg_try_advisory_xact_lock(hashtext('pgcache.hot_relay'))
-    then
+    if (due <= clock_timestamp() or exists (select from hot_outbox)) and hot_take_turn() then
         report := hot_cycle();
         return jsonb_build_object(
             'report', report, 'waits', report #> '{error,waits}',
@@ -98,6 +95,8 @@ begin
         exit when pg_catalog.clock_timestamp() operator(pg_catalog.>=) ends;
         perform pg_catalog.pg_sleep(0.2);
     end loop;
+    delete from pgcache_internal.hot_at_work w where w.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid();
+    commit;
     perform pgcache_internal.hot_raise(report);
 end
 $$;

@@ -39,8 +39,6 @@ SESSION_SETTINGS = {
     "pgcache.tenant": "The tenant whose entries the calls see; without it the shared one, `''`.",
     "pgcache.clock": "The time by which entries expire, for tests. Only where the setting `test_clock` is on.",
 }
-# A note of a transaction to itself.
-OWN_SETTINGS = {"pgcache.hot_voided"}
 
 SQLSTATE = re.compile(r"\b(PC\d{3}|\d[0-9A-Z]{4}|\d\d|XX)\b")
 OUR_SQLSTATE = re.compile(r"\bPC\d{3}\b")
@@ -210,7 +208,7 @@ def _settings(settings: list[dict[str, Any]], bodies: str) -> Iterator[str]:
         ],
     )
     found = {f"pgcache.{name}" for name in re.findall(r"current_setting\('pgcache\.(\w+)'", bodies)}
-    if unknown := found ^ (SESSION_SETTINGS.keys() | OWN_SETTINGS):
+    if unknown := found ^ SESSION_SETTINGS.keys():
         raise SystemExit(f"session settings that are not in tools/reference.py, or only there: {sorted(unknown)}")
     yield "Of a session or transaction, by `SET` and `SET LOCAL`:"
     yield _table(["setting", "meaning"], [[f"`{name}`", text] for name, text in SESSION_SETTINGS.items()])

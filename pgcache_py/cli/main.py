@@ -577,12 +577,24 @@ def _ai_key_command(options: argparse.Namespace) -> None:
         key = (getpass.getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline()).strip()
         if not key:
             raise PgcacheError("there is no key on standard input", hint="python -m pgcache_py ai-key < file")
+        if not re.fullmatch(r"[!-~]+", key):
+            raise PgcacheError(
+                "the API key has spaces, line ends or other characters that no key has",
+                sqlstate="PC010",
+                hint="Pass it as the provider shows it, without the quotes around it.",
+            )
     with target(options.dsn) as where, _session(where) as connection, connection.transaction():
-        # Where the role may set these, the server logs neither the statement nor its parameters.
-        for setting in ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = panic"):
-            with suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
-                connection.execute(f"SET LOCAL {setting}".encode())
-        connection.execute("SELECT pgcache.ai_configure(api_key => %s)", [key])
+        if options.remove:
+            connection.execute("SELECT pgcache.ai_configure(api_key => '')")
+        else:
+            connection.execute("SELECT pgcache.ai_configure()")  # refuses who is not the owner
+            # What COPY reads is in no log, as parameters of a statement are. But the line that it has failed on is: so
+            # it may find no key of another session's, nor be ended for its time.
+            connection.execute("SET LOCAL statement_timeout = 0")
+            connection.execute("LOCK TABLE pgcache_internal.ai_secrets IN SHARE ROW EXCLUSIVE MODE")
+            connection.execute("DELETE FROM pgcache_internal.ai_secrets WHERE name = 'api_key'")
+            with connection.cursor().copy("COPY pgcache_internal.ai_secrets (name, value) FROM STDIN") as copy:
+                copy.write_row(["api_key", key])
     print("removed" if options.remove else "stored")
 
 

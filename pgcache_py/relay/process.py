@@ -1,7 +1,7 @@
 """The relay: the process that tells Redis what has changed in PostgreSQL, for the hot tier.
 
 Any number may run; one of them is at work, and when it ends another takes over. It needs a session of its own, not one
-of a pooler that shares sessions: it holds a lock, and it is woken by NOTIFY.
+of a pooler that shares sessions: by its session others see that it is at work, and it is woken by NOTIFY.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from psycopg.rows import tuple_row
 from ..errors import REDIS_URL_HINT, BusyError, HotTierError, PgcacheError, ReadOnlyError, UnavailableError, translated
 from .cycle import STATEMENTS, Cycle, ForeignPrefix, PrefixInUse, Report, permanent
 
-LOCK = "SELECT pg_try_advisory_lock(hashtext('pgcache.hot_relay'))"
+TAKE_TURN = "SELECT pgcache_internal.hot_take_turn()"
 # A server that is gone without a word is noticed within ten seconds.
 SESSION: dict[str, str | int | None] = {
     "application_name": "pgcache relay",
@@ -86,7 +86,7 @@ class Relay:
         """One cycle; None if another relay is at work. Raises PgcacheError."""
         try:
             with self._session() as connection:
-                return self._cycle(connection).run() if self._locked(connection) else None
+                return self._cycle(connection).run() if _takes_turn(connection) else None
         except ForeignPrefix as error:
             raise _foreign(error) from None
         except self._redis_error as error:
@@ -118,10 +118,6 @@ class Relay:
             self._conninfo, autocommit=True, row_factory=tuple_row, prepare_threshold=None, client_encoding="utf-8"
         )
 
-    def _locked(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
-        row = connection.execute(LOCK).fetchone()
-        return bool(row and row[0])
-
     def _cycle(self, connection: psycopg.Connection[tuple[Any, ...]]) -> Cycle:
         cursor = psycopg.RawCursor(connection)
 
@@ -131,17 +127,17 @@ class Relay:
         return Cycle(call, self._redis, self._prefix)
 
     def _relay(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        while not self._locked(connection):
-            self._say("waits: another relay is at work")
-            self._pause = FIRST_PAUSE
-            self.stop.wait(STANDBY_PAUSE)
-            if self.stop.asked:
-                return
         woken = _Woken(connection)
         cycle = self._cycle(connection)
+        deaf, called = SHORTEST_CYCLE, False
         while not self.stop.asked:
             begun = time.monotonic()
             woken.clear()
+            if not _takes_turn(connection):
+                self._say("waits: another relay is at work")
+                self._pause = FIRST_PAUSE
+                self.stop.wait(STANDBY_PAUSE)
+                continue
             try:
                 report = cycle.run()
             except self._redis_error as error:
@@ -152,9 +148,20 @@ class Relay:
                 self.stop.wait(STANDBY_PAUSE)
                 continue
             self._tell(report)
+            if called and not report.delivered and not report.began:
+                deaf = min(2 * deaf, report.staleness / 5)
+            else:
+                deaf = SHORTEST_CYCLE
             self.stop.wait(begun + SHORTEST_CYCLE - time.monotonic())
-            if not woken.already():
+            called = woken.already()
+            if not called:
                 self.stop.wait(begun + report.staleness / 5 - time.monotonic(), connection)
+                called = woken.already()
+            # NOTIFY is for anybody who may connect: whoever calls in vain again and again is heard less and less often.
+            if called and begun + deaf > time.monotonic():
+                woken.listen(False)
+                self.stop.wait(begun + deaf - time.monotonic())
+                woken.listen(True)
 
     def _tell(self, report: Report) -> None:
         if report.began:
@@ -184,7 +191,10 @@ class _Woken:
         self._connection = connection
         self._heard = False
         connection.add_notify_handler(self._hear)
-        connection.execute("LISTEN pgcache_hot")
+        self.listen(True)
+
+    def listen(self, whether: bool) -> None:
+        self._connection.execute(b"LISTEN pgcache_hot" if whether else b"UNLISTEN pgcache_hot")
 
     def _hear(self, _: psycopg.Notify) -> None:
         self._heard = True
@@ -197,6 +207,12 @@ class _Woken:
         while self._connection.pgconn.notifies():
             self._heard = True
         return self._heard
+
+
+def _takes_turn(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    """Whether this relay is the one at work."""
+    row = connection.execute(TAKE_TURN).fetchone()
+    return bool(row and row[0])
 
 
 def _redis(url: str) -> tuple[Any, type[Exception]]:

@@ -44,7 +44,7 @@ as $$
             current_tenant, caller, tenant_of_member, cache_now, canonical_json, get_for_tenant, ai_worker_stored_key,
             hot_identity, top_entries,
             is_ttl, expiry, check_writable, count_miss, ai_setting, ai_may_spend, ai_check_spending, ai_check_text,
-            ai_check_temp, ai_question, ai_locks_held, ai_claim, ai_await, ai_take_turn, ai_is_fresh, ai_is_whole,
+            ai_check_temp, ai_take_turn, ai_is_fresh, ai_is_whole,
             ai_ask, ai_validate, ai_explain, ai_worker_hit, ai_worker_answer, ai_worker_instructions,
             ai_embed_missing, ai_embeddings_here, ai_store, ai_store_embeddings
         }'),
@@ -66,7 +66,7 @@ as $$
         ('admin', false, '{
             cache_create_type, cache_configure, cache_drop_type, cache_configure_setting, cache_set_price,
             cache_hot_on, cache_hot_off, cache_hot_configure,
-            hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_erasing, hot_erased, hot_cycle
+            hot_take_turn, hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_erasing, hot_erased, hot_cycle
         }')
     ) c (access, walled, names)
     cross join lateral unnest(c.names) f (name)
@@ -122,7 +122,7 @@ begin
     );
     perform give_rights(role), compile_tenants();
     if spends then
-        execute format('grant execute on function ai_fetch(text, jsonb) to %I', role);
+        perform give_spending(role);
     end if;
 end
 $$;
@@ -133,6 +133,22 @@ comment on function pgcache.cache_grant(name, text, text[]) is
 ' the setting pgcache.tenant says; of several it has to name one of them ('''': the shared one); NULL (default): all.'
 ' tables: besides the access that it has, at least read, SELECT on all tables and views of schema pgcache, with the'
 ' entries of all tenants. For the owner of schema pgcache. Errors: PC010.';
+
+create or replace function pgcache_internal.give_spending(role name) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    execute (
+        select format('grant execute on function %s to %I', string_agg(p.oid::regprocedure::text, ', '), role)
+        from pg_proc p
+        where p.pronamespace = 'pgcache_internal'::regnamespace and p.proname in ('ai_fetch', 'ai_claim')
+    );
+end
+$$;
+
+comment on function pgcache_internal.give_spending(name) is
+'Gives a role the rights that ai_grant is about; the functions are there with the level plpython3u only.';
 
 create or replace function pgcache_internal.give_rights(role name) returns void
 language plpgsql volatile

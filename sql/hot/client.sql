@@ -144,7 +144,8 @@ as $$
 declare
     registered constant types := check_type(type);
     crowding constant integer := case when registered.hit_tracking = 'exact' then 1 else hit_log_crowding() end;
-    total constant bigint := (select coalesce(sum(n), 0) from unnest(counts) n);
+    -- At most what a client that was cut off for a while may have: each of them is counted.
+    total constant bigint := least(1000000, (select coalesce(sum(n), 0) from unnest(counts) n));
 begin
     perform check_keys(keys);
     if cardinality(keys) is distinct from cardinality(counts) or coalesce(0 >= any(counts), true) then
@@ -176,5 +177,6 @@ $$;
 
 comment on function pgcache_internal.hot_report_hits(text, text[], integer[]) is
 'Counts hits that Redis has answered, counts[i] of keys[i] of the current tenant, so that statistics and eviction know'
-' of them; returns how many. In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: PC001,'
+' of them; returns how many, 1,000,000 at most.'
+' In a READ ONLY transaction and on a standby 0: nothing is counted there. Errors: PC001,'
 ' PC002, PC010.';

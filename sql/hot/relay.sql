@@ -85,6 +85,37 @@ comment on function pgcache_internal.hot_state() is
 'For the relay: the epoch, in which Redis it began and as whose, NULL if there is none since the server crashed; whose'
 ' one would be that begins now; the settings; and whether there is something to erase. Errors: 25006.';
 
+-- A lock for as long as a session lasts would have to be an advisory one, which is anybody's who may connect. So a row
+-- says which session it is; and whether that one is still there is for all to see.
+create or replace function pgcache_internal.hot_take_turn() returns boolean
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set lock_timeout to '100ms'
+as $$
+declare
+    me constant integer := pg_backend_pid();
+    now constant timestamptz := clock_timestamp();
+    silence constant interval := greatest(cache_setting('hot_max_staleness')::interval, interval '1 minute');
+begin
+    perform check_writable();
+    if exists (select from hot_at_work w where w.pid = me and w.seen_at > now - silence / 2) then
+        return true;  -- so that it need not be written each time
+    end if;
+    insert into hot_at_work as w (pid) values (me)
+    on conflict on constraint hot_at_work_pkey do update set pid = excluded.pid, seen_at = excluded.seen_at
+    where w.pid = me or w.seen_at < now - silence
+        or not exists (select from pg_stat_activity a where a.pid = w.pid and a.datname = current_database());
+    return found;
+exception when lock_not_available or serialization_failure then
+    return false;  -- another one takes it now
+end
+$$;
+
+comment on function pgcache_internal.hot_take_turn() is
+'For the relay, before each cycle: whether this session''s is the one at work. It is from then on, if no other was, or'
+' the session of that one has ended, or has not said for max_staleness, at least a minute, that it is at work. Errors:'
+' 25006.';
+
 create or replace function pgcache_internal.hot_pending() returns table (
     id bigint, type text, tenant text, cache_key text, version bigint
 )

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 import pytest
 
 from pgcache_py.errors import HotTierError, NotInstalledError, PermissionDeniedError, UnavailableError
+from pgcache_py.relay import process as relay_process
 from pgcache_py.relay.cycle import PrefixInUse
-from pgcache_py.relay.process import Relay
+from pgcache_py.relay.process import TAKE_TURN, Relay
 from tests.hot.tools import Tier, left_by_another_server, running
 from tests.tools.redis import Redis
-from tests.tools.session import Session, advisory_locks
+from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.once  # the process; what it asks of the database is in test_cycle
@@ -100,16 +101,84 @@ def test_one_is_at_work_and_another_takes_over(tier: Tier, dsn: str) -> None:
         with a_relay(dsn, tier.server) as second:
             second.wait_for("waits: another relay is at work")
             # The first one's session ends, as when its machine does.
-            tier.ask(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            )
+            tier.ask("SELECT pg_terminate_backend(pid) FROM pgcache_internal.hot_at_work")
             first.wait_for("tries PostgreSQL again")
             wait_until(lambda: AT_WORK in second or first.count(AT_WORK) == 2)
             tier.put("k", 0)
             tier.ask("SELECT cache_set('store', 'k', '1')")
             wait_until(lambda: tier.hit("k") is None)
         assert sum("void" in line for line in first + second) == 1
+
+
+def test_one_that_says_nothing_any_more_is_not_at_work(tier: Tier, new_session: Callable[..., Session]) -> None:
+    """Its session is there still, as when its process is suspended."""
+    first, second = new_session(), new_session()
+    assert first(TAKE_TURN)
+    assert not second(TAKE_TURN)
+    age = "UPDATE pgcache_internal.hot_at_work SET seen_at = seen_at - %s::interval"
+    tier.ask(age, "40 seconds")
+    assert first(TAKE_TURN)  # and says so
+    tier.ask(age, "40 seconds")
+    assert not second(TAKE_TURN)
+    tier.ask("SELECT cache_hot_configure(max_staleness => '1 hour')")
+    tier.ask(age, "50 minutes")
+    assert not second(TAKE_TURN)
+    tier.ask(age, "10 minutes")
+    assert second(TAKE_TURN)
+    assert not first(TAKE_TURN)
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_taking_turns_waits_for_nobody(tier: Tier, new_session: Callable[..., Session], level: str) -> None:
+    first, second = new_session(), new_session()
+    for session in (first, second):
+        session(f"SET default_transaction_isolation = '{level}'")
+    with first.transaction():  # as a cycle in the server is
+        assert first(TAKE_TURN)
+        assert not second(TAKE_TURN)
+    with second.transaction():
+        assert not second("SELECT count(*) FROM pgcache_internal.hot_at_work")
+        first(TAKE_TURN)
+        assert not second(TAKE_TURN)
+    with refused("25006"), second.transaction("READ ONLY"):
+        second(TAKE_TURN)
+
+
+def test_nobody_else_keeps_it_from_work(tier: Tier, dsn: str, role: Callable[..., Session]) -> None:
+    assert Relay(dsn, tier.server.url).once()
+    wait_until(lambda: not tier.ask(RELAYS))
+    for access in (None, "read", "write"):
+        stranger = role(access)
+        stranger("SELECT pg_advisory_lock_shared(hashtext('pgcache.hot_relay'))")
+        for statement in (TAKE_TURN, "LOCK TABLE pgcache_internal.hot_at_work IN ACCESS SHARE MODE"):
+            with stranger.transaction(), refused("42501"):
+                stranger(statement)
+    assert Relay(dsn, tier.server.url).once()
+
+
+def test_who_calls_it_in_vain_is_heard_less_and_less(
+    tier: Tier, dsn: str, role: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycles: list[bool] = []
+
+    def counted(connection: object) -> bool:
+        cycles.append(takes_turn(connection))  # type: ignore[arg-type]
+        return cycles[-1]
+
+    takes_turn = relay_process._takes_turn
+    monkeypatch.setattr(relay_process, "_takes_turn", counted)
+    stranger = role(None)
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for_work()
+        for _ in range(400):
+            stranger("NOTIFY pgcache_hot")
+            stranger("SELECT pg_sleep(0.01)")
+        assert len(cycles) < 100
+        for number in range(3):  # and a change is heard all the same
+            tier.put("k", 0)
+            tier.ask("SELECT cache_set('store', 'k', %s)", str(number))
+            stranger("NOTIFY pgcache_hot")
+            wait_until(lambda: tier.hit("k") is None)
 
 
 def test_sessions_that_are_ended_are_opened_again(tier: Tier, dsn: str) -> None:
@@ -178,8 +247,10 @@ def test_once(tier: Tier, dsn: str, new_session: Callable[..., Session]) -> None
     assert report.vouched == "vouched"
     assert tier.outbox() == set()
     other = new_session()
-    other("SELECT pg_advisory_lock(hashtext('pgcache.hot_relay'))")
+    assert other(TAKE_TURN)
     assert Relay(dsn, tier.server.url).once() is None
+    other.close()
+    wait_until(lambda: Relay(dsn, tier.server.url).once())
 
 
 def test_what_cannot_be_is_an_error_with_a_hint(
@@ -200,7 +271,7 @@ def test_what_cannot_be_is_an_error_with_a_hint(
         Relay("host=127.0.0.1 port=1 dbname=x", url).once()
     tier.redis.set("pgcache:owner", "another/1")
     for run in (Relay(dsn, url).run, Relay(dsn, url).once):
-        wait_until(lambda: advisory_locks(tier.ask.connection) == 0)  # the sessions before have ended
+        wait_until(lambda: not tier.ask(RELAYS))  # the sessions before have ended
         with pytest.raises(HotTierError) as caught:
             run()
         assert caught.value.sqlstate == "PC032"
@@ -236,7 +307,7 @@ def test_the_command_ends_when_it_is_told_to(tier: Tier, dsn: str, number: signa
     assert (process.returncode, errors) == (0, "")
     lines = [line.split(" ", 2)[2] for line in output.splitlines()]
     assert lines[1:] == [AT_WORK, "ended"]
-    wait_until(lambda: advisory_locks(tier.ask.connection) == 0)
+    wait_until(lambda: not tier.ask(RELAYS))
 
 
 def test_after_kill_9_the_next_one_goes_on(tier: Tier, dsn: str) -> None:

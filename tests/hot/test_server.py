@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.hot.tools import Tier, left_by_another_server
-from tests.tools.session import Session, advisory_locks, refused
+from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
 pytestmark = pytest.mark.needs("plpython3u", "redis")
@@ -47,7 +47,8 @@ def test_it_says_what_it_did(configured: Tier) -> None:
 
 
 def test_it_goes_on_for_as_long_as_it_is_told(configured: Tier, new_session: Callable[..., Session]) -> None:
-    running = new_session().start("CALL hot_relay('1 hour')")
+    relay = new_session()
+    running = relay.start("CALL hot_relay('1 hour')")
     wait_until(lambda: configured.alive)
     configured.put("k", 0)
     configured.ask("SELECT cache_set('store', 'k', '1')")
@@ -60,12 +61,20 @@ def test_it_goes_on_for_as_long_as_it_is_told(configured: Tier, new_session: Cal
     configured.ask(running_one, configured.ask.pid)
     with refused("57014"):
         running.result(20)
-    assert advisory_locks(configured.ask.connection) == 0
+    relay.close()
+    wait_until(lambda: configured.ask("SELECT pgcache_internal.hot_take_turn()"))
+
+
+def test_at_its_end_another_takes_over(configured: Tier, new_session: Callable[..., Session]) -> None:
+    for session in (configured.ask, new_session(), configured.ask):
+        configured.redis.flushall()
+        session(RELAY)
+        assert configured.alive
 
 
 def test_it_waits_while_another_relay_is_at_work(configured: Tier, new_session: Callable[..., Session]) -> None:
     other = new_session()
-    other("SELECT pg_advisory_lock(hashtext('pgcache.hot_relay'))")
+    assert other("SELECT pgcache_internal.hot_take_turn()")
     configured.ask(RELAY)
     assert configured.alive is None
     running = new_session().start("CALL hot_relay('1 hour')")

@@ -292,6 +292,16 @@ def test_hits_in_redis_count_as_hits(hot: Session) -> None:
     assert (entry(hot, "a")["hit_count"], entry(hot, "b")["hit_count"]) == (3, 40)
 
 
+def test_more_hits_than_there_can_have_been_are_not_counted(hot: Session) -> None:
+    """Whoever may read may say any number; it costs as much as counting a million."""
+    hot("SELECT cache_set('store', 'a', '1')")
+    report = "SELECT pgcache_internal.hot_report_hits('store', array_fill('a'::text, %s), array_fill(%s, %s))"
+    assert hot(report, [1], 1_000_000, [1]) == 1_000_000
+    assert hot(report, [1000], 2**31 - 1, [1000]) == 1_000_000
+    assert hot.stats("store")["hits"] == 2_000_000
+    assert entry(hot, "a")["hit_count"] <= 1001 * 100_000
+
+
 def test_hits_keep_an_entry_from_being_evicted(ask: Session) -> None:
     ask("SELECT cache_create_type('small', max_entries => 40), cache_hot_on('small')")
     ask("SELECT cache_set('small', 'favourite', '1')")

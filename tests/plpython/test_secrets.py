@@ -16,7 +16,7 @@ from pgcache_py.setup.install import install
 from tests.plpython.standin import KEY, Reply, Standin
 from tests.plpython.tools import host_of
 from tests.servers import Server
-from tests.tools.session import call, session, user
+from tests.tools.session import call, session, user, waiting_for_a_lock
 from tests.tools.waiting import Background, wait_until
 
 pytestmark = pytest.mark.needs("plpython3u")
@@ -210,5 +210,43 @@ def test_the_key_from_standard_input(server: Server, dsn: str, db: psycopg.Conne
     if written is not None:
         assert "ai_configure" in written
         assert "sk-" not in written.replace(KEY, "")
+    assert command(text="sk-back\\slash\n").stdout == "stored\n"
+    assert db.execute("SELECT value FROM pgcache_internal.ai_secrets").fetchone() == ("sk-back\\slash",)
     assert command("--remove").stdout == "removed\n"
     assert db.execute("SELECT count(*) FROM pgcache_internal.ai_secrets").fetchone() == (0,)
+
+
+def test_the_key_of_an_owner_who_is_no_superuser_is_in_no_log(
+    server: Server, empty_dsn: str, new_role: Callable[[str], str]
+) -> None:
+    """Who cannot switch logging off: neither what the command sends, nor what fails when two run at once."""
+
+    def command(text: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pgcache_py", "ai-key", "--dsn", theirs],
+            cwd=PROJECT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert process.stdin
+        process.stdin.write(text)
+        process.stdin.flush()
+        return process
+
+    with session(empty_dsn) as db:
+        owner = user(new_role(empty_dsn))
+        theirs = make_conninfo(empty_dsn, user=owner, password="secret")
+        db.execute(f"CREATE SCHEMA pgcache AUTHORIZATION {owner}; CREATE SCHEMA pgcache_internal AUTHORIZATION {owner}")
+        for dsn in (empty_dsn, theirs, empty_dsn, theirs):
+            install(dsn, cron=False)
+        for setting in ("log_statement = 'all'", "log_min_duration_statement = 0", "log_error_verbosity = verbose",
+                        "statement_timeout = '10s'"):  # fmt: skip
+            db.execute(f'ALTER DATABASE "{db.info.dbname}" SET {setting}'.encode())
+        with db.transaction():
+            db.execute("LOCK TABLE pgcache_internal.ai_secrets IN EXCLUSIVE MODE")
+            commands = [command(f"sk-nobody-{n}\n") for n in range(3)]
+            wait_until(lambda: waiting_for_a_lock(db) == 3)
+        assert [process.communicate()[0] for process in commands] == ["stored\n"] * 3
+        assert db.execute("SELECT value FROM pgcache_internal.ai_secrets").fetchone()[0].startswith("sk-nobody")  # type: ignore[index]
+        written = server.log(db.info.dbname)
+        if written is not None:
+            assert "COPY pgcache_internal.ai_secrets" in written
+            assert "sk-nobody" not in written

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from tests.plpython.standin import Reply, Standin
-from tests.tools.session import advisory_locks, call, session
+from tests.plpython.tools import claimed
+from tests.tools.session import call, session, user
 from tests.tools.waiting import Background, wait_until
 
 pytestmark = pytest.mark.needs("plpython3u")
@@ -45,7 +46,6 @@ def test_fifty_callers_one_call(dsn: str, db: psycopg.Connection, endpoint: Stan
     if function != "embed":
         assert sorted(answer["cache_hit"] for answer in answers) == [False] + [True] * 49
     assert len({str(answer.get("sql") if isinstance(answer, dict) else answer) for answer in answers}) <= 2
-    assert advisory_locks(db) == 0
 
 
 @pytest.mark.parametrize("how", ["terminate", "cancel", "fails"])
@@ -61,19 +61,19 @@ def test_the_place_of_a_caller_that_is_gone_is_taken_at_once(
         wait_until(lambda: waiting(db))
         if how != "fails":
             db.execute(f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE query LIKE '%llm_complete%'"
-                       " AND pid <> pg_backend_pid() AND wait_event IS DISTINCT FROM 'advisory'"
+                       " AND pid <> pg_backend_pid() AND wait_event_type IS DISTINCT FROM 'Lock'"
                        " AND datname = current_database()".encode())  # fmt: skip
             wait_until(lambda: len(endpoint.log) == 2)
     with pytest.raises(psycopg.Error):
         first.result()
     assert not second.result()["cache_hit"]
     assert len(endpoint.log) == 2
-    wait_until(lambda: advisory_locks(db) == 0)  # the one that was terminated may still be ending
+    wait_until(lambda: not claimed(db, "hello"))  # the one that was terminated may still be ending
 
 
 def waiting(db: psycopg.Connection) -> int:
     """How many sessions wait for another's answer."""
-    row = db.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+    row = db.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
                      " AND datname = current_database()").fetchone()  # fmt: skip
     assert row
     return int(row[0])
@@ -91,9 +91,9 @@ def test_waiting_for_a_transaction_that_stays_open_ends_with_the_lease(
             assert time.monotonic() - started > 0.5
             assert not answer["cache_hit"]
             assert len(endpoint.log) == 2
-            assert advisory_locks(db) in (1, 2), "the other's; upkeep may hold one of its own"
+            assert claimed(db, "hello")
         assert ask("llm_complete", "hello")["cache_hit"]
-    assert advisory_locks(db) == 0
+    assert not claimed(db, "hello")
 
 
 def test_a_rollback_gives_the_question_to_those_who_wait(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
@@ -116,7 +116,7 @@ def test_those_who_waited_keep_no_lock(dsn: str, db: psycopg.Connection, endpoin
             wait_until(lambda: waiting(db))
         assert second.result()["cache_hit"]
         first.result()
-        assert advisory_locks(db) == 0
+        assert not claimed(db, "hello")
 
 
 def test_two_transactions_that_wait_for_each_other(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
@@ -157,3 +157,79 @@ def test_different_questions_do_not_wait_for_each_other(dsn: str, db: psycopg.Co
         wait_until(lambda: endpoint.answering == 8)
     for caller in callers:
         caller.result()
+
+
+@pytest.mark.parametrize("function", ["llm_complete", "embed"])
+def test_nobody_else_makes_those_who_ask_wait(
+    dsn: str, db: psycopg.Connection, ask: Ask, endpoint: Standin, new_role: Callable[[str], str], function: str
+) -> None:
+    """Neither by an advisory lock, which is anybody's who may connect, nor by a claim without the right to ask."""
+    call(db, "ai_configure", lease=0.2)
+    reader, stranger = new_role(dsn), new_role(dsn)
+    call(db, "cache_grant", user(reader), "read")
+    with session(reader) as reading, session(stranger) as outside, outside.transaction():
+        ask(function, "warms up")
+        type, key = ("llm", "llm_key") if function == "llm_complete" else ("embedding", "embedding_key")
+        number = db.execute(  # as it was in 0.1.0
+            f"SELECT hashtextextended(pgcache.cache_key('pgcache.ai', '', %s, pgcache.{key}('hello',"
+            " pgcache_internal.ai_setting(%s))), 0)".encode(),
+            [type, "model" if type == "llm" else "embedding_model"],
+        ).fetchone()
+        outside.execute("SELECT pg_advisory_xact_lock(%s)", number)
+        for statement in (
+            "SELECT pgcache_internal.ai_claim('llm', '{k}', now())",
+            "INSERT INTO pgcache_internal.ai_questions VALUES (1)",
+            "SELECT * FROM pgcache_internal.ai_questions",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reading.execute(statement.encode())
+        for _ in range(2):
+            ask(function, "hello")
+        assert len(endpoint.log) == 2, "an answer that is late is not stored"
+
+
+def test_claims_of_tenants_and_of_types_are_apart(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    claim = "SELECT pgcache_internal.ai_claim(%s, '{a,b,c}', clock_timestamp())"
+    with session(dsn) as other, other.transaction():
+        assert other.execute(claim, ["llm"]).fetchone() == ([],)
+        assert other.execute(claim, ["llm"]).fetchone() == ([],), "what is one's own"
+        assert sorted(db.execute(claim, ["llm"]).fetchone()[0]) == ["a", "b", "c"]  # type: ignore[index]
+        assert db.execute(claim, ["embedding"]).fetchone() == ([],)
+        db.execute("SET pgcache.tenant = 'acme'")
+        assert db.execute(claim, ["llm"]).fetchone() == ([],)
+        db.execute("RESET pgcache.tenant")
+        other.execute("SAVEPOINT before")
+        other.execute(claim, ["embedding"])
+        assert len(db.execute(claim, ["embedding"]).fetchone()[0]) == 3  # type: ignore[index]
+        other.execute("ROLLBACK TO before")
+        assert db.execute(claim, ["embedding"]).fetchone() == ([],)
+    assert db.execute(claim, ["llm"]).fetchone() == ([],)
+    assert db.execute("SELECT count(*) FROM pgcache_internal.ai_questions").fetchone() == (0,)
+
+
+def test_a_claim_is_nothing_that_serializable_transactions_read(dsn: str, db: psycopg.Connection) -> None:
+    claim = "SELECT pgcache_internal.ai_claim('llm', %s, clock_timestamp())"
+    with session(dsn) as one, session(dsn) as other:
+        for connection, keys in ((one, ["a", "b"]), (other, ["c", "d"])):
+            connection.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            connection.execute(claim, [keys])
+        locks = db.execute("SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock'"
+                           " AND relation::regclass::text ~ 'ai_questions'").fetchone()  # fmt: skip
+        assert locks == (0,)
+        other.execute("COMMIT")
+        one.execute("COMMIT")
+
+
+def test_in_repeatable_read(dsn: str, db: psycopg.Connection, endpoint: Standin) -> None:
+    """Who sees an old snapshot asks for itself once the other is done; nobody fails."""
+
+    def run(prompt: str) -> Any:
+        with session(dsn) as connection:
+            connection.execute("SET default_transaction_isolation = 'repeatable read'")
+            return call(connection, "llm_complete", prompt)
+
+    with endpoint.holding():
+        callers = [Background(lambda prompt=prompt: run(prompt)) for prompt in ("a", "a", "b", "c")]
+        wait_until(lambda: waiting(db) == 1 and endpoint.answering == 3)
+    assert [caller.result()["response"][-1] for caller in callers] == ["a", "a", "b", "c"]
+    assert 3 <= len(endpoint.log) <= 4

@@ -162,6 +162,14 @@ def test_volatility_is_declared(ask: Session) -> None:
             assert re.search(r"\b(immutable|stable|volatile)\b", head), head
 
 
+def test_no_lock_is_anybodys_who_may_connect() -> None:
+    """As an advisory lock is: who holds one whose key all know, and pg_locks shows, keeps all others from it."""
+    for folder in (SQL, SQL.parent / "plpython", SQL.parent / "pgcache_py"):
+        for file in folder.rglob("*.*"):
+            if file.suffix in (".sql", ".py"):
+                assert not re.search(r"pg_(try_)?advisory", file.read_text(), re.IGNORECASE), file
+
+
 WRITES = re.compile(
     r"\b(insert into|update \w|delete from|nextval|setval|create|alter|drop|truncate|lock table|advisory)\b",
     re.IGNORECASE,
