@@ -138,12 +138,13 @@ create or replace function pgcache_internal.give_spending(role name) returns voi
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
+declare
+    functions text;
 begin
-    execute (
-        select format('grant execute on function %s to %I', string_agg(p.oid::regprocedure::text, ', '), role)
-        from pg_proc p
-        where p.pronamespace = 'pgcache_internal'::regnamespace and p.proname in ('ai_fetch', 'ai_claim')
-    );
+    select string_agg(p.oid::regprocedure::text, ', ') into functions
+    from pg_proc p
+    where p.pronamespace = 'pgcache_internal'::regnamespace and p.proname in ('ai_fetch', 'ai_claim');
+    execute format('grant execute on function %s to %I', functions, role);
 end
 $$;
 
