@@ -25,6 +25,7 @@ EXPLAINED = {
     ("delete_where", "text type variable is not sanitized"): OURS
     + ": the conditions are in entries/delete.sql and caches/",
     ("give_rights", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
+    ("give_spending", "text type variable is not sanitized"): OURS + ": what regprocedure writes",
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("make", "text type variable is not sanitized"): OURS + ": its files",
     ("migrate", "text type variable is not sanitized"): OURS + ": its files",
