@@ -243,7 +243,7 @@ FORGET = Call("cache_forget($1, $2)", _forgotten, tier=SWEEPS, rows=True)
 CREATE_TYPE = Call(
     "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=BYPASSES, repeatable=False
 )
-CONFIGURE = Call("cache_configure($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)", read_nothing, tier=SWEEPS)
+CONFIGURE = Call("cache_configure($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)", read_nothing, tier=SWEEPS)
 DROP_TYPE = Call("cache_drop_type($1)", read_nothing, tier=SWEEPS, repeatable=False)
 # What is evicted or has expired is still true, and leaves Redis with the relay.
 CLEANUP = Call("cache_cleanup($1)", read_count, tier=BYPASSES)

@@ -219,6 +219,12 @@ def number(value: int | None) -> str | None:
     return None if value is None else f"{value:d}"
 
 
+def fraction(value: float | Decimal | None) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | None):
+        raise TypeError(f"expected a number, not {type(value).__name__}: {value!r}")
+    return None if value is None else str(value)
+
+
 def data(value: bytes | bytearray | memoryview) -> bytes:
     """Not of a text: PostgreSQL would read that as bytes in its own way."""
     if not isinstance(value, bytes | bytearray | memoryview):

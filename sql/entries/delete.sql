@@ -223,6 +223,10 @@ begin
         select count(*) from gone
         $sql$, whose)
     into sums using registered.type;
+    execute format(
+        'delete from tenants_over o where o.type = $1 and exists (select from unnest(o.tenants) t (tenant) where %s)',
+        whose
+    ) using registered.type;
 end
 $$;
 

@@ -76,6 +76,11 @@ begin
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::pg_catalog.text' end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
+        '@share', case when registered.tenant_share is not null then e'\\1' else '' end,
+        '@excess', coalesce(excess_over_share(registered), '0'),
+        '@expired', format(
+            '(t.expires_at <= moment%s)', ' or t.created_at <= moment - ' || interval_constant(registered.max_age)
+        ),
         -- A standby has nothing of an UNLOGGED table: there its entries are misses.
         '@readable', case when c.relpersistence = 'u' then ' and not pg_catalog.pg_is_in_recovery()' else '' end
     ) || (
@@ -89,8 +94,11 @@ begin
     into expressions
     from pg_class c inner join pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
     where c.oid = registered.relation;
-    return expressions || jsonb_build_object('@score', (
-        select fill(p.score, expressions) from eviction_policies() p where p.policy = registered.eviction
+    return expressions || jsonb_build_object('@worth', (
+        select fill(
+            format('case when @expired then ''-infinity'' else coalesce(%s, ''infinity'') end', p.score), expressions
+        )
+        from eviction_policies() p where p.policy = registered.eviction
     ));
 end
 $$;
@@ -99,8 +107,9 @@ comment on function pgcache_internal.expressions_of(types) is
 'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; @full: the'
 ' condition that new entries replace others; of a JSON value `value`: @fits (the condition that it fits), @columns,'
 ' @given (what goes into them), @updates (the same for ON CONFLICT); of an entry `t`: @value, @bytes (of its value),'
-' @size, @score (for eviction), @model; @readable: a further condition to read it. What stands in @tokens{} is left out'
-' of types without tokens.';
+' @size, @model, at a moment @expired and @worth (the lowest is evicted first); @readable: a further condition to read'
+' it; of what a tenant has, `h`: @excess over its share. What stands in @tokens{} is left out of types without'
+' tokens, what stands in @share{} of those without tenant_share.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe
@@ -109,9 +118,12 @@ as $$
 declare
     expression record;
 begin
-    template := regexp_replace(template, '@tokens{([^}]*)}', expressions ->> '@tokens', 'g');
-    for expression in select e.key, e.value from jsonb_each_text(expressions) e where e.key <> '@tokens' loop
-        template := replace(template, expression.key, coalesce(expression.value, ''));
+    for expression in select e.key, e.value from jsonb_each_text(expressions) e loop
+        template := case
+            when expression.key = any('{@tokens,@share}')
+                then regexp_replace(template, expression.key || '{([^}]*)}', expression.value, 'g')
+            else replace(template, expression.key, coalesce(expression.value, ''))
+        end;
     end loop;
     return template;
 end

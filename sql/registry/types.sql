@@ -178,7 +178,7 @@ begin
             message = format('%L cannot name a cache type: a table or an index of pgcache has such a name', type),
             hint = 'Choose another name.';
     end if;
-    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null, null);
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null, null, null);
     insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
     values (
         type, check_fields(fields),
@@ -204,7 +204,7 @@ comment on function pgcache.cache_create_type(
 
 create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions bigint,
-    max_age interval
+    max_age interval, tenant_share numeric
 ) returns void
 language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -222,6 +222,8 @@ begin
             ('max_age', quote_literal(max_age), max_age > '0' and max_age <= '1000 years',
                 'a positive interval of at most 1000 years such as ''30 days'';'
                 ' cache_configure(..., reset => ''{max_age}'') takes it away'),
+            ('tenant_share', tenant_share::text, tenant_share between 0.01 and 1,
+                'a number from 0.01 to 1 such as 0.5; cache_configure(..., reset => ''{tenant_share}'') takes it away'),
             ('dimensions', dimensions::text, dimensions between 1 and 16000,
                 'a number from 1 to 16000, which is pgvector''s limit'),
             ('eviction', quote_literal(eviction),
@@ -240,14 +242,16 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_type_options(interval, bigint, bigint, text, text, bigint, interval) is
+comment on function pgcache_internal.check_type_options(
+    interval, bigint, bigint, text, text, bigint, interval, numeric
+) is
 'Checks what cache_create_type and cache_configure are given. Errors: PC003, PC010.';
 
 create or replace function pgcache.cache_configure(
     type text, ttl interval default null, max_entries bigint default null, max_bytes bigint default null,
     eviction text default null, hit_tracking text default null, durable boolean default null,
     enabled boolean default null, dimensions bigint default null, reset text[] default '{}',
-    tier text default null, max_age interval default null
+    tier text default null, max_age interval default null, tenant_share numeric default null
 ) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -258,16 +262,18 @@ declare
     given constant text[] := array[
         case when ttl is not null or tier is not null then 'ttl' end,
         case when max_entries is not null then 'max_entries' end, case when max_bytes is not null then 'max_bytes' end,
-        case when dimensions is not null then 'dimensions' end, case when max_age is not null then 'max_age' end
+        case when dimensions is not null then 'dimensions' end, case when max_age is not null then 'max_age' end,
+        case when tenant_share is not null then 'tenant_share' end
     ];
+    resettable constant text[] := array['ttl', 'max_entries', 'max_bytes', 'dimensions', 'max_age', 'tenant_share'];
 begin
     perform take_turn(), forget_lost_types();
     before := check_type(type);
-    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions, max_age);
-    if not reset <@ array['ttl', 'max_entries', 'max_bytes', 'dimensions', 'max_age'] then
+    perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, dimensions, max_age, tenant_share);
+    if not reset <@ resettable then
         raise exception using errcode = 'PC010',
             message = format('%s cannot be reset', reset),
-            hint = 'These can: ttl, max_entries, max_bytes, dimensions, max_age.';
+            hint = format('These can: %s.', array_to_string(resettable, ', '));
     elsif ttl is not null and tier is not null then
         raise exception using errcode = 'PC010',
             message = 'a type has a ttl of its own, or that of a tier, not both',
@@ -301,6 +307,10 @@ begin
             when 'max_bytes' = any(reset) then null
             else coalesce(cache_configure.max_bytes, t.max_bytes)
         end,
+        tenant_share = case
+            when 'tenant_share' = any(reset) then null
+            else coalesce(cache_configure.tenant_share, t.tenant_share)
+        end,
         dimensions = case
             when 'dimensions' = any(reset) then null
             else coalesce(cache_configure.dimensions, t.dimensions)
@@ -322,7 +332,10 @@ begin
     if enabled = false then
         execute format('delete from %s', before.relation);
     end if;
-    if max_entries is not null or max_bytes is not null or eviction is not null
+    if 'tenant_share' = any(reset) then
+        delete from tenants_over o where o.type = type;
+    end if;
+    if max_entries is not null or max_bytes is not null or eviction is not null or tenant_share is not null
         or reset && '{max_entries,max_bytes}'
     then
         perform set_clocks(type), measure(type);
@@ -331,14 +344,16 @@ end
 $$;
 
 comment on function pgcache.cache_configure(
-    text, interval, bigint, bigint, text, text, boolean, boolean, bigint, text[], text, interval
+    text, interval, bigint, bigint, text, text, boolean, boolean, bigint, text[], text, interval, numeric
 ) is
 'Changes a type; what is NULL stays as it is. ttl: default for entries written from now on. max_entries, max_bytes,'
 ' eviction (lru, cost, fifo, none), hit_tracking (exact, sampled, off): see cache_create_type. durable: rewrites the'
 ' table. enabled false: empties the type and stores nothing. dimensions: fixes those of embeddings. reset: names of'
-' ttl, max_entries, max_bytes, dimensions or max_age to take away. tier (short, medium, long, week): the ttl is that of'
-' the tier, also when its setting changes (see cache_tier). max_age: entries that were stored longer ago are removed by'
-' the clean-up, whatever their ttl. Errors: PC001, PC003, PC010.';
+' ttl, max_entries, max_bytes, dimensions, max_age or tenant_share to take away. tier (short, medium, long, week): the'
+' ttl is that of the tier, also when its setting changes (see cache_tier). max_age: entries that'
+' were stored longer ago are removed by the clean-up, whatever their ttl. tenant_share (0.01 to 1): the share of'
+' max_entries and max_bytes that each tenant keeps; as long as any tenant has more of one than that, entries of such'
+' tenants are evicted first, whoever writes. Errors: PC001, PC003, PC010.';
 
 -- The tables are locked (ACCESS SHARE) and looked up by the newest catalog: for partitions pg_partition_tree does both,
 -- and leaves out what is gone when it has the lock. Built-in types cannot be dropped.
@@ -448,6 +463,7 @@ begin
     delete from types t where t.type = type;
     delete from counters_seen s where s.type = type;
     delete from hit_log l where l.type = type;
+    delete from tenants_over o where o.type = type;
     delete from stats_snapshots s where s.type = type;  -- another type of this name begins anew
     foreach counter in array counter_names() loop
         execute format('drop sequence if exists pgcache_internal.%I', counter || '_' || type);

@@ -107,7 +107,8 @@ select
     s.durable,
     s.enabled,
     t.tier,
-    t.max_age
+    t.max_age,
+    t.tenant_share
 from pgcache_internal.type_stats() as s
 inner join pgcache_internal.types as t on s.type = t.type;
 
@@ -115,7 +116,8 @@ comment on view pgcache.cache_stats is
 'One row a type. entries = valid + expired (waiting for clean-up); hits, misses, evicted, cleaned (expired entries'
 ' removed) since the type was created; hit_rate = hits / (hits + misses); tokens_saved and money_saved (US dollars) by'
 ' hits; bytes: the entries'' own, table_bytes: table, index and TOAST with free space; durable false: UNLOGGED, emptied'
-' by a crash. tier: that ttl follows; max_age: how old entries get at most.';
+' by a crash. tier: that ttl follows; max_age: how old entries get at most; tenant_share: what each tenant keeps of the'
+' limits.';
 
 create or replace view pgcache.ai_worker_cache_stats as
 select

@@ -16,7 +16,7 @@ begin
     end if;
     for registered in select * from types_here() t where type in (t.type) or type is null loop
         if tenants_of_caller() is null then
-            removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0)).expired;
+            removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null)).expired;
         else
             execute format($sql$
                 with gone as (
@@ -247,7 +247,7 @@ begin
         while pgcache_internal.is_here(registered)
             and first_block operator(pg_catalog.<) pgcache_internal.heap_blocks(registered.relation)
         loop
-            batch := (pgcache_internal.sweep(registered.type, first_block, blocks, 0, 0)).expired;
+            batch := (pgcache_internal.sweep(registered.type, first_block, blocks, 0, 0, null)).expired;
             removed_total := removed_total operator(pg_catalog.+) batch;
             first_block := first_block operator(pg_catalog.+) blocks;
             commit;

@@ -21,6 +21,7 @@ declare
     part constant bigint := blocks / greatest(1, parts);  -- blocks in each
     run constant bigint := least(part, ceil(visited / greatest(1, parts)));  -- of which so many are read
     first constant bigint := floor(random() * (part - run + 1));
+    over text[];  -- tenants; NULL: nobody has more than its share
     clock bigint;  -- what the clock replaced shows after this one; NULL: nothing was replaced
 begin
     if @branches    end if;
@@ -37,16 +38,18 @@ $body$;
 comment on function pgcache_internal.replace_worst(text, text, jsonb, interval, timestamptz) is
 'Stores an entry whose key is not there yet in the row of the worst of some sampled() others, at places drawn at'
 ' random; false if it stored nothing: another session has just set the key, the call or the value is wrong, or there'
-' was nothing to replace. Rows that are locked are skipped. Errors: PC009 value larger than max_bytes.';
+' was nothing to replace, as where tenants have more than their share, and none of these others is theirs. Rows that'
+' are locked are skipped. Errors: PC009 value larger than max_bytes.';
 $frame$, $branch$type = '@type' then
-        with worst as (
+        @share{over := tenants_over('@type');
+        }with worst as (
             select s.row_id, s.expired
             from (values (first), (first + part), (first + 2 * part), (first + 3 * part)) p (block)
             cross join lateral (
-                select t.ctid as row_id, t.expires_at <= moment as expired,
-                    case when t.expires_at <= moment then '-infinity' else coalesce(@score, 'infinity') end as score
+                select t.ctid as row_id, @expired as expired, @worth as score
                 from @table t
-                where t.ctid >= format('(%s,0)', p.block)::tid and t.ctid < format('(%s,0)', p.block + run)::tid
+                where t.ctid >= format('(%s,0)', p.block)::tid and t.ctid < format('(%s,0)', p.block + run)::tid@share{
+                    and (over is null or t.tenant = any(over) or @expired)}
                 offset 0
             ) s
             where p.block < blocks

@@ -15,7 +15,7 @@ comment on function pgcache_internal.heap_blocks(regclass) is 'How many blocks t
 -- to run them.
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.sweep(
-    type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint,
+    type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint, over text[],
     out expired bigint, out evicted bigint, out freed bigint
 )
 language plpgsql volatile security definer
@@ -25,7 +25,6 @@ as $body$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := cache_now();
-    too_old constant timestamptz := moment - (select t.max_age from types t where t.type = type);
     first constant tid := format('(%s,0)', first_block)::tid;
     behind constant tid := format('(%s,0)', first_block + blocks)::tid;
     -- Of so few entries that none has to be bad, none goes; but of those in a window of full size one does.
@@ -36,19 +35,18 @@ begin
     perform count_events(type, 'expired', expired), count_events(type, 'evicted', evicted);
 end
 $body$;
-comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint) is
+comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint, text[]) is
 'Deletes from a window of a type''s heap what has expired or is older than its max_age, and by the type''s policy,'
-' until need_entries and need_bytes are met, at most one of visited_for_one() of the others, worst first. Rows that are'
-' locked are skipped.';
+' until need_entries and need_bytes are met, at most one of visited_for_one() of the others, worst first; in types with'
+' tenant_share only of the tenants in over, NULL for all. Rows that are locked are skipped.';
 $frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
                 select t.ctid as row_id, (@size)::integer as bytes, t.created_at >= statement_start() as just_written,
-                    case
-                        when t.expires_at <= moment or t.created_at <= too_old then '-infinity'
-                        else coalesce(@score, 'infinity')
-                    end as score
-                from @table t where t.ctid >= first and t.ctid < behind
+                    @worth as score
+                from @table t
+                where t.ctid >= first and t.ctid < behind@share{
+                    and (over is null or t.tenant = any(over) or @expired)}
             ), ranked as (  -- what has expired makes room, too
                 select v.row_id, v.score, row_number() over worst_first as place,
                     sum(v.bytes) over worst_first - v.bytes as bytes_before
@@ -68,13 +66,13 @@ $frame$, $branch$type = '@type' then
         else
             row_ids := array(
                 select t.ctid from @table t
-                where t.ctid >= first and t.ctid < behind and (t.expires_at <= moment or t.created_at <= too_old)
+                where t.ctid >= first and t.ctid < behind and @expired
             );
         end if;
         with gone as (
             delete from @table t where t.ctid = any(array(
                 select e.ctid from @table e where e.ctid = any(row_ids) for update skip locked))
-            returning t.expires_at <= moment or t.created_at <= too_old as expired, @size as bytes
+            returning @expired as expired, @size as bytes
         )
         select
             count(*) filter (where g.expired), count(*) filter (where g.expired is not true), coalesce(sum(g.bytes), 0)
@@ -120,15 +118,27 @@ declare
     entries_per_chunk constant float8 := greatest(1, entries_per_block * chunk_blocks());
     bytes_per_entry constant float8 := greatest(1, counter(type, 'bytes') / greatest(1.0, counter(type, 'entries')));
     to_visit bigint := least(chunks, ceil(visit_entries / entries_per_chunk));
+    over text[] := case when registered.tenant_share is not null then tenants_over(type) end;
+    spared integer := 0;  -- so many windows on end had nothing of these
+    -- After to_look more it is looked anew who has more than its share: else what has to go might all be taken from one
+    -- that had a little more.
+    small_step constant float8 := greatest(1, least(
+        counter(type, 'entries'), registered.max_entries, registered.max_bytes / bytes_per_entry
+    ) / 50);
+    to_look float8 := case when over is null then 'infinity' else small_step end;
+    held record;
     removed bigint := 0;
+    windows integer;  -- at most
     needed float8;  -- so many entries have to go
     wanted bigint;  -- chunks of the next window
     first bigint;  -- of them
     swept record;
 begin
-    for attempt in 1..max_windows(greatest(need_entries, visit_entries, need_bytes / bytes_per_entry)::bigint) loop
+    windows := max_windows(greatest(need_entries, visit_entries, need_bytes / bytes_per_entry)::bigint)
+        + case when over is null then 0 else ceil(2 / registered.tenant_share) end;
+    for attempt in 1..windows loop
         exit when chunks = 0 or need_entries <= 0 and need_bytes <= 0 and to_visit <= 0;
-        needed := greatest(need_entries, need_bytes / bytes_per_entry);
+        needed := least(to_look, greatest(need_entries, need_bytes / bytes_per_entry));
         wanted := greatest(1, to_visit, ceil(needed * visited_for_one() / entries_per_chunk));
         wanted := least(window_chunks(), wanted * 2 ^ greatest(0, attempt - equal_windows()));
         if wanted >= chunks then
@@ -139,7 +149,22 @@ begin
             wanted := least(wanted, chunks - (counter(type, 'hand') + 1) % chunks);
             first := (select min(nextval(hand_counter)) from generate_series(1, wanted)) % chunks;
         end if;
-        swept := sweep(type, first * chunk_blocks(), wanted * chunk_blocks(), need_entries, need_bytes);
+        swept := sweep(type, first * chunk_blocks(), wanted * chunk_blocks(),
+            least(to_look, need_entries)::bigint, least(to_look * bytes_per_entry, need_bytes)::bigint, over);
+        if over is not null then
+            spared := case when swept.evicted > 0 then 0 else spared + 1 end;
+            to_look := to_look - swept.evicted;
+            if to_look < 1 then
+                held := count_entries(type, counted_blocks());
+                over := held.over;
+                to_look := greatest(small_step, held.excess);
+            elsif spared >= sparing_windows() or spared > 0 and wanted = chunks then
+                over := null;
+            end if;
+            if over is null then
+                to_look := 'infinity';
+            end if;
+        end if;
         removed := removed + swept.expired + swept.evicted;
         need_entries := need_entries - swept.expired - swept.evicted;
         need_bytes := need_bytes - swept.freed;
@@ -150,5 +175,6 @@ end
 $$;
 
 comment on function pgcache_internal.evict(types, bigint, bigint, bigint) is
-'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, max_windows()'
-' at most; returns how many entries it removed.';
+'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, over'
+' max_windows() at most; returns how many entries it removed. As long as tenants have more than their share, theirs'
+' go.';

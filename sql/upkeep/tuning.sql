@@ -99,6 +99,22 @@ as $$ select 512 $$;
 comment on function pgcache_internal.visited_at_least() is
 'How many entries are visited at least to choose from, each time that room is made.';
 
+create or replace function pgcache_internal.sparing_windows() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 8 $$;
+
+comment on function pgcache_internal.sparing_windows() is
+'In so many windows on end there may be nothing of tenants with more than their share, who sit elsewhere in the table;'
+' then entries of others are evicted, too.';
+
+create or replace function pgcache_internal.limiting_share() returns float8
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 0.85::float8 $$;
+
+comment on function pgcache_internal.limiting_share() is
+'The share of a limit from which on a type that has so much is taken to be limited by it: what each tenant keeps of it'
+' is a share of what there is, which stays some per cent below the limit.';
+
 create or replace function pgcache_internal.reuse_lines() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
 as $$ select 4 $$;

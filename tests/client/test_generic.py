@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -174,9 +175,13 @@ def test_types(cache: Any) -> None:
     cache.configure("mine", tier="long", max_age=timedelta(days=30))
     row = next(row for row in cache.stats() if row["type"] == "mine")
     assert (row["ttl"], row["tier"], row["max_age"]) == (timedelta(hours=24), "long", timedelta(days=30))
-    cache.configure("mine", reset=["ttl", "max_age"])
+    cache.configure("mine", tenant_share=0.25)
+    assert next(row for row in cache.stats() if row["type"] == "mine")["tenant_share"] == Decimal("0.25")
+    with pytest.raises(TypeError, match="expected a number"):
+        cache.configure("mine", tenant_share="half")
+    cache.configure("mine", reset=["ttl", "max_age", "tenant_share"])
     row = next(row for row in cache.stats() if row["type"] == "mine")
-    assert (row["ttl"], row["tier"], row["max_age"]) == (None, None, None)
+    assert (row["ttl"], row["tier"], row["max_age"], row["tenant_share"]) == (None, None, None, None)
     cache.configure("mine", enabled=False)
     assert cache.set("mine", "k", 1) is False
     cache.drop_type("mine")

@@ -20,7 +20,7 @@ def test_one_row_a_type(ask: Session) -> None:
         "hits_per_entry": None, "tokens_saved": 0, "money_saved": 0, "bytes": 0, "oldest": None, "newest": None,
         "evicted": 0, "cleaned": 0, "table_bytes": ask("SELECT pg_total_relation_size('cache_type_mine')"),
         "max_entries": 10, "max_bytes": 4 << 30, "ttl": ask("SELECT interval '1 hour'"), "eviction": "lru",
-        "durable": True, "enabled": True, "tier": None, "max_age": None,
+        "durable": True, "enabled": True, "tier": None, "max_age": None, "tenant_share": None,
     }  # fmt: skip
 
 

@@ -255,12 +255,14 @@ class Cache(TypedCaches):
         reset: Sequence[str] = (),
         tier: str | None = None,
         max_age: TTL = None,
+        tenant_share: float | None = None,
     ) -> None:
         """Change a type; what is None stays as it is. See create_type.
 
-        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes, dimensions
-        and max_age to take away. tier: short, medium, long or week, whose ttl is the type's from now on. max_age:
-        entries that were stored longer ago are removed by the clean-up. Raises UnknownTypeError, InvalidSettingError.
+        dimensions: what all vectors of embeddings must have. reset: which of ttl, max_entries, max_bytes, dimensions,
+        max_age and tenant_share to take away. tier: short, medium, long or week, whose ttl is the type's from now on.
+        max_age: entries that were stored longer ago are removed by the clean-up. tenant_share: what share of the limits
+        each tenant keeps, such as 0.5. Raises UnknownTypeError, InvalidSettingError.
         """
         self._run(
             calls.CONFIGURE,
@@ -276,6 +278,7 @@ class Cache(TypedCaches):
             wire.array(reset),
             tier,
             wire.interval(max_age),
+            wire.fraction(tenant_share),
         )
 
     def drop_type(self, type: str) -> None:
