@@ -103,6 +103,10 @@ class CronMissingError(PgcacheError):
     """PC012: scheduling needs the extension pg_cron."""
 
 
+class InvalidTagError(PgcacheError, ValueError):
+    """PC013: what cannot be a tag, or too many tags for one entry."""
+
+
 class ModelError(PgcacheError):
     """The model could not be asked.
 
@@ -184,6 +188,7 @@ _CLASSES: dict[str, type[PgcacheError]] = {
     "PC010": InvalidSettingError,
     "PC011": NotANumberError,
     "PC012": CronMissingError,
+    "PC013": InvalidTagError,
     **{f"PC02{digit}": ModelError for digit in range(6)},
     **{f"PC03{digit}": HotTierError for digit in range(3)},
     "PC090": NewerDatabaseError,

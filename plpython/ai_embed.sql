@@ -119,7 +119,7 @@ as $$
     from unnest(texts) t
     inner join cache_embeddings e
         on e.tenant = current_tenant() and e.cache_key = embedding_key(t, ai_embeddings_here.model)
-    where e.expires_at is null or e.expires_at > cache_now()
+    where is_live(e.expires_at, e.cache_tags, e.tenant, e.cache_epoch, cache_now())
 $$;
 
 comment on function pgcache_internal.ai_embeddings_here(text[], text) is

@@ -21,6 +21,7 @@ CODE = (
     "basics/*.sql",
     "access/*.sql",
     "registry/*.sql",
+    "freshness/*.sql",
     "entries/*.sql",
     "caches/*.sql",
     "hot/*.sql",

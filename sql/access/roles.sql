@@ -50,17 +50,18 @@ as $$
         }'),
         ('read', false, '{
             cache_live, cache_health, get_cache_index_usage,
-            as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs, hot_progress,
+            tags_epoch, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs, hot_progress,
             hot_get, hot_get_many, hot_report_hits, is_hot
         }'),
         ('write', true, '{
-            cache_set, cache_add, cache_incr, cache_set_many, cache_set_many_json, cache_warm, cache_set_llm,
-            cache_set_embedding, cache_set_embeddings, cache_set_vector_search, cache_set_audio, cache_set_ai_worker,
-            cache_set_face, cache_set_phash, crawl_store, cache_touch, cache_persist, cache_delete, cache_delete_many,
-            cache_delete_pattern, cache_clear, cache_clear_all, cache_clear_expired, cache_cleanup,
-            cleanup_old_cache_entries, ai_worker_cleanup_cache, cache_invalidate_tenant, cache_invalidate_user,
-            cache_invalidate_schema, cache_forget,
-            is_writable, put, put_embedding, put_audio, set_for_tenant
+            cache_set, cache_fetch, cache_release, cache_invalidate_tags, cache_add, cache_incr, cache_set_many,
+            cache_set_many_json, cache_warm, cache_set_llm, cache_set_embedding, cache_set_embeddings,
+            cache_set_vector_search, cache_set_audio, cache_set_ai_worker, cache_set_face, cache_set_phash,
+            crawl_store, cache_touch, cache_persist, cache_delete, cache_delete_many, cache_delete_pattern,
+            cache_clear, cache_clear_all, cache_clear_expired, cache_cleanup, cleanup_old_cache_entries,
+            ai_worker_cleanup_cache, cache_invalidate_tenant, cache_invalidate_user, cache_invalidate_schema,
+            cache_forget,
+            is_writable, put, put_fresh, remove_invalid, put_embedding, put_audio, set_for_tenant
         }'),
         ('write', false, '{cache_trim, hot_set}'),
         ('admin', false, '{

@@ -164,7 +164,7 @@ begin
                     from (select e.*, row_number() over () as number from ({source}) e where e.reason is null) e
                     where may_write('@type', key, null, tenant) and tell_progress($3, number)
                     on conflict on constraint @pkey do update
-                    set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
+                    set @updates, @untagged, created_at = excluded.created_at, expires_at = excluded.expires_at,
                         last_accessed_at = excluded.last_accessed_at, hit_count = excluded.hit_count,
                         hit_weight = excluded.hit_weight
                     where t.expires_at <= $1

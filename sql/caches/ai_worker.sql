@@ -42,7 +42,7 @@ begin
         select from ai_worker_cache t
         where t.tenant = current_tenant() and t.cache_key = legacy_key
             and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version
-            and (t.expires_at is null or t.expires_at > cache_now())
+            and is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, cache_now())
     ) then
         return legacy_key;
     end if;

@@ -37,7 +37,10 @@ begin
     on conflict on constraint cache_audio_chunks_pkey do update
     set audio_data = excluded.audio_data, format = excluded.format, duration_ms = excluded.duration_ms,
         sample_rate = excluded.sample_rate, channels = excluded.channels, voice = excluded.voice,
-        created_at = excluded.created_at, expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+        created_at = excluded.created_at, expires_at = excluded.expires_at,
+        last_accessed_at = excluded.last_accessed_at,
+        cache_tags = excluded.cache_tags, cache_epoch = excluded.cache_epoch,
+        cache_stale_until = excluded.cache_stale_until, cache_compute_ms = excluded.cache_compute_ms
     where overwrite or t.expires_at operator(pg_catalog.<=) moment
     returning pg_catalog.nextval('pgcache_internal.writes_audio') into clock;
     if clock is null then
@@ -114,7 +117,9 @@ begin
         into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
         from pgcache.cache_audio_chunks t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
-            and (t.expires_at is null or t.expires_at operator(pg_catalog.>) pgcache_internal.cache_now());
+            and pgcache_internal.is_live(
+                t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, pgcache_internal.cache_now()
+            );
     end if;
     if drawn is not false then
         perform pgcache_internal.record_hit('audio', key, counted, weight);

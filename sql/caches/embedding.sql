@@ -37,7 +37,9 @@ begin
         )
     on conflict on constraint cache_embeddings_pkey do update
     set embedding = excluded.embedding, model = excluded.model, created_at = excluded.created_at,
-        expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at
+        expires_at = excluded.expires_at, last_accessed_at = excluded.last_accessed_at,
+        cache_tags = excluded.cache_tags, cache_epoch = excluded.cache_epoch,
+        cache_stale_until = excluded.cache_stale_until, cache_compute_ms = excluded.cache_compute_ms
     where overwrite or t.expires_at operator(pg_catalog.<=) moment
     returning pg_catalog.nextval('pgcache_internal.writes_embedding') into clock;
     if clock is null then
@@ -111,7 +113,7 @@ begin
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join pgcache.cache_embeddings t
                 on t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) a.key
-                and (t.expires_at is null or t.expires_at operator(pg_catalog.>) moment)
+                and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
             order by a.place
         loop
             logged := pg_catalog.array_append(logged, found.logged);
@@ -150,7 +152,9 @@ begin
         into found_embedding, counted, weight, drawn
         from pgcache.cache_embeddings t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
-            and (t.expires_at is null or t.expires_at operator(pg_catalog.>) pgcache_internal.cache_now());
+            and pgcache_internal.is_live(
+                t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, pgcache_internal.cache_now()
+            );
     end if;
     if drawn is not false then
         perform pgcache_internal.record_hit('embedding', key, counted, weight);

@@ -36,7 +36,7 @@ $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
                 on t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) a.key
-                and (t.expires_at is null or t.expires_at operator(pg_catalog.>) moment)
+                and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
             order by a.place
         ) f;
 $branch$);
@@ -91,7 +91,7 @@ $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
                     as weight@tokens{, @model as model, t.tokens_used}
             from @table t
             where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) any(keys)
-                and (t.expires_at is null or t.expires_at operator(pg_catalog.>) moment)
+                and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
         ) f;
 $branch$);
 
@@ -136,7 +136,9 @@ select
     t.data as value
 from pgcache.cache_store as t
 where t.tenant = pgcache_internal.current_tenant()
-    and (t.expires_at is null or t.expires_at > pgcache_internal.cache_now());
+    and pgcache_internal.is_live(
+        t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, pgcache_internal.cache_now()
+    );
 
 comment on view pgcache_internal.live_entries is
 'The live entries of the JSON types in the current tenant, for cache_live.';
@@ -263,7 +265,7 @@ $frame$, $branch$type = '@type' then
             order by key collate "C"  -- so that batches that overlap do not deadlock
             on conflict on constraint @pkey do update
             set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
-                last_accessed_at = excluded.last_accessed_at
+                last_accessed_at = excluded.last_accessed_at, @untagged
             returning @bytes as bytes
         )
         select count(*), sum(u.bytes) into stored, bytes from upserted u;

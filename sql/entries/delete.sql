@@ -1,64 +1,103 @@
 -- Invalidation. All of it is transactional: after the commit no reader on this server gets the old value, after a
 -- rollback nothing was lost.
 
-create or replace function pgcache.cache_delete(type text, key text) returns boolean
-language sql volatile parallel unsafe security definer
+create or replace function pgcache.cache_delete(type text, key text, soft boolean default false) returns boolean
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_delete_many(type, array[key]) > 0 $$;
+as $$
+begin
+    return cache_delete_many(type, array[key], soft) > 0;
+end
+$$;
 
-comment on function pgcache.cache_delete(text, text) is
-'Removes an entry of the current tenant; true if there was a live one. Errors: PC001, PC002, 25006.';
+comment on function pgcache.cache_delete(text, text, boolean) is
+'Removes an entry of the current tenant; true if there was a live one. Voids its lease (cache_fetch). soft: it expires'
+' instead, so that cache_fetch may serve it while one computes it anew. Errors: PC001, PC002, 25006.';
 
-create or replace function pgcache.cache_delete_many(type text, keys text[]) returns bigint
-language sql volatile parallel unsafe security definer
+create or replace function pgcache.cache_delete_many(
+    type text, keys text[], soft boolean default false
+) returns bigint
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select delete_where(type, own_entries() || ' and t.cache_key = any($1)', check_keys(keys)) $$;
+as $$
+begin
+    perform check_type(type), check_keys(keys), check_writable();
+    -- First: who is storing one of them has then committed, and is seen.
+    perform void_leases(type, tenant_here(), keys);
+    return delete_where(type, own_entries() || ' and t.cache_key = any($1)', keys, soft);
+end
+$$;
 
-comment on function pgcache.cache_delete_many(text, text[]) is
-'Removes many entries of the current tenant; returns how many live ones there were. Errors: PC001, PC002, 25006.';
+comment on function pgcache.cache_delete_many(text, text[], boolean) is
+'Removes many entries of the current tenant, as cache_delete does; returns how many live ones there were. Errors:'
+' PC001, PC002, 25006.';
 
 -- condition comes from this file only, never from a caller; what callers pass is $1.
-create or replace function pgcache_internal.delete_where(type text, condition text, arguments text[]) returns bigint
+create or replace function pgcache_internal.delete_where(
+    type text, condition text, arguments text[], soft boolean default false
+) returns bigint
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     registered constant types := check_type(type);
+    live constant text := 'is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $2)';
     removed bigint;
 begin
     perform check_writable();
-    execute format($sql$
-        with gone as (delete from %s t where %s returning t.expires_at)
-        select count(*) from gone g where g.expires_at is null or g.expires_at > $2
-        $sql$, registered.relation, condition)
+    execute format(
+        case
+            -- Until it would have expired, which for some is never.
+            when soft then $sql$
+                with gone as (
+                    update %s t set expires_at = $2, cache_stale_until
+                        = coalesce(greatest(t.expires_at, t.cache_stale_until), $2 + interval '1 day')
+                    where %s and %s returning 1
+                )
+                select count(*) from gone
+                $sql$
+            else $sql$
+                with gone as (delete from %s t where %s returning %s as live)
+                select count(*) from gone g where g.live
+                $sql$
+        end,
+        registered.relation, condition, live
+    )
     into removed using arguments, cache_now();
     return removed;
 end
 $$;
 
-comment on function pgcache_internal.delete_where(text, text, text[]) is
-'Removes the entries that meet a condition on t and $1; returns how many live ones there were.';
+comment on function pgcache_internal.delete_where(text, text, text[], boolean) is
+'Removes the entries that meet a condition on t and $1, or, soft, lets them expire; returns how many live ones there'
+' were.';
 
-create or replace function pgcache.cache_delete_pattern(type text, pattern text) returns bigint
-language sql volatile parallel unsafe security definer
+create or replace function pgcache.cache_delete_pattern(
+    type text, pattern text, soft boolean default false
+) returns bigint
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where(
-        type, own_entries() || format(' and t.cache_key like %L', check_pattern(pattern)), null
-    )
+begin
+    perform check_type(type), check_pattern(pattern), void_leases_like(type, '=' || tenant_here(), pattern);
+    return delete_where(type, own_entries() || format(' and t.cache_key like %L', pattern), null, soft);
+end
 $$;
 
-comment on function pgcache.cache_delete_pattern(text, text) is
+comment on function pgcache.cache_delete_pattern(text, text, boolean) is
 'Removes the current tenant''s entries whose key matches a LIKE pattern (\% and \_ are literal; a pattern with a fixed'
-' beginning uses the index); returns how many live ones there were. Errors: PC001, PC006, 25006.';
+' beginning uses the index); returns how many live ones there were. soft: as in cache_delete. Errors: PC001, PC006,'
+' 25006.';
 
 create or replace function pgcache.cache_clear(type text) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    removed constant bigint := delete_where(type, reach(), null);
+    removed bigint;
 begin
+    perform check_type(type), void_leases_like(type, scope_here(), '%');
+    removed := delete_where(type, reach(), null);
     perform take_lines(type, reach());
     return removed;
 end
@@ -78,26 +117,36 @@ comment on function pgcache.cache_clear_all() is
 ' Errors: 25006.';
 
 create or replace function pgcache.cache_invalidate_tenant(tenant text) returns bigint
-language sql volatile parallel unsafe security definer
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[g.tenant])), 0)::bigint
-    from (select check_may_name(check_given('tenant', tenant)) as tenant) g cross join types_here() t
+begin
+    perform check_may_name(check_given('tenant', tenant));
+    perform void_leases_like(t.type, '=' || tenant, '%') from types_here() t;
+    return (select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[tenant])), 0) from types_here() t);
+end
 $$;
 
 comment on function pgcache.cache_invalidate_tenant(text) is
 'Removes all entries of a tenant in all types; returns how many live ones there were. Errors: PC002 for NULL, 25006.';
 
 create or replace function pgcache.cache_invalidate_user(user_id text) returns bigint
-language sql volatile parallel unsafe security definer
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select sum(delete_where(
-        t.type, own_entries() || ' and coalesce(t.user_id, '''') = $1[1]',
-        array[check_given('user', user_id)]
-    ))::bigint
-    from types_here() t
-    where t.fields ->> 'user_id' ~ '^string'
+begin
+    perform check_given('user', user_id);
+    -- A lease does not say whose entry it is about.
+    perform void_leases_like(t.type, '=' || tenant_here(), '%') from types_here() t
+    where t.fields ->> 'user_id' ~ '^string';
+    return (
+        select coalesce(sum(delete_where(
+            t.type, own_entries() || ' and coalesce(t.user_id, '''') = $1[1]', array[user_id]
+        )), 0)
+        from types_here() t
+        where t.fields ->> 'user_id' ~ '^string'
+    );
+end
 $$;
 
 comment on function pgcache.cache_invalidate_user(text) is
@@ -137,6 +186,9 @@ begin
     lock table tenant_savings in share update exclusive mode;
     for registered in select * from types_here() t loop
         continue when kind = 'user' and coalesce(registered.fields ->> 'user_id', '') !~ '^(string|count|integer)';
+        perform void_leases_like(
+            registered.type, case kind when 'tenant' then '=' || subject else scope_here() end, '%'
+        );
         gone := forget_entries(registered, whose, kind);
         total := total + gone.entries + gone.lines + gone.sums;
         return query

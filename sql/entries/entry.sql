@@ -17,7 +17,8 @@ begin
     end if;
     return query execute format($sql$
         select t.tenant, t.cache_key, t.created_at, t.expires_at, t.expires_at - $3, t.last_accessed_at,
-            as_count(t.hit_count::numeric + coalesce((%s), 0)), (%s)::bigint, coalesce(t.expires_at <= $3, false)
+            as_count(t.hit_count::numeric + coalesce((%s), 0)), (%s)::bigint,
+            not is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $3)
         from %s t where t.tenant = $1 and t.cache_key = $2
         $sql$,
         case
@@ -32,8 +33,8 @@ end
 $$;
 
 comment on function pgcache.cache_entry(text, text) is
-'The metadata of an entry of the current tenant, also of one that has expired and still waits for clean-up (expired ='
-' true): why a get hits or misses. No row if there is none. Errors: PC001, PC002.';
+'The metadata of an entry of the current tenant, also of one that has expired, or whose tags were invalidated, and that'
+' still waits for clean-up (expired = true). No row if there is none. Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.live_expiry(type text, key text) returns setof timestamptz
 language plpgsql volatile parallel safe
@@ -46,7 +47,8 @@ begin
     if is_readable(type) then
         return query execute format($sql$
             select t.expires_at from %s t
-            where t.tenant = $1 and t.cache_key = $2 and (t.expires_at is null or t.expires_at > $3)
+            where t.tenant = $1 and t.cache_key = $2
+                and is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $3)
             $sql$, registered.relation)
         using tenant_here(), key, cache_now();
     end if;
@@ -89,8 +91,9 @@ begin
     perform check_key(key);
     perform check_writable();
     execute format($sql$
-        update %s t set expires_at = $1
-        where t.tenant = $2 and t.cache_key = $3 and (t.expires_at is null or t.expires_at > $4)
+        update %s t set expires_at = $1, cache_stale_until = $1 + (t.cache_stale_until - t.expires_at)
+        where t.tenant = $2 and t.cache_key = $3
+            and is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $4)
         $sql$, registered.relation)
     using expires, tenant_here(), key, cache_now();
     get diagnostics changed = row_count;

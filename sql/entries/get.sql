@@ -43,7 +43,9 @@ $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         into value, @tokens{model, tokens, }counted, weight, drawn
         from @table t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
-            and (t.expires_at is null or t.expires_at operator(pg_catalog.>) pgcache_internal.cache_now());
+            and pgcache_internal.is_live(
+                t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, pgcache_internal.cache_now()
+            );
 $branch$);
 
 -- Inlined into the statements above.

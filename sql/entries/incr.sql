@@ -34,12 +34,17 @@ begin
             hit_weight_at(registered.hit_tracking, 0)
         )
         on conflict on constraint cache_store_pkey do update
-        set data = case when t.expires_at <= moment then excluded.data else to_jsonb(t.data::text::bigint + by) end,
-            created_at = case when t.expires_at <= moment then excluded.created_at else t.created_at end,
-            expires_at = case
-                when t.expires_at <= moment or ttl is not null then excluded.expires_at
-                else t.expires_at
-            end,
+        set (data, created_at, expires_at, cache_tags, cache_epoch, cache_stale_until, cache_compute_ms) = (
+                select
+                    case when l.live then to_jsonb(t.data::text::bigint + by) else excluded.data end,
+                    case when l.live then t.created_at else excluded.created_at end,
+                    case when l.live and ttl is null then t.expires_at else excluded.expires_at end,
+                    case when l.live then t.cache_tags end,
+                    case when l.live then t.cache_epoch end,
+                    case when l.live then t.cache_stale_until end,
+                    case when l.live then t.cache_compute_ms end
+                from (select is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment) as live) l
+            ),
             last_accessed_at = excluded.last_accessed_at
         returning t.data::text::bigint into total;
     exception when invalid_text_representation or numeric_value_out_of_range then

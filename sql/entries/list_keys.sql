@@ -15,7 +15,7 @@ begin
     end if;
     return query execute format($sql$
         select t.cache_key from %s t
-        where t.tenant = $1 and t.cache_key like %L and (t.expires_at is null or t.expires_at > $2)
+        where t.tenant = $1 and t.cache_key like %L and is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $2)
         order by t.cache_key limit $3
         $sql$, registered.relation, pattern)
     using tenant_here(), cache_now(), max_keys;

@@ -4,14 +4,21 @@
 -- explain_refusal finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
 
 create or replace function pgcache.cache_set(
-    type text, key text, value jsonb, ttl interval default null
+    type text, key text, value jsonb, ttl interval default null, tags text[] default null, token bigint default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, true) $$;
+as $$
+    select pgcache_internal.is_writable() and case
+        when tags is null and token is null then pgcache_internal.put(type, key, value, ttl, true)
+        else pgcache_internal.put_fresh(type, key, value, ttl, tags, token)
+    end
+$$;
 
-comment on function pgcache.cache_set(text, text, jsonb, interval) is
+comment on function pgcache.cache_set(text, text, jsonb, interval, text[], bigint) is
 'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there.'
-' True if stored, false if the type is disabled. Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl,'
+' True if stored, false if the type is disabled. tags: what it depends on, see cache_invalidate_tags. token: that of'
+' cache_fetch: stored only if nothing has changed since, neither the entry nor what its tags stand for; false if so.'
+' Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl,'
 ' PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger'
 ' than its max_bytes, 25006 READ ONLY transaction.';
 
@@ -19,11 +26,36 @@ create or replace function pgcache.cache_add(
     type text, key text, value jsonb, ttl interval default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
-as $$ select pgcache_internal.is_writable() and pgcache_internal.put(type, key, value, ttl, false) $$;
+as $$
+    select pgcache_internal.is_writable() and (
+        pgcache_internal.put(type, key, value, ttl, false)
+        or pgcache_internal.remove_invalid(type, key) and pgcache_internal.put(type, key, value, ttl, false)
+    )
+$$;
 
 comment on function pgcache.cache_add(text, text, jsonb, interval) is
-'Stores a value only if the key has none or an expired one; true if it did. Of many at once exactly one gets true.'
-' Errors: as cache_set.';
+'Stores a value only if the key has none or one that is expired or invalid; true if it did. Of many at once exactly one'
+' gets true. Errors: as cache_set.';
+
+create or replace function pgcache_internal.remove_invalid(type text, key text) returns boolean
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    removed bigint;
+begin
+    execute format(
+        'delete from %s t where t.tenant = $1 and t.cache_key = $2 and not is_live(null, t.cache_tags, t.tenant,'
+        ' t.cache_epoch, null)', (check_type(type)).relation
+    )
+    using tenant_here(), key;
+    get diagnostics removed = row_count;
+    return removed > 0;
+end
+$$;
+
+comment on function pgcache_internal.remove_invalid(text, text) is
+'Removes an entry one of whose tags was invalidated; true if there was one.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put(
@@ -70,7 +102,7 @@ $frame$, $branch$type operator(pg_catalog.=) '@type' then
         where pgcache_internal.may_write('@type', key, ttl, scope) and @fits
         on conflict on constraint @pkey do update
         set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
-            last_accessed_at = excluded.last_accessed_at
+            last_accessed_at = excluded.last_accessed_at, @untagged
         where overwrite or t.expires_at operator(pg_catalog.<=) moment
         returning pg_catalog.nextval('pgcache_internal.writes_@type') into clock;
 $branch$, $own$type operator(pg_catalog.=) '@type' and @fits then

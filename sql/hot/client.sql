@@ -10,6 +10,7 @@ declare
     moment constant timestamptz := cache_now();
     hot record;
     expires timestamptz;
+    tagged boolean;
 begin
     select h.ttl, t.relation into hot
     from hot_types h inner join types t on t.type = h.type
@@ -20,13 +21,18 @@ begin
     if epoch is not null then
         -- Before the value: a version that is too old does no harm, one that is too new would.
         execute format(
-            'select t.version, t.expires_at from %s t where t.tenant = $1 and t.cache_key = $2', hot.relation
+            'select t.version, t.expires_at, t.cache_tags is not null from %s t'
+            ' where t.tenant = $1 and t.cache_key = $2', hot.relation
         )
-        into version, expires using current_tenant(), key;
+        into version, expires, tagged using current_tenant(), key;
         ttl_ms := hot_ttl_ms(hot.ttl, case when expires > moment then expires end, moment);
     end if;
     value := cache_get(type, key)::text;
-    if epoch is not null and (value is null or version is null) then
+    if tagged then
+        version := null;  -- Redis would not be told of its tags
+        ttl_ms := null;
+        epoch := null;
+    elsif epoch is not null and (value is null or version is null) then
         version := 0;  -- a miss ends with whatever change comes
     end if;
 end
@@ -35,8 +41,8 @@ $$;
 comment on function pgcache_internal.hot_get(text, text) is
 'cache_get for clients of the hot tier: value, as JSON text, NULL on a miss; its version (0 if it has none, and on a'
 ' miss); how long Redis may keep it; epoch: the one in which it may be put into Redis, NULL if it may not: before the'
-' relay has come, on standbys, in transactions that have written or see an old snapshot, and for types that are not in'
-' the tier. Errors: PC001, PC002.';
+' relay has come, on standbys, in transactions that have written or see an old snapshot, for entries with tags, and for'
+' types that are not in the tier. Errors: PC001, PC002.';
 
 create or replace function pgcache_internal.hot_get_many(type text, keys text[])
 returns table (key text, value text, version bigint, ttl_ms bigint, epoch text)
@@ -50,6 +56,7 @@ declare
     present text;
     versions bigint[];
     expiries timestamptz[];
+    tagged boolean[];
 begin
     select h.ttl, t.relation into hot
     from hot_types h inner join types t on t.type = h.type
@@ -60,24 +67,26 @@ begin
     end if;
     if present is not null then
         execute format($sql$
-            select array_agg(t.version order by a.place), array_agg(t.expires_at order by a.place)
+            select array_agg(t.version order by a.place), array_agg(t.expires_at order by a.place),
+                array_agg(t.cache_tags is not null order by a.place)
             from unnest($1) with ordinality a (key, place)
             left join %s t on t.tenant = $2 and t.cache_key = a.key
             $sql$, hot.relation)
-        into versions, expiries using keys, current_tenant();
+        into versions, expiries, tagged using keys, current_tenant();
     end if;
     return query
     select
         g.key, g.value::text,
         case
-            when present is null then null
+            when s.epoch is null then null
             when g.value is null then 0
             else coalesce(versions[g.place], 0)
         end,
-        case when present is not null then hot_ttl_ms(hot.ttl, e.expires, moment) end,
-        present
+        case when s.epoch is not null then hot_ttl_ms(hot.ttl, e.expires, moment) end,
+        s.epoch
     from cache_get_many(type, keys) with ordinality g (key, value, place)
     cross join lateral (select case when expiries[g.place] > moment then expiries[g.place] end as expires) e
+    cross join lateral (select case when tagged[g.place] is not true then present end as epoch) s
     order by g.place;
 end
 $$;

@@ -72,6 +72,8 @@ begin
         '@value', value_of(registered.type, registered.fields),
         '@fits', fits(registered.type, registered.fields),
         '@full', coalesce(full_when(registered), 'false'),
+        '@untagged', 'cache_tags = excluded.cache_tags, cache_epoch = excluded.cache_epoch,'
+            ' cache_stale_until = excluded.cache_stale_until, cache_compute_ms = excluded.cache_compute_ms',
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::pg_catalog.text' end,
@@ -79,7 +81,9 @@ begin
         '@share', case when registered.tenant_share is not null then e'\\1' else '' end,
         '@excess', coalesce(excess_over_share(registered), '0'),
         '@expired', format(
-            '(t.expires_at <= moment%s)', ' or t.created_at <= moment - ' || interval_constant(registered.max_age)
+            '(pgcache_internal.is_dead('
+            't.expires_at, t.cache_stale_until, t.cache_tags, t.tenant, t.cache_epoch, moment)%s)',
+            ' or t.created_at <= moment - ' || interval_constant(registered.max_age)
         ),
         -- A standby has nothing of an UNLOGGED table: there its entries are misses.
         '@readable', case when c.relpersistence = 'u' then ' and not pg_catalog.pg_is_in_recovery()' else '' end
@@ -96,7 +100,10 @@ begin
     where c.oid = registered.relation;
     return expressions || jsonb_build_object('@worth', (
         select fill(
-            format('case when @expired then ''-infinity'' else coalesce(%s, ''infinity'') end', p.score), expressions
+            format(
+                'case when @expired then ''-infinity'' when t.expires_at <= moment then -1e300::float8'
+                ' else coalesce(%s, ''infinity'') end', p.score
+            ), expressions
         )
         from eviction_policies() p where p.policy = registered.eviction
     ));
@@ -106,10 +113,11 @@ $$;
 comment on function pgcache_internal.expressions_of(types) is
 'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; @full: the'
 ' condition that new entries replace others; of a JSON value `value`: @fits (the condition that it fits), @columns,'
-' @given (what goes into them), @updates (the same for ON CONFLICT); of an entry `t`: @value, @bytes (of its value),'
-' @size, @model, at a moment @expired and @worth (the lowest is evicted first); @readable: a further condition to read'
-' it; of what a tenant has, `h`: @excess over its share. What stands in @tokens{} is left out of types without'
-' tokens, what stands in @share{} of those without tenant_share.';
+' @given (what goes into them), @updates (the same for ON CONFLICT), @untagged (ON CONFLICT, too: what was known of the'
+' freshness of the old one goes); of an entry `t`: @value, @bytes (of its value), @size, @model, at a moment @expired'
+' and @worth (the lowest is evicted first); @readable: a further condition to read it; of what a tenant has, `h`:'
+' @excess over its share. What stands in @tokens{} is left out of types without tokens, what stands in @share{} of'
+' those without tenant_share.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe

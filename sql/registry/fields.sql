@@ -327,7 +327,8 @@ declare
     );
     own_columns constant text[] := array[
         'id', 'type', 'tenant', 'cache_key', 'created_at', 'expires_at', 'last_accessed_at', 'hit_count', 'hit_weight',
-        'version', 'ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'
+        'version', 'cache_tags', 'cache_epoch', 'cache_stale_until', 'cache_compute_ms',
+        'ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'
     ];
     names text[];
     problem text;
@@ -434,6 +435,10 @@ begin
                 hit_count bigint not null default 0,
                 hit_weight smallint not null default 1,
                 version bigint,
+                cache_tags text[] collate "C",
+                cache_epoch bigint,
+                cache_stale_until timestamptz,
+                cache_compute_ms real,
                 primary key (tenant, cache_key)
             )
             $sql$, persistence, relation, (

@@ -53,7 +53,7 @@ begin
             continue;
         end if;
         execute format($sql$
-            select count(*), count(*) filter (where t.expires_at is null or t.expires_at > $1),
+            select count(*), count(*) filter (where is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $1)),
                 coalesce(sum(%s), 0), min(t.created_at), max(t.created_at),
                 as_count(sum(t.hit_count)), max(t.hit_count)
             from %s t

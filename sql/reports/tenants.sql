@@ -29,7 +29,8 @@ begin
         held := case when is_readable(registered.type) then format($sql$
             union all
             select
-                t.tenant, count(*), count(*) filter (where t.expires_at is null or t.expires_at > $2), 0, 0, 0,
+                t.tenant, count(*),
+                count(*) filter (where is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $2)), 0, 0, 0,
                 sum(%s), min(t.created_at), max(t.created_at)
             from %s t where $3 is null or t.tenant = any($3) group by 1
             $sql$, entry_size(registered.fields), registered.relation) end;

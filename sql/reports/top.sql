@@ -15,7 +15,9 @@ begin
         continue when not is_readable(registered.type);
         return query execute format($sql$
             select $1, t.tenant, t.cache_key, t.hit_count, (%s)::bigint, t.created_at, t.last_accessed_at, t.expires_at
-            from %s t where ($4 is null or t.tenant = any($4)) and (t.expires_at is null or t.expires_at > $2)
+            from %s t
+            where ($4 is null or t.tenant = any($4))
+                and is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, $2)
             order by t.hit_count desc, t.last_accessed_at desc limit $3
             $sql$, entry_size(registered.fields), registered.relation)
         using registered.type, cache_now(), per_type, tenants;

@@ -22,7 +22,11 @@ begin
                 with gone as (
                     delete from %1$s t where t.ctid = any(array(
                         select t.ctid from %1$s t
-                        where %2$s and (t.expires_at <= $1 or t.created_at <= $1 - $2) for update skip locked
+                        where %2$s and (
+                            is_dead(t.expires_at, t.cache_stale_until, t.cache_tags, t.tenant, t.cache_epoch, $1)
+                            or t.created_at <= $1 - $2
+                        )
+                        for update skip locked
                     )) returning 1
                 ) select count(*) from gone
                 $sql$, registered.relation, own_entries())
@@ -35,7 +39,8 @@ end
 $$;
 
 comment on function pgcache.cache_clear_expired(text) is
-'Removes all entries of a type, or of all (default), that have expired or are older than its max_age; of the current'
+'Removes all entries of a type, or of all (default), that have expired, are older than its max_age, or have tags that'
+' were invalidated; of the current'
 ' tenant''s only, if the caller may not see all. Returns how many. Entries that are locked are skipped. Errors: PC001,'
 ' 25006, 42501.';
 
@@ -260,6 +265,10 @@ begin
         end loop;
     end loop;
     perform pgcache_internal.settle_counters();
+    commit;
+    perform pgcache_internal.fold_bumps();
+    commit;
+    perform pgcache_internal.prune_bumps();
     commit;
     perform pgcache_internal.take_snapshot();
     perform pgcache_internal.prune_history();

@@ -38,7 +38,10 @@ $frame$, $branch$type = '@type' then
                 select count(*) as entries, sum((@size)::integer) as bytes@share{, t.tenant} from @table t
                 where t.ctid >= format('(%s,0)', b.first_block)::tid
                     and t.ctid < format('(%s,0)', b.first_block + run)::tid
-                    and (not type_may_be_full('@type') or t.expires_at is null or t.expires_at > moment)
+                    and (
+                        not type_may_be_full('@type')
+                        or is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
+                    )
                 @share{group by t.tenant}
             ) s
             @share{group by s.tenant}

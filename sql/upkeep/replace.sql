@@ -62,7 +62,8 @@ $frame$, $branch$type = '@type' then
         set (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight) = row(
             tenant, key, @given,
             moment, moment + coalesce(ttl, type_ttl('@type')), moment, type_hit_weight('@type')
-        ), id = default, hit_count = default, version = default
+        ), id = default, hit_count = default, version = default,
+            cache_tags = default, cache_epoch = default, cache_stale_until = default, cache_compute_ms = default
         from victim v
         where t.ctid = v.row_id and may_write('@type', key, ttl, tenant) and @fits
         returning nextval('replaced_@type') + 0 * case  -- the other one only counts

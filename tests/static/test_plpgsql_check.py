@@ -24,6 +24,7 @@ EXPLAINED = {
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
     ("delete_where", "text type variable is not sanitized"): OURS
     + ": the conditions are in entries/delete.sql and caches/",
+    ("peek", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("give_rights", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("give_spending", "text type variable is not sanitized"): OURS + ": what regprocedure writes",
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",

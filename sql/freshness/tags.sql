@@ -1,0 +1,218 @@
+-- Tags: what an entry depends on. An invalidation of a tag is a row in tag_bumps with a random salt; the epoch of some
+-- tags is the XOR of the salts that one sees. An entry with tags has the epoch as it was when the entry was computed,
+-- and is valid as long as a reader's snapshot shows the same one: so whatever a transaction has invalidated is invalid
+-- to itself at once, to others from its commit on, and to nobody after a rollback, in whichever order others have read
+-- and written. (A number that counts up would need a row that writers wait for, or be seen out of order; a time would
+-- need clocks that agree.) XOR, so that many rows can be folded into one, and random, so that no epoch comes again.
+
+create or replace function pgcache_internal.tags_epoch(tenant text, tags text[]) returns bigint
+language plpgsql stable parallel safe security definer  -- not pinned: hot path
+set enable_seqscan to off  -- a plan made when there were few bumps would else read all that there are by now
+as $$
+#variable_conflict use_variable
+declare
+    epoch bigint;
+begin
+    select coalesce(pg_catalog.bit_xor(b.salt), 0::bigint) into epoch
+    from pgcache_internal.tag_bumps b
+    where b.tag operator(pg_catalog.=) any(tags)
+        and b.scope operator(pg_catalog.=) any(array['*', '=' operator(pg_catalog.||) tenant]);
+    return epoch;
+end
+$$;
+
+comment on function pgcache_internal.tags_epoch(text, text[]) is
+'The epoch of the tags of a tenant''s entry, as they are in it, in the snapshot of the statement; 0 if none of them was'
+' ever invalidated.';
+
+create or replace function pgcache_internal.is_live(
+    expires_at timestamptz, tags text[], tenant text, epoch bigint, moment timestamptz
+) returns boolean
+language sql stable parallel safe  -- not pinned: inlined
+as $$
+    select (expires_at is null or expires_at operator(pg_catalog.>) moment)
+        and (tags is null or epoch operator(pg_catalog.=) pgcache_internal.tags_epoch(tenant, tags))
+$$;
+
+comment on function pgcache_internal.is_live(timestamptz, text[], text, bigint, timestamptz) is
+'Whether an entry is a hit at that moment: it has not expired, and none of its tags was invalidated since it was'
+' computed.';
+
+create or replace function pgcache_internal.is_dead(
+    expires_at timestamptz, stale_until timestamptz, tags text[], tenant text, epoch bigint, moment timestamptz
+) returns boolean
+language sql stable parallel safe  -- not pinned: inlined
+as $$
+    select greatest(expires_at, stale_until) operator(pg_catalog.<=) moment
+        or tags is not null and epoch operator(pg_catalog.<>) pgcache_internal.tags_epoch(tenant, tags)
+$$;
+
+comment on function pgcache_internal.is_dead(timestamptz, timestamptz, text[], text, bigint, timestamptz) is
+'Whether an entry may go, since nobody is to get it any more: it has expired, and may not be served stale either, or'
+' one of its tags was invalidated. NULL: not, as it never expires.';
+
+create or replace function pgcache_internal.check_tags(tags text[], max_tags integer default 32) returns text[]
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    wrong text;
+begin
+    if cardinality(tags) > max_tags then
+        raise exception using errcode = 'PC013',
+            message = format('an entry cannot have %s tags: the limit is %s', cardinality(tags), max_tags),
+            hint = 'Each tag costs every read of the entry a look-up. Use a tag for what belongs together.';
+    end if;
+    select coalesce(t, 'NULL') into wrong from unnest(tags) t
+    where t is null or t = '' or octet_length(t) > 256 or t ~ e'[\x01-\x1f]'
+    limit 1;
+    if found then
+        raise exception using errcode = 'PC013',
+            message = format('%L cannot be a tag', left(wrong, 100)),
+            hint = 'A tag is a text of 1 to 256 bytes without control characters, such as ''doc:42''.';
+    end if;
+    return tags;
+end
+$$;
+
+comment on function pgcache_internal.check_tags(text[], integer) is
+'The tags themselves. Errors: PC013 for more than max_tags (NULL: any number), and for one that is NULL, empty, over'
+' 256 bytes or has control characters.';
+
+create or replace function pgcache_internal.tags_with_groups(tags text[]) returns text[]
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select array_agg(distinct p.tag collate "C")
+        from (
+            select t from unnest(tags) t
+            union all
+            select split_part(t, ':', 1) || ':*' from unnest(tags) t where strpos(t, ':') > 0
+        ) p (tag)
+    );
+end
+$$;
+
+comment on function pgcache_internal.tags_with_groups(text[]) is
+'The tags as an entry has them: each once, and with doc:42 also doc:*, its group. NULL for none.';
+
+create or replace function pgcache_internal.bump_tags(scope text, tags text[], bumped_by text) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+begin
+    insert into tag_bumps (tag, scope, salt, bumped_by)
+    select t.tag, scope, random_number(), bumped_by from (select distinct unnest(tags) as tag) t;
+    if random() < 0.01 then  -- a tag that is invalidated all the time is not to have thousands of rows
+        perform fold_bumps(tags);
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.bump_tags(text, text[], text) is
+'Invalidates tags, of checked names, in a scope (see tag_bumps); bumped_by: says who, for cache_explain.';
+
+create or replace function pgcache_internal.random_number() returns bigint
+language plpgsql volatile parallel unsafe  -- not of random(), which a session can repeat with setseed
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+    return nullif(hashtextextended(gen_random_uuid()::text, 0), 0);
+end
+$$;
+
+comment on function pgcache_internal.random_number() is 'A 64-bit number that nobody can guess.';
+
+create or replace function pgcache_internal.scope_here() returns text
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return case when reach() = 'true' then '*' else '=' || tenant_here() end;
+end
+$$;
+
+comment on function pgcache_internal.scope_here() is
+'The scope of what the caller invalidates: the current tenant''s entries; those of all, if there is none and the caller'
+' may see all. Errors: 42501.';
+
+create or replace function pgcache.cache_invalidate_tags(variadic tags text[]) returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_writable(), check_given('tag', tags::text);
+    perform bump_tags(scope_here(), check_tags(tags, null), 'cache_invalidate_tags');
+end
+$$;
+
+comment on function pgcache.cache_invalidate_tags(text[]) is
+'Invalidates all entries that have one of these tags, however many there are, when the transaction commits: of the'
+' current tenant; of all, if pgcache.tenant is not set and the caller may see all. doc:* is all tags that begin with'
+' doc: . To the transaction itself they are misses at once. Errors: PC002 for NULL, PC013 what cannot be a tag, 25006.';
+
+-- Upkeep.
+
+create or replace function pgcache_internal.fold_bumps(tags text[] default null) returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+begin
+    with picked as materialized (
+        select b.ctid as row_id from tag_bumps b
+        where b.tag = any(coalesce(
+            tags, (select array_agg(distinct f.tag) from tag_bumps f where f.folded_at is null)
+        ))
+        for update skip locked
+    ), taken as (
+        delete from tag_bumps b using picked p where b.ctid = p.row_id returning b.*
+    )
+    insert into tag_bumps (tag, scope, salt, bumped_at, bumped_by, folded_at)
+    select t.tag, t.scope, bit_xor(t.salt), max(t.bumped_at),
+        (array_agg(t.bumped_by order by t.bumped_at desc))[1], clock_timestamp()
+    from taken t group by t.tag, t.scope;
+end
+$$;
+
+comment on function pgcache_internal.fold_bumps(text[]) is
+'Makes one row of all bumps of a tag in a scope, of these tags, or (NULL) of all that have new ones; their epochs'
+' stay.';
+
+-- What a row is to say no to could still come from a transaction that began before it was folded, or with a token from
+-- before. Both are over by then.
+create or replace function pgcache_internal.prune_bumps() returns bigint
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    removed bigint := 0;
+begin
+    delete from leases l where l.claimed_at < clock_timestamp() - 2 * longest_lease();
+    if exists (select from tag_bumps b where b.folded_at < clock_timestamp() - 2 * longest_lease()) then
+        execute format($sql$
+            with carried as materialized (%s)
+            delete from tag_bumps b
+            where b.folded_at < clock_timestamp() - 2 * longest_lease()
+                and b.xid < pg_snapshot_xmin(pg_current_snapshot())
+                and not exists (
+                    select from carried c where c.tag = b.tag and b.scope in ('*', '=' || c.tenant)
+                )
+            $sql$, (
+                select string_agg(format(
+                    'select distinct t.tenant, unnest(t.cache_tags) as tag from %s t where t.cache_tags is not null',
+                    h.relation
+                ), ' union all ')
+                from types_here() h
+            ));
+        get diagnostics removed = row_count;
+    end if;
+    return removed;
+end
+$$;
+
+comment on function pgcache_internal.prune_bumps() is
+'Removes bumps of tags that no entry has, and leases long over; returns how many bumps.';

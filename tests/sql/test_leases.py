@@ -1,0 +1,311 @@
+"""Leases: one computes, and what it computes is stored only if nothing has changed since it began."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import NewSession
+from tests.sql.test_get_and_set import VALUES
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until as until
+
+FETCH = "SELECT * FROM cache_fetch('store', 'k', '{t}', wait => '0')"
+SET = "SELECT cache_set('store', 'k', '\"old\"', token => %s)"
+
+
+def won(session: Session, fetch: str = FETCH) -> int:
+    row = session.row(fetch)
+    assert (row["value"], row["state"]) == (None, "won")
+    assert row["token"]
+    return int(row["token"])
+
+
+@pytest.mark.parametrize("type", [*VALUES, "mine"])
+def test_one_computes_and_stores(shared: Session, type: str) -> None:
+    value = VALUES.get(type, ["1"])[0]
+    shared("SELECT cache_delete(%s, 'leased')", type)
+    row = shared.row("SELECT * FROM cache_fetch(%s, 'leased')", type)
+    assert (row["value"], row["state"]) == (None, "won")
+    busy = shared.row("SELECT * FROM cache_fetch(%s, 'leased', wait => '1 millisecond')", type)
+    assert busy == {"value": None, "state": "busy", "token": None}
+    assert shared("SELECT cache_set(%s, 'leased', %s, token => %s)", type, value, row["token"]) is True
+    found = shared.row("SELECT * FROM cache_fetch(%s, 'leased')", type)
+    assert (found["state"], found["token"]) == ("fresh", None)
+    assert found["value"] == shared("SELECT cache_get(%s, 'leased')", type)
+    assert shared("SELECT cache_set(%s, 'leased', %s, token => %s)", type, value, row["token"]) is False
+
+
+def by_a_tag(session: Session) -> None:
+    session("SELECT cache_invalidate_tags('t')")
+
+
+def by_its_group(session: Session) -> None:
+    session("SELECT cache_fetch('store', 'l', '{t:1}', wait => '0')")
+    session("SELECT cache_invalidate_tags('t')")
+
+
+def by_delete(session: Session) -> None:
+    session("SELECT cache_delete('store', 'k')")
+
+
+def by_delete_many(session: Session) -> None:
+    session("SELECT cache_delete_many('store', '{z,k,k,a}')")
+
+
+def by_soft_delete(session: Session) -> None:
+    session("SELECT cache_delete('store', 'k', soft => true)")
+
+
+def by_pattern(session: Session) -> None:
+    session("SELECT cache_delete_pattern('store', 'k%')".replace("%", "%%"))
+
+
+def by_clear(session: Session) -> None:
+    session("SELECT cache_clear('store')")
+
+
+def by_clear_all(session: Session) -> None:
+    session("SELECT cache_clear_all()")
+
+
+def by_set(session: Session) -> None:
+    session("SELECT cache_set('store', 'k', '\"new\"')")
+
+
+def by_set_many(session: Session) -> None:
+    session("SELECT cache_set_many_json('store', '{\"k\": \"new\"}')")
+
+
+def by_add(session: Session) -> None:
+    session("SELECT cache_add('store', 'k', '\"new\"')")
+
+
+VOIDS = [by_a_tag, by_its_group, by_delete, by_delete_many, by_soft_delete, by_pattern, by_clear, by_clear_all, by_set,
+         by_set_many, by_add]  # fmt: skip
+STORES = {by_set, by_set_many, by_add}
+
+
+@pytest.mark.parametrize("void", VOIDS)
+@pytest.mark.parametrize("expired", [False, True], ids=["absent", "expired"])
+def test_what_changes_voids_the_token(ask: Session, new_session: NewSession, void: Any, expired: bool) -> None:
+    other = new_session()
+    if expired:
+        ask("SELECT cache_set('store', 'k', '0', '1 millisecond'), pg_sleep(0.002)")
+    token = won(ask)
+    void(other)
+    assert ask(SET, token) is False
+    assert ask("SELECT cache_get('store', 'k')") == ("new" if void in STORES else None)
+
+
+@pytest.mark.parametrize("void", VOIDS)
+@pytest.mark.parametrize("commits", [True, False])
+def test_what_changes_before_the_claim_and_commits_after_it(
+    ask: Session, new_session: NewSession, void: Any, commits: bool
+) -> None:
+    """The holder reads what was there before the commit: nobody can claim until then, or the token is void."""
+    other = new_session()
+    other("BEGIN")
+    void(other)
+    fetched = ask.start("SELECT to_json(f) FROM cache_fetch('store', 'k', '{t}', wait => '30 seconds') f")
+    if void in (by_delete, by_delete_many, by_soft_delete):
+        until(lambda: not fetched.done() and bool(other("SELECT 1 FROM pg_locks WHERE NOT granted")))
+        other("COMMIT" if commits else "ROLLBACK")
+        token = fetched.result()["token"]
+        assert ask(SET, token) is True, "what it reads now is new"
+        return
+    token = fetched.result()["token"]
+    other("COMMIT" if commits else "ROLLBACK")
+    assert ask(SET, token) is not commits
+
+
+@pytest.mark.parametrize("void", [by_delete, by_delete_many, by_soft_delete, by_pattern, by_clear, by_clear_all,
+                                  *STORES])  # fmt: skip
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_set_waits_for_who_is_deleting_the_entry(
+    ask: Session, new_session: NewSession, void: Any, commits: bool
+) -> None:
+    other = new_session()
+    token = won(ask)
+    other("BEGIN")
+    void(other)
+    stored = ask.start(SET, token)
+    until(lambda: bool(other("SELECT 1 FROM pg_locks WHERE NOT granted")))
+    assert not stored.done()
+    other("COMMIT" if commits else "ROLLBACK")
+    assert stored.result() is not commits
+
+
+def test_an_invalidation_that_commits_after_the_set(ask: Session, new_session: NewSession) -> None:
+    other = new_session()
+    other("BEGIN")
+    other("SELECT cache_invalidate_tags('t')")
+    assert ask(SET, won(ask)) is True
+    assert ask("SELECT cache_get('store', 'k')") == "old"
+    other("COMMIT")
+    assert ask("SELECT cache_get('store', 'k')") is None
+
+
+def test_tags_of_the_computation_are_captured_at_the_claim_too(ask: Session, new_session: NewSession) -> None:
+    other = new_session()
+    token = won(ask)
+    other("SELECT cache_invalidate_tags('found:1')")
+    assert ask("SELECT cache_set('store', 'k', '1', tags => '{found:1}', token => %s)", token) is False
+    token = won(ask)
+    assert ask("SELECT cache_set('store', 'k', '1', tags => '{found:1}', token => %s)", token) is True
+    for tag in ("t", "found:*"):
+        other("BEGIN")
+        other("SELECT cache_invalidate_tags(%s)", tag)
+        assert other("SELECT cache_get('store', 'k')") is None, tag
+        other("ROLLBACK")
+
+
+def test_its_own_transaction_may_change_what_it_has_fetched(ask: Session) -> None:
+    ask("BEGIN")
+    token = won(ask)
+    ask("SELECT cache_invalidate_tags('t')")
+    assert ask(SET, token) is False
+    token = won(ask)
+    assert ask(SET, token) is True
+    ask("COMMIT")
+    assert ask("SELECT cache_get('store', 'k')") == "old"
+
+
+def test_a_lease_that_is_given_back(ask: Session) -> None:
+    token = won(ask)
+    assert ask("SELECT cache_release('store', 'k', %s)", token + 1) is False
+    assert ask("SELECT cache_release('store', 'other', %s)", token) is False
+    assert ask("SELECT cache_release('store', 'k', NULL)") is False
+    assert ask(FETCH.replace("*", "state")) == "busy"
+    assert ask("SELECT cache_release('store', 'k', %s)", token) is True
+    assert ask(SET, token) is False
+    won(ask)
+
+
+def test_a_holder_that_dies_costs_its_deadline(ask: Session, new_session: NewSession) -> None:
+    ask.set_clock("2030-01-01 00:00+00")
+    token = won(ask)
+    ask.set_clock("2030-01-01 00:00:29.999+00")
+    assert ask(FETCH.replace("*", "state")) == "busy"
+    ask.set_clock("2030-01-01 00:00:30+00")
+    second = won(ask)
+    assert ask(SET, token) is False, "another one has it"
+    assert ask(SET, second) is True
+
+
+def test_a_late_holder_may_store_if_nobody_else_has_begun(ask: Session) -> None:
+    ask.set_clock("2030-01-01 00:00+00")
+    token = won(ask)
+    ask.set_clock("2030-01-01 00:10+00")
+    assert ask(SET, token) is True
+
+
+def test_a_claim_that_is_rolled_back(ask: Session, new_session: NewSession) -> None:
+    other = new_session()
+    other("BEGIN")
+    token = won(other)
+    waits = ask.start("SELECT state FROM cache_fetch('store', 'k', wait => '30 seconds')")
+    until(lambda: bool(other("SELECT 1 FROM pg_locks WHERE NOT granted")))
+    other("ROLLBACK")
+    assert waits.result() == "won"
+    assert other(SET, token) is False
+
+
+def test_who_waits_gets_the_value(ask: Session, new_session: NewSession) -> None:
+    token = won(ask)
+    others = [new_session() for _ in range(4)]
+    fetch = "SELECT to_json(f) FROM cache_fetch('store', 'k', wait => '30 seconds') f"
+    values = [other.start(fetch) for other in others]
+    assert ask(SET, token) is True
+    assert [value.result() for value in values] == [{"value": "old", "state": "fresh", "token": None}] * 4
+
+
+@pytest.mark.parametrize("mode", ["ISOLATION LEVEL REPEATABLE READ", "ISOLATION LEVEL SERIALIZABLE", "READ ONLY"])
+def test_no_lease_where_it_could_not_be_kept(ask: Session, mode: str) -> None:
+    with ask.transaction(mode):
+        assert ask.row(FETCH) == {"value": None, "state": "won", "token": None}
+        assert ask.row(FETCH) == {"value": None, "state": "won", "token": None}
+    token = won(ask)
+    if "READ ONLY" not in mode:
+        with ask.transaction(mode):
+            assert ask(SET, token) is True
+
+
+def test_a_disabled_type_has_no_leases(ask: Session) -> None:
+    ask("SELECT cache_configure('store', enabled => false)")
+    assert ask.row(FETCH) == {"value": None, "state": "won", "token": None}
+
+
+def test_stale_within_a_bound(ask: Session) -> None:
+    ask.set_clock("2030-01-01 00:00+00")
+    fetch = "SELECT * FROM cache_fetch('store', 'k', '{t}', stale_for => '10 minutes', wait => '0')"
+    assert ask("SELECT cache_set('store', 'k', '\"old\"', '1 hour', token => %s)", won(ask, fetch)) is True
+    ask.set_clock("2030-01-01 01:00+00")
+    row = ask.row(fetch)
+    assert (row["value"], row["state"]) == ("old", "stale_won")
+    assert ask.row(fetch) == {"value": "old", "state": "stale", "token": None}
+    assert ask.row(FETCH) == {"value": None, "state": "busy", "token": None}, "who asks for none gets none"
+    assert ask("SELECT cache_get('store', 'k')") is None
+    ask.set_clock("2030-01-01 01:10+00")
+    won(ask, fetch)
+
+
+def test_what_was_invalidated_is_never_served_stale(ask: Session) -> None:
+    fetch = "SELECT * FROM cache_fetch('store', 'k', '{t}', stale_for => '10 minutes', wait => '0')"
+    ask("SELECT cache_set('store', 'k', '\"old\"', token => %s)", won(ask, fetch))
+    ask("SELECT cache_invalidate_tags('t')")
+    token = won(ask, fetch)
+    ask("SELECT cache_set('store', 'k', '\"old\"', token => %s)", token)
+    ask("SELECT cache_delete('store', 'k')")
+    won(ask, fetch)
+
+
+def test_a_soft_delete_marks_it_stale(ask: Session) -> None:
+    fetch = "SELECT * FROM cache_fetch('store', 'k', stale_for => '10 minutes', wait => '0')"
+    ask("SELECT cache_set('store', 'k', '\"old\"')")
+    assert ask("SELECT cache_delete('store', 'k', soft => true)") is True
+    assert ask("SELECT cache_delete('store', 'k', soft => true)") is False
+    assert ask("SELECT cache_get('store', 'k')") is None
+    assert ask("SELECT state FROM cache_fetch('store', 'k', wait => '0')") == "won"
+    row = ask.row(fetch)
+    assert (row["value"], row["state"]) == ("old", "stale")
+
+
+def test_a_slow_entry_is_renewed_early_by_one(ask: Session) -> None:
+    ask.set_clock("2030-01-01 00:00+00")
+    ask("SELECT cache_set('store', 'k', '1', '1 hour', token => %s)", won(ask))
+    ask("UPDATE cache_type_store SET cache_compute_ms = 60000")
+    states = """SELECT (f).state, count(*), count((f).token)
+        FROM (SELECT cache_fetch('store', 'k') AS f FROM generate_series(1, 200) OFFSET 0) fetched GROUP BY 1"""
+    ask.set_clock("2030-01-01 00:00:01+00")
+    assert ask.rows(states) == [("fresh", 200, 0)]
+    ask.set_clock("2030-01-01 00:59:30+00")
+    assert {state: (n > 0, tokens) for state, n, tokens in ask.rows(states)} == {
+        "fresh": (True, 0), "stale_won": (True, 1)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sqlstate"),
+    [
+        ("'store', 'k', wait => '-1 s'", "PC003"), ("'store', 'k', wait => NULL", "PC003"),
+        ("'store', 'k', wait => '2 hours'", "PC003"), ("'store', 'k', lease => '0'", "PC003"),
+        ("'store', 'k', lease => NULL", "PC003"), ("'store', 'k', lease => 'infinity'", None),
+        ("'store', 'k', stale_for => '-1 s'", "PC003"), ("'store', ''", "PC002"), ("'store', NULL", "PC002"),
+        ("NULL, 'k'", "PC001"), ("'nope', 'k'", "PC001"), ("'store', 'k', NULL", None),
+    ],
+)  # fmt: skip
+def test_bad_calls(shared: Session, arguments: str, sqlstate: str | None) -> None:
+    if sqlstate:
+        with refused(sqlstate, ""):
+            shared(f"SELECT cache_fetch({arguments})")
+
+
+def test_a_token_that_is_none(ask: Session) -> None:
+    assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False
+    assert ask("SELECT cache_set('store', 'k', '1', token => -1)") is False
+    ask("SELECT cache_delete('store', 'k')")
+    assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False
+    with refused("PC004"):
+        ask("SELECT cache_set('store', 'k', NULL, token => %s)", won(ask))
