@@ -251,8 +251,10 @@ declare
     tenant constant text := check_tenant();
     depends_on text[] := tags_with_groups(check_tags(tags));
     leased leases;
-    created_at timestamptz;  -- of the entry that is there; NULL: none
     epoch bigint;
+    created_at timestamptz;  -- of the entry that is there; NULL: none
+    entry_epoch bigint;
+    had_an_id constant boolean := pg_current_xact_id_if_assigned() is not null;
 begin
     perform check_key(key), expiry(cache_now(), ttl, registered.ttl);
     if not value_fits(type, value) then
@@ -261,6 +263,11 @@ begin
     if token is not null then
         leased := take_lease(type, tenant, key, token);
         depends_on := tags_with_groups(leased.tags || depends_on);
+        if leased.token is not null and deletions_are_pending(leased.seen, had_an_id) then
+            depends_on := depends_on || deletions_of(type, '');
+        end if;
+        -- First: what commits between the two is then found to have changed, what does so later makes it invalid.
+        epoch := tags_epoch(tenant, depends_on);
         if leased.token is null or has_changed(type, tenant, key, depends_on, leased) then
             return false;
         end if;
@@ -268,15 +275,17 @@ begin
             'select t.created_at, t.cache_epoch from %s t where t.tenant = $1 and t.cache_key = $2 for update',
             registered.relation
         )
-        into created_at, epoch using tenant, key;
+        into created_at, entry_epoch using tenant, key;
         -- What was deleted by its owner would have voided the lease; what was evicted is no matter.
         if created_at is not null
-            and (created_at, epoch) is distinct from (leased.entry_created_at, leased.entry_epoch)
+            and (created_at, entry_epoch) is distinct from (leased.entry_created_at, leased.entry_epoch)
         then
             return false;
         end if;
     elsif keeps_its_snapshot() and transaction_timestamp() < clock_timestamp() - longest_lease() then
         return false;  -- bumps of its tags that it does not see may have been pruned
+    else
+        epoch := tags_epoch(tenant, depends_on);
     end if;
     -- Only over the entry that was seen: another session may just now be storing one.
     if not put(type, key, value, ttl, token is null or created_at is not null) then
@@ -284,12 +293,12 @@ begin
     end if;
     execute format($sql$
         update %s t
-        set cache_tags = $3, cache_epoch = case when $3 is not null then tags_epoch($1, $3) end,
-            cache_stale_until = t.expires_at + $4, cache_compute_ms = $5
+        set cache_tags = $3, cache_epoch = $6, cache_stale_until = t.expires_at + $4, cache_compute_ms = $5
         where t.tenant = $1 and t.cache_key = $2
         $sql$, registered.relation)
     using tenant, key, depends_on, leased.stale_for,
-        extract(epoch from clock_timestamp() - leased.claimed_at)::real * 1000;
+        extract(epoch from clock_timestamp() - leased.claimed_at)::real * 1000,
+        case when depends_on is not null then epoch end;
     return true;
 end
 $$;
@@ -350,6 +359,36 @@ $$;
 comment on function pgcache_internal.has_changed(text, text, text, text[], leases) is
 'Whether one of the tags was invalidated, or the entry deleted among many, since it was leased.';
 
+-- Of many entries, by who has not committed yet. Had they begun after the claim they would have voided the lease, or
+-- wait for it. But before the claim they found no lease, and will not find the entry that is being stored; has_changed
+-- does not see them. Such an entry gets a tag that they have bumped, so that it is invalid as soon as they commit.
+create or replace function pgcache_internal.deletions_are_pending(seen pg_snapshot, had_an_id boolean) returns boolean
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return keeps_its_snapshot()  -- it does not see who has ended since
+    or (
+        -- Mostly nobody else is writing. Who was at it before the claim has an older id than one given just now.
+        had_an_id
+        or pg_current_xact_id() > pg_snapshot_xmax(pg_current_snapshot())
+        or exists (
+            select from pg_snapshot_xip(pg_current_snapshot()) x (xid) where not pg_visible_in_snapshot(x.xid, seen)
+        )
+    ) and exists (
+        select from pg_locks l
+        where l.relation = 'tag_bumps'::regclass and l.mode = 'RowExclusiveLock' and l.granted
+            and l.database = (select d.oid from pg_database d where d.datname = current_database())
+            and l.pid is distinct from pg_backend_pid()  -- NULL: a prepared transaction
+    );
+end
+$$;
+
+comment on function pgcache_internal.deletions_are_pending(pg_snapshot, boolean) is
+'Whether a transaction of which nobody sees here that it has ended may have deleted many entries before a lease was'
+' claimed, which has seen this.'
+' had_an_id: whether the transaction had one before it was to store.';
+
 -- Deletions.
 
 create or replace function pgcache_internal.void_leases(type text, tenant text, keys text[]) returns void
@@ -383,7 +422,7 @@ $$;
 
 comment on function pgcache_internal.deletions_of(text, text) is
 'The tag, which no user can write, whose bumps tell that the entries of a type whose keys match a LIKE pattern have'
-' been deleted.';
+' been deleted; for '''', that any have.';
 
 create or replace function pgcache_internal.void_leases_like(type text, scope text, pattern text) returns void
 language plpgsql volatile parallel unsafe
@@ -392,9 +431,9 @@ as $$
 #variable_conflict use_variable
 begin
     perform check_writable();
-    perform bump_tags(
-        scope, array[deletions_of(type, case when octet_length(pattern) <= 1024 then pattern else '%' end)], 'deletion'
-    );
+    perform bump_tags(scope, array[
+        deletions_of(type, ''), deletions_of(type, case when octet_length(pattern) <= 1024 then pattern else '%' end)
+    ], 'deletion');
     delete from leases d
     where (d.type, d.tenant, d.cache_key) in (
         select l.type, l.tenant, l.cache_key from leases l

@@ -137,6 +137,63 @@ def test_a_set_waits_for_who_is_deleting_the_entry(
     assert stored.result() is not commits
 
 
+@pytest.mark.parametrize("void", [by_pattern, by_clear, by_clear_all])
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("where", ["alone", "in a transaction", "in one that has written before the other one"])
+def test_a_deletion_of_many_that_began_before_the_claim_and_commits_after_the_set(
+    ask: Session, new_session: NewSession, void: Any, commits: bool, where: str
+) -> None:
+    """It has found neither the lease nor the entry."""
+    other = new_session()
+    ask("SELECT cache_set('store', 'l', '1')")
+    if where != "alone":
+        ask("BEGIN")
+    if where.endswith("other one"):
+        ask("SELECT pg_current_xact_id()")
+    other("BEGIN")
+    void(other)
+    assert ask(SET, won(ask)) is True
+    if where != "alone":
+        ask("COMMIT")
+    assert ask("SELECT cache_get('store', 'k')") == "old"
+    other("COMMIT" if commits else "ROLLBACK")
+    assert ask("SELECT cache_get('store', 'k')") == (None if commits else "old")
+    assert ask("SELECT cache_get('store', 'l')") == (None if commits and void is not by_pattern else 1)
+
+
+@pytest.mark.parametrize("mode", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("void", [by_a_tag, by_pattern, by_clear, by_clear_all])
+def test_a_computation_in_a_snapshot_from_before_the_commit(
+    ask: Session, new_session: NewSession, mode: str, void: Any
+) -> None:
+    other = new_session()
+    other("BEGIN")
+    void(other)
+    token = won(ask)
+    ask(f"BEGIN ISOLATION LEVEL {mode}")
+    ask("SELECT 1 FROM pg_class LIMIT 1")  # what it computes is of before the commit
+    other("COMMIT")
+    ask(SET, token)
+    ask("COMMIT")
+    assert ask("SELECT cache_get('store', 'k')") is None
+
+
+def test_an_invalidation_that_commits_while_the_set_is_at_it(ask: Session, new_session: NewSession) -> None:
+    """Between the question what has changed, and the answer as of when it is stored."""
+    other, third = new_session(), new_session()
+    ask("SELECT cache_set('store', 'k', '0')")
+    ask("SELECT cache_delete('store', 'k', soft => true)")
+    token = won(ask)
+    third("BEGIN")
+    third("SELECT FROM cache_type_store FOR UPDATE")
+    stored = ask.start(SET, token)
+    until(lambda: bool(other("SELECT 1 FROM pg_locks WHERE NOT granted")))
+    other("SELECT cache_invalidate_tags('t')")
+    third("COMMIT")
+    stored.result()
+    assert ask("SELECT cache_get('store', 'k')") is None
+
+
 def test_an_invalidation_that_commits_after_the_set(ask: Session, new_session: NewSession) -> None:
     other = new_session()
     other("BEGIN")
