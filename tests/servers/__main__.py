@@ -17,7 +17,7 @@ from tests.tools.redis import INSTALLED
 
 def provision() -> None:
     """Install what the servers need. What cannot be installed is reported, and its server not run."""
-    subprocess.run([Path(__file__).with_name("provision.sh"), STATE])
+    subprocess.run([Path(__file__).with_name("provision.sh"), STATE, "pgbouncer"])
     pull_base_image()
 
 

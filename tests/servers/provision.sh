@@ -47,7 +47,7 @@ install_packages() {
     say "installing ${missing[*]}"
     local before service new_services=() policy=/usr/sbin/policy-rc.d
     before=$(clusters)
-    for service in redis-server memcached; do installed $service || new_services+=("$service"); done
+    for service in redis-server memcached pgbouncer; do installed $service || new_services+=("$service"); done
     # Debian starts a service as it installs it, unless this file says no.
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' >$policy

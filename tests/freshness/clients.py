@@ -1,0 +1,124 @@
+"""Those who read through the Python clients, from PostgreSQL and through Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from time import monotonic
+from typing import Any
+
+from psycopg.conninfo import make_conninfo
+
+from pgcache_py import MISS, AsyncCache, AsyncHybridCache, Cache, HybridCache
+from pgcache_py.errors import UnavailableError
+from tests.freshness.actor import APPLICATION, Actor, Ground
+from tests.freshness.history import History
+from tests.freshness.readers import FETCHES, Checks, SqlReader
+from tests.freshness.rows import HOT, PROMISED, Entry, Kind, Value
+
+# The granularity of the clock that Redis has, in seconds.
+TICK = 0.002
+BY_CACHE = "Cache"
+BY_ASYNC = "AsyncCache"
+BY_HYBRID = "HybridCache"
+BY_ASYNC_HYBRID = "AsyncHybridCache"
+LABELS = (BY_CACHE, BY_ASYNC, BY_HYBRID, BY_ASYNC_HYBRID)
+
+
+def named(ground: Ground) -> str:
+    return make_conninfo(ground.dsn, application_name=APPLICATION)
+
+
+def hybrid_options(ground: Ground) -> dict[str, Any]:
+    # Without PostgreSQL it would serve what is older, as is said of it.
+    return {"redis": ground.redis, "prefix": ground.prefix, "serve_when_down": False, "redis_timeout": 1.0}
+
+
+class ClientChecks(Checks):
+    """What a client may return: through Redis also what is older, but not by more than the bound."""
+
+    def least(self, entry: Entry, began: float, *, through_redis: bool) -> Value:
+        if not through_redis:
+            return self.floors(entry)
+        moment = began - self.ground.bound - TICK
+        return {str(row): self.history.committed_before(row, moment) for row in entry.rows}
+
+    def choose(self, chance: random.Random, *, through_redis: bool) -> list[Entry]:
+        """One entry or, now and then, all of a kind."""
+        kind: Kind = HOT if through_redis and chance.random() < 0.9 else chance.choice(PROMISED)
+        return kind.entries if chance.random() < 0.2 else [chance.choice(kind.entries)]
+
+    def take(self, label: str, asked: list[Entry], found: dict[str, Any], least: list[Value], began: float) -> None:
+        for entry, floors in zip(asked, least, strict=True):
+            self.count(label, "reads")
+            value = found.get(entry.key, MISS)
+            if value is not MISS:
+                self.check(label, entry, value, floors, began)
+
+
+class ClientReader(ClientChecks, SqlReader):
+    """Reads through Cache and HybridCache, and fetches what they miss."""
+
+    def __init__(self, ground: Ground, history: History, number: int, seed: str) -> None:
+        super().__init__(ground, history, number, seed)
+        self.caches: dict[str, Cache] = {BY_CACHE: Cache(named(ground))}
+        if ground.redis:
+            self.caches[BY_HYBRID] = HybridCache(named(ground), **hybrid_options(ground))
+
+    def act(self) -> None:
+        label = self.chance.choice(list(self.caches))
+        cache = self.caches[label]
+        through_redis = label == BY_HYBRID
+        asked = self.choose(self.chance, through_redis=through_redis)
+        began = monotonic()
+        least = [self.least(entry, began, through_redis=through_redis) for entry in asked]
+        try:
+            if len(asked) == 1:
+                found = {asked[0].key: cache.get(asked[0].type, asked[0].key, MISS)}
+            else:
+                found = cache.get_many(asked[0].type, [entry.key for entry in asked])
+        except UnavailableError:
+            self.count(label, "cut off")
+            return
+        self.take(label, asked, found, least, began)
+        for entry in asked:
+            if found.get(entry.key, MISS) is MISS:
+                self.guarded(FETCHES, self.direct, lambda entry=entry: self.fetch(FETCHES, self.direct, entry))
+
+
+class AsyncReader(ClientChecks, Actor):
+    """The same with asyncio, many at once; what is missed is left to the others."""
+
+    def life(self) -> None:
+        try:
+            asyncio.run(self.all_of_them())
+        except BaseException as error:
+            self.history.fail(f"{type(self).__name__} {self.number}", error)
+
+    async def all_of_them(self) -> None:
+        caches: dict[str, AsyncCache] = {BY_ASYNC: AsyncCache(named(self.ground))}
+        if self.ground.redis:
+            caches[BY_ASYNC_HYBRID] = AsyncHybridCache(named(self.ground), **hybrid_options(self.ground))
+        seeds = [self.chance.random() for _ in range(3)]
+        await asyncio.gather(*(
+            self.one_of_them(label, cache, random.Random(seed)) for label, cache in caches.items() for seed in seeds
+        ))  # fmt: skip
+        for cache in caches.values():
+            await cache.close()
+
+    async def one_of_them(self, label: str, cache: AsyncCache, chance: random.Random) -> None:
+        through_redis = label == BY_ASYNC_HYBRID
+        while not self.history.over:
+            asked = self.choose(chance, through_redis=through_redis)
+            began = monotonic()
+            least = [self.least(entry, began, through_redis=through_redis) for entry in asked]
+            try:
+                if len(asked) == 1:
+                    found = {asked[0].key: await cache.get(asked[0].type, asked[0].key, MISS)}
+                else:
+                    found = await cache.get_many(asked[0].type, [entry.key for entry in asked])
+            except UnavailableError:
+                self.count(label, "cut off")
+                continue
+            self.take(label, asked, found, least, began)
+            await asyncio.sleep(0.002 * chance.random())

@@ -1,0 +1,169 @@
+"""What is cached: rows of a source, a few of each kind, and entries that are computed from them.
+
+Kinds differ by what their entries depend on, and so by how a writer has to invalidate them. Each version of a row is a
+number that comes from one sequence and is given once, so that a value tells which write it saw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+# Of each kind: few, so that all meet.
+ROWS = 6
+SCHEMA = """
+    CREATE SCHEMA freshness;
+    CREATE SEQUENCE freshness.versions;
+    CREATE TABLE freshness.source (id integer PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 50);
+    CREATE TABLE freshness.committed (version bigint NOT NULL, id integer NOT NULL);
+"""
+FILL = """
+    WITH first AS (
+        INSERT INTO freshness.source SELECT id, nextval('freshness.versions') FROM generate_series(0, %s) id RETURNING *
+    )
+    INSERT INTO freshness.committed SELECT version, id FROM first
+"""
+# Who has waited for another one's commit computes the row anew, and so gets a higher number.
+WRITE = """
+    WITH written AS (
+        UPDATE freshness.source SET version = nextval('freshness.versions') WHERE id = %s RETURNING version, id
+    )
+    INSERT INTO freshness.committed SELECT version, id FROM written RETURNING version
+"""
+READ = "SELECT version FROM freshness.source WHERE id = %s"
+READ_MANY = "SELECT id, version FROM freshness.source WHERE id = ANY(%s)"
+
+Value = dict[str, int]  # the version of each row
+Way = Callable[["Kind", int], tuple[str, list[Any]]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is computed from some rows. tags: what says that one of them has changed."""
+
+    type: str
+    key: str
+    rows: tuple[int, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Some rows. tagged: whether entries have tags. several: each is computed from three rows. hot: in the hot tier."""
+
+    name: str
+    number: int
+    tagged: bool = False
+    several: bool = False
+    hot: bool = False
+
+    @property
+    def type(self) -> str:
+        return f"fresh_{self.name}"
+
+    @property
+    def rows(self) -> range:
+        return range(self.number * ROWS, (self.number + 1) * ROWS)
+
+    def tag(self, row: int) -> str:
+        return f"{self.name}:{row}"
+
+    def entry(self, row: int) -> Entry:
+        rows = tuple(self.rows[(row + step) % ROWS] for step in range(3)) if self.several else (row,)
+        return Entry(self.type, f"{self.name} {row}", rows, tuple(map(self.tag, rows)) if self.tagged else ())
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [self.entry(row) for row in self.rows]
+
+
+KEYED = Kind("keyed", 0)
+TAGGED = Kind("tagged", 1, tagged=True)
+SEVERAL = Kind("several", 2, tagged=True, several=True)
+HOT = Kind("hot", 3, hot=True)
+ASIDE = Kind("aside", 4)
+PLAIN = Kind("plain", 5)
+PROMISED = (KEYED, TAGGED, SEVERAL, HOT)
+# What the others do, for comparison.
+COMPARED = (ASIDE, PLAIN)
+KINDS = (*PROMISED, *COMPARED)
+
+
+# How a writer invalidates what depends on a row, in the transaction in which it changes the row.
+
+
+def delete(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    return "SELECT pgcache.cache_delete(%s, %s)", [kind.type, kind.entry(row).key]
+
+
+def delete_many(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    keys = [kind.entry(row).key, "absent", kind.entry(kind.rows[0]).key]
+    return "SELECT pgcache.cache_delete_many(%s, %s)", [kind.type, keys]
+
+
+def delete_pattern(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    return "SELECT pgcache.cache_delete_pattern(%s, %s)", [kind.type, f"{kind.name} {str(row)[0]}%"]
+
+
+def clear(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    return "SELECT pgcache.cache_clear(%s)", [kind.type]
+
+
+def bump(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    return "SELECT pgcache.cache_invalidate_tags(%s)", [kind.tag(row)]
+
+
+def bump_group(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    return "SELECT pgcache.cache_invalidate_tags('other', %s)", [f"{kind.name}:*"]
+
+
+def store(kind: Kind, row: int) -> tuple[str, list[Any]]:
+    """The new value, of one row: at the end of the transaction, as it needs the version."""
+    entry = kind.entry(row)
+    return (
+        "SELECT pgcache.cache_set(%s, %s, (SELECT jsonb_build_object(s.id::text, s.version) FROM freshness.source s"
+        " WHERE s.id = %s), tags => %s)",
+        [kind.type, entry.key, row, list(entry.tags) or None],
+    )
+
+
+# Deletions see what was stored before the snapshot of their transaction; so not those in REPEATABLE READ.
+WAYS: dict[str, Sequence[Way]] = {
+    KEYED.name: [delete] * 6 + [delete_many] * 3 + [store] * 3 + [delete_pattern, clear],
+    TAGGED.name: [bump] * 8 + [bump_group, delete, store],
+    SEVERAL.name: [bump] * 9 + [bump_group],
+    HOT.name: [delete] * 6 + [delete_many] * 2 + [store] * 2 + [delete_pattern],
+    PLAIN.name: [delete],
+    ASIDE.name: [],
+}
+KEEPING_A_SNAPSHOT: dict[str, Sequence[Way]] = {
+    KEYED.name: [store],
+    TAGGED.name: [bump, bump, store],
+    SEVERAL.name: [bump],
+    HOT.name: [store],
+    PLAIN.name: [delete],
+    ASIDE.name: [],
+}
+
+
+def ways(kind: Kind, level: str, chance: random.Random) -> list[Way]:
+    """How to invalidate a row this time."""
+    possible = (WAYS if level == "READ COMMITTED" else KEEPING_A_SNAPSHOT)[kind.name]
+    if not possible:
+        return []
+    way = chance.choice(possible)
+    # To store the value alone would leave valid, by its other tags, what others compute from the row.
+    return [bump, way] if kind.tagged and way in (store, delete) else [way]
+
+
+def prepare(connection: psycopg.Connection[Any]) -> None:
+    """Make the source and the types, in a database with pgcache."""
+    connection.execute(SCHEMA.encode())
+    connection.execute(FILL.encode(), [len(KINDS) * ROWS - 1])
+    for kind in KINDS:
+        if kind is not ASIDE:
+            connection.execute("SELECT pgcache.cache_create_type(%s)", [kind.type])

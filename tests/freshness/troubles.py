@@ -1,0 +1,111 @@
+"""What befalls those who read and write: sessions are ended, processes killed, the relay stopped, entries removed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from tests.freshness.actor import APPLICATION, Ground
+from tests.freshness.rows import PROMISED
+
+SLOW_RELAY = Path(__file__).parents[1] / "hybrid" / "slow_relay.py"
+A_SESSION = b"""
+    SELECT count(pg_terminate_backend(a.pid)) FROM (
+        SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s
+        ORDER BY (state <> 'idle') DESC, random() LIMIT 1
+    ) a
+"""
+
+
+class Troubles:
+    """Makes trouble, each kind at random moments. Call `make` often."""
+
+    def __init__(self, ground: Ground, chance: random.Random, kill_a_reader: Callable[[], None]) -> None:
+        self.ground = ground
+        self.chance = chance
+        self.made: Counter[str] = Counter()
+        self._admin: psycopg.Connection[Any] = psycopg.connect(ground.dsn, autocommit=True)
+        self._relay: subprocess.Popen[bytes] | None = None
+        self._kinds: dict[str, tuple[float, Callable[[], None]]] = {
+            "sessions ended": (1.0, self.end_a_session),
+            "readers killed": (3.0, kill_a_reader),
+            "upkeep": (3.0, self.upkeep),
+            "folds": (1.0, self.fold),
+            "clears": (5.0, self.clear),
+        }
+        if ground.redis:
+            self.start_relay()
+            self._kinds |= {"relays stopped": (3.0, self.stop_the_relay), "relays killed": (7.0, self.kill_the_relay)}
+        self._due = {name: self.later(name) for name in self._kinds}
+
+    def later(self, name: str) -> float:
+        return monotonic() + 2 * self._kinds[name][0] * self.chance.random()
+
+    def make(self) -> None:
+        """Whatever is due."""
+        for name, due in self._due.items():
+            if due < monotonic():
+                self._kinds[name][1]()
+                self.made[name] += 1
+                self._due[name] = self.later(name)
+
+    def close(self) -> None:
+        self._admin.close()
+        if self._relay:
+            self._relay.kill()
+            self._relay.wait()
+
+    def end_a_session(self) -> None:
+        """Rather of one that is at work."""
+        self._admin.execute(A_SESSION, [APPLICATION])
+
+    def upkeep(self) -> None:
+        self._admin.execute("CALL pgcache.cache_upkeep()")
+
+    def fold(self) -> None:
+        self._admin.execute("SELECT pgcache_internal.fold_bumps()")
+
+    def clear(self) -> None:
+        """Entries may go at any time."""
+        kind = self.chance.choice(PROMISED)
+        with suppress(psycopg.errors.DeadlockDetected):  # with a writer that deletes two of them
+            self._admin.execute("SELECT pgcache.cache_clear(%s)", [kind.type])
+
+    # The relay
+
+    def start_relay(self) -> None:
+        assert self.ground.redis
+        seed = str(self.chance.random())
+        arguments = [self.ground.dsn, self.ground.redis, self.ground.prefix, seed]
+        command = [sys.executable, str(SLOW_RELAY), *arguments]
+        self._relay = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def stop_the_relay(self) -> None:
+        """Longer than what it vouches for, now and then."""
+        assert self._relay
+        self._relay.send_signal(signal.SIGSTOP)
+        time.sleep(self.chance.choice((0.05, 0.2, 2 * self.ground.bound)))
+        self._relay.send_signal(signal.SIGCONT)
+
+    def kill_the_relay(self) -> None:
+        assert self._relay
+        self._relay.kill()
+        self._relay.wait()
+        self.start_relay()
+
+
+def kill(pid: int) -> None:
+    """Without a word."""
+    os.kill(pid, signal.SIGKILL)
