@@ -194,19 +194,20 @@ begin
             tags = excluded.tags, stale_for = excluded.stale_for, entry_created_at = null, entry_epoch = null
         where l.deadline <= moment
         returning l.token into token;
+        if token is null then
+            raise lock_not_available;  -- it is another one's, who could not store while this one has the row locked
+        end if;
     exception when lock_not_available then
-        return null;  -- who holds or deletes it has not committed yet
+        return null;  -- or, who holds or deletes it has not committed yet
     end;
-    if token is not null then
-        execute format(
-            'select t.created_at, t.cache_epoch from %s t where t.tenant = $1 and t.cache_key = $2',
-            registered.relation
-        )
-        into created_at, epoch using tenant, key;
-        update leases l
-        set seen = pg_current_snapshot(), entry_created_at = created_at, entry_epoch = epoch
-        where l.type = type and l.tenant = tenant and l.cache_key = key;
-    end if;
+    execute format(
+        'select t.created_at, t.cache_epoch from %s t where t.tenant = $1 and t.cache_key = $2',
+        registered.relation
+    )
+    into created_at, epoch using tenant, key;
+    update leases l
+    set seen = pg_current_snapshot(), entry_created_at = created_at, entry_epoch = epoch
+    where l.type = type and l.tenant = tenant and l.cache_key = key;
     return token;
 end
 $$;

@@ -131,23 +131,22 @@ def store(kind: Kind, row: int) -> tuple[str, list[Any]]:
     )
 
 
-# Deletions see what was stored before the snapshot of their transaction; so not those in REPEATABLE READ.
+# A deletion removes what it sees: in REPEATABLE READ, not what was stored since the snapshot of its transaction; and
+# where others store without a token, it has to come after the row is written, and so locked.
 WAYS: dict[str, Sequence[Way]] = {
-    KEYED.name: [delete] * 6 + [delete_many] * 3 + [store] * 3 + [delete_pattern, clear],
+    KEYED.name: [delete] * 8 + [delete_many] * 4 + [delete_pattern, clear],
     TAGGED.name: [bump] * 8 + [bump_group, delete, store],
     SEVERAL.name: [bump] * 9 + [bump_group],
-    HOT.name: [delete] * 6 + [delete_many] * 2 + [store] * 2 + [delete_pattern],
+    HOT.name: [delete] * 6 + [delete_many] * 2 + [store] * 3 + [delete_pattern],
     PLAIN.name: [delete],
     ASIDE.name: [],
 }
 KEEPING_A_SNAPSHOT: dict[str, Sequence[Way]] = {
-    KEYED.name: [store],
     TAGGED.name: [bump, bump, store],
     SEVERAL.name: [bump],
     HOT.name: [store],
-    PLAIN.name: [delete],
-    ASIDE.name: [],
 }
+EARLY = (bump, bump_group)
 
 
 def ways(kind: Kind, level: str, chance: random.Random) -> list[Way]:
@@ -158,6 +157,11 @@ def ways(kind: Kind, level: str, chance: random.Random) -> list[Way]:
     way = chance.choice(possible)
     # To store the value alone would leave valid, by its other tags, what others compute from the row.
     return [bump, way] if kind.tagged and way in (store, delete) else [way]
+
+
+def may_come_first(kind: Kind, ways: Sequence[Way]) -> bool:
+    """Whether it may be done before the row is written."""
+    return store not in WAYS[kind.name] or all(way in EARLY for way in ways)
 
 
 def prepare(connection: psycopg.Connection[Any]) -> None:

@@ -37,7 +37,7 @@ class Writer(Actor):
         time.sleep(0.03 * self.chance.random())
 
     def write(self, kind: Kind, row: int) -> None:
-        level = self.chance.choices(LEVELS, (80, 14, 6))[0]
+        level = self.chance.choices(LEVELS, (80, 14, 6))[0] if kind.name in rows.KEEPING_A_SNAPSHOT else LEVELS[0]
         line = self.pooled if self.pooled and self.chance.random() < 0.2 else self.direct
         label = f"writes, {level}" if line is self.direct or level != LEVELS[0] else f"writes, {POOLED}"
         # In a fixed order, as two who lock rows in both would wait for each other.
@@ -85,7 +85,7 @@ class Writer(Actor):
         versions = {}
         for row in changed:
             ways = rows.ways(kind, level, self.chance)
-            early = self.chance.random() < 0.3 and rows.store not in ways
+            early = self.chance.random() < 0.3 and rows.may_come_first(kind, ways)
             if early:
                 self.invalidate(kind, row, ways, line)
             versions[row] = int(line.row(WRITE, row)[0])

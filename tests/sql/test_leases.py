@@ -269,6 +269,18 @@ def test_a_claim_that_is_rolled_back(ask: Session, new_session: NewSession) -> N
     assert other(SET, token) is False
 
 
+def test_who_waits_does_not_keep_the_holder_from_storing(ask: Session, new_session: NewSession) -> None:
+    """Neither one that has met the holder's row before this was committed."""
+    other = new_session()
+    ask("BEGIN")
+    token = won(ask)
+    waits = other.start("SELECT to_json(f) FROM cache_fetch('store', 'k', wait => '10 seconds') f")
+    until(lambda: bool(ask("SELECT 1 FROM pg_locks WHERE NOT granted")))
+    ask("COMMIT")
+    assert ask(SET, token) is True
+    assert waits.result() == {"value": "old", "state": "fresh", "token": None}
+
+
 def test_who_waits_gets_the_value(ask: Session, new_session: NewSession) -> None:
     token = won(ask)
     others = [new_session() for _ in range(4)]
