@@ -191,7 +191,8 @@ as $$
 declare
     removed bigint := 0;
 begin
-    delete from leases l where l.claimed_at < clock_timestamp() - 2 * longest_lease();
+    delete from leases l
+    where l.claimed_at < clock_timestamp() - longest_lease() and l.deadline < cache_now() - longest_lease();
     if exists (select from tag_bumps b where b.folded_at < clock_timestamp() - 2 * longest_lease()) then
         execute format($sql$
             with carried as materialized (%s)

@@ -330,6 +330,7 @@ begin
         using hit_tracking;
     end if;
     if enabled = false then
+        perform void_leases_like(type, '*', '%');
         execute format('delete from %s', before.relation);
     end if;
     if 'tenant_share' = any(reset) then
@@ -463,6 +464,7 @@ begin
     delete from types t where t.type = type;
     delete from counters_seen s where s.type = type;
     delete from hit_log l where l.type = type;
+    delete from leases l where l.type = type;
     delete from tenants_over o where o.type = type;
     delete from stats_snapshots s where s.type = type;  -- another type of this name begins anew
     foreach counter in array counter_names() loop

@@ -378,3 +378,34 @@ def test_a_token_that_is_none(ask: Session) -> None:
     assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False
     with refused("PC004"):
         ask("SELECT cache_set('store', 'k', NULL, token => %s)", won(ask))
+
+
+@pytest.mark.parametrize("mode", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("expired", [False, True], ids=["absent", "expired"])
+def test_who_deletes_what_it_does_not_see_is_told(
+    ask: Session, new_session: NewSession, mode: str, expired: bool
+) -> None:
+    """Its snapshot is older than the entry, which was computed from what it is changing."""
+    deleter = new_session()
+    if expired:
+        ask("SELECT cache_set('store', 'k', '0', '1 millisecond'), pg_sleep(0.002)")
+    deleter(f"BEGIN ISOLATION LEVEL {mode}")
+    deleter("SELECT 1 FROM pg_class LIMIT 1")
+    assert ask(SET, won(ask)) is True
+    with refused("40001"):
+        deleter("SELECT cache_delete('store', 'k')")
+    deleter("ROLLBACK")
+    with deleter.transaction(f"ISOLATION LEVEL {mode}"):
+        assert deleter("SELECT cache_delete('store', 'k')") is True
+
+
+def test_a_type_that_was_emptied_or_made_anew_has_no_old_leases(ask: Session) -> None:
+    token = won(ask)
+    ask("SELECT cache_configure('store', enabled => false), cache_configure('store', enabled => true)")
+    assert ask(SET, token) is False
+    ask("SELECT cache_create_type('mine')")
+    fetch = "SELECT token FROM cache_fetch('mine', 'k')"
+    token = ask(fetch)
+    ask("SELECT cache_drop_type('mine'), cache_create_type('mine')")
+    assert ask("SELECT cache_set('mine', 'k', '1', token => %s)", token) is False
+    assert ask(fetch)
