@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .client._async.cache import AsyncCache
 from .client._sync.cache import Cache
 from .client.calls import Entry, Forgotten, Removed
+from .client.terms import Computed, Fetched
 from .client.typed_calls import Audio, Skip
 from .client.wire import MISS
 from .errors import (
@@ -33,6 +34,7 @@ from .errors import (
     PgcacheError,
     ReadOnlyError,
     TimedOutError,
+    TooSlowError,
     TypeExistsError,
     UnavailableError,
     UnknownTypeError,
@@ -55,9 +57,11 @@ __all__ = [
     "BusyError",
     "Cache",
     "CacheFullError",
+    "Computed",
     "CronMissingError",
     "DimensionError",
     "Entry",
+    "Fetched",
     "Forgotten",
     "HotTierError",
     "InvalidKeyError",
@@ -77,6 +81,7 @@ __all__ = [
     "Removed",
     "Skip",
     "TimedOutError",
+    "TooSlowError",
     "TypeExistsError",
     "UnavailableError",
     "UnknownTypeError",

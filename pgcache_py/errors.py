@@ -107,6 +107,10 @@ class InvalidTagError(PgcacheError, ValueError):
     """PC013: what cannot be a tag, or too many tags for one entry."""
 
 
+class TooSlowError(PgcacheError, TimeoutError):
+    """The client's own: hard_timeout is over, and the value is not computed yet."""
+
+
 class ModelError(PgcacheError):
     """The model could not be asked.
 

@@ -18,12 +18,14 @@ from .wire import (
     MISS,
     Params,
     Sentinel,
+    json_value,
     moment,
     read_count,
     read_document,
     read_duration,
     read_flag,
     read_nothing,
+    read_text,
     read_texts,
     read_value,
     timedelta_of,
@@ -77,6 +79,12 @@ class Changes(NamedTuple):
     place: Callable[..., Place]
 
 
+class Asks(NamedTuple):
+    """Looks an entry up in PostgreSQL alone."""
+
+    place: Callable[..., Place]
+
+
 class Effect(Enum):
     SWEEPS = "changes entries, the client does not know which: all that Redis has is out of date after it"
     SEVERAL = "reads or changes several entries: the method of the hybrid client says which"
@@ -84,11 +92,21 @@ class Effect(Enum):
 
 
 SWEEPS, SEVERAL, BYPASSES = Effect.SWEEPS, Effect.SEVERAL, Effect.BYPASSES
-Tier: TypeAlias = Reads | Writes | Changes | Effect
+Tier: TypeAlias = Reads | Writes | Changes | Asks | Effect
 
 
 def generic(type: str, key: str, *rest: Any) -> Place:
     return Place(type, key)
+
+
+def located(locate: Callable[..., T], params: Params) -> T | None:
+    """What a function of a call's tier makes of the parameters; None if they are wrong, as PostgreSQL will say."""
+    if any(isinstance(param, str) and "\0" in param for param in params):
+        return None
+    try:
+        return locate(*params)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 # The tenant is set before the function runs, since the join's left side comes first, and put back after it: within a
@@ -203,6 +221,33 @@ def _forgotten(result: PGresult, encoding: str) -> Forgotten:
     return Forgotten(int(total), tuple(Removed(type, place, int(removed)) for type, place, removed in parts))
 
 
+class Fetch(NamedTuple):
+    """What client_fetch says. token: as text. held_since: when who is busy began, as PostgreSQL writes it."""
+
+    value: Any
+    state: str
+    token: str | None
+    servable: bool
+    spare: bool
+    held_since: bytes | None
+
+
+def _fetch(result: PGresult, encoding: str) -> Fetch:
+    data, state, token, servable, spare, held_since = (result.get_value(0, column) for column in range(6))
+    return Fetch(
+        MISS if data is None else json_value(data.decode(encoding))[0],
+        (state or b"").decode(encoding),
+        None if token is None else token.decode(encoding),
+        servable == b"t",
+        spare == b"t",
+        held_since,
+    )
+
+
+UNFETCHED = Fetch(MISS, "won", None, False, False, None)
+"""In fail-soft mode, when PostgreSQL was not asked."""
+
+
 # The calls.
 
 
@@ -220,6 +265,8 @@ def _set(type: str, key: str, value: str, ttl: str | None) -> Write:
 
 GET = Call("cache_get($1, $2)", read_value, MISS, tier=Reads(generic))
 SET = flag("cache_set($1, $2, $3, $4)", tier=Writes(_set))
+# With tags, or with the token of a fetch: Redis takes no entries that have tags, and PostgreSQL may refuse the other.
+SET_FRESH = flag("cache_set($1, $2, $3, $4, $5, $6)", tier=Changes(generic))
 ADD = flag("cache_add($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
 INCR: Call[int] = Call("cache_incr($1, $2, $3, $4)", read_count, 0, tier=Changes(generic), repeatable=False)
 GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_document, {}, tier=SEVERAL)
@@ -231,14 +278,28 @@ PERSIST = flag("cache_persist($1, $2)", tier=Changes(generic))
 ENTRY = Call("cache_entry($1, $2)", _entry, None, tier=BYPASSES, rows=True, binary=True)
 KEYS: Call[Iterable[str]] = Call("cache_keys($1, $2, $3)", read_texts, (), tier=BYPASSES, rows=True)
 
-DELETE = flag("cache_delete($1, $2)", tier=Changes(generic))
-DELETE_MANY = count("cache_delete_many($1, $2)", tier=SEVERAL)
-DELETE_PATTERN = count("cache_delete_pattern($1, $2)", tier=SWEEPS)
+DELETE = flag("cache_delete($1, $2, $3)", tier=Changes(generic))
+DELETE_MANY = count("cache_delete_many($1, $2, $3)", tier=SEVERAL)
+DELETE_PATTERN = count("cache_delete_pattern($1, $2, $3)", tier=SWEEPS)
 CLEAR = count("cache_clear($1)", tier=SWEEPS)
 CLEAR_EXPIRED = count("cache_clear_expired($1)", tier=BYPASSES)
 CLEAR_ALL = count("cache_clear_all()", tier=SWEEPS)
+# What has tags is not in Redis.
+INVALIDATE_TAGS = Call("cache_invalidate_tags(VARIADIC $1)", read_nothing, None, tier=BYPASSES)
 INVALIDATE_TENANT = count("cache_invalidate_tenant($1)", tier=SWEEPS)
 FORGET = Call("cache_forget($1, $2)", _forgotten, tier=SWEEPS, rows=True)
+
+FETCH = Call(
+    "client_fetch($1, $2, $3, $4, $5, $6, $7)",
+    _fetch,
+    UNFETCHED,
+    tier=Asks(generic),
+    rows=True,
+    schema="pgcache_internal",
+)
+CLAIM = Call("claim_anew($1, $2, $3, $4, $5, $6)", read_text, None, tier=BYPASSES, schema="pgcache_internal")
+HOLD: Call[bool] = Call("hold_lease($1, $2, $3, $4)", read_flag, False, tier=BYPASSES, schema="pgcache_internal")
+RELEASE = flag("cache_release($1, $2, $3)", tier=BYPASSES)
 
 CREATE_TYPE = Call(
     "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=BYPASSES, repeatable=False

@@ -7,7 +7,7 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
-from .calls import Call, Changes, Place, Reads, Writes
+from .calls import Asks, Call, Changes, Place, Reads, Writes
 from .failsoft import logger
 from .wire import MISS, Params
 
@@ -28,6 +28,8 @@ def ended(begin: float, call: Call[Any], params: Params, result: Any) -> None:
         # The tier's own calls say more than the value.
         value = result if result is None or result is MISS else getattr(result, "value", result)
         what = "miss" if value is MISS or (value is None and call.otherwise is None) else "hit"
+    elif isinstance(call.tier, Asks):
+        what = result.state
     elif isinstance(call.tier, Writes):
         what = "set" if getattr(result, "stored", result) else "not set"
     one(begin, what, place.type, place.key, "PostgreSQL")
@@ -41,7 +43,7 @@ def one(begin: float, what: str, type: str, key: str, where: str) -> None:
 
 def _place(call: Call[Any], params: Params) -> Place | None:
     try:
-        if isinstance(call.tier, (Reads, Changes)):
+        if isinstance(call.tier, (Reads, Changes, Asks)):
             return call.tier.place(*params)
         if isinstance(call.tier, Writes):
             return call.tier.write(*params).place

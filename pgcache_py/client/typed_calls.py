@@ -16,8 +16,21 @@ from typing import Any, NamedTuple
 from psycopg.pq.abc import PGresult
 
 from ..keys import cache_key, canonical_json
-from .calls import BYPASSES, SEVERAL, SWEEPS, Call, Changes, Place, Reads, Write, Writes, count, flag
-from .wire import json_text, read_bytes, read_document, read_text, vector, vector_list
+from .calls import BYPASSES, SEVERAL, SWEEPS, Call, Changes, Place, Reads, Write, Writes, as_it_is, count, flag
+from .terms import Form
+from .wire import (
+    Row,
+    computed_answer,
+    computed_text,
+    computed_vector,
+    json_text,
+    read_bytes,
+    read_document,
+    read_text,
+    vector,
+    vector_list,
+    vector_text,
+)
 
 # The functions for images name the tenant; None stands for the cache's own.
 OWN = "coalesce(${}, pgcache_internal.current_tenant())"
@@ -56,13 +69,26 @@ def _set_llm(
     return Write(llm(prompt, model, context, provider), value, ttl)
 
 
+def llm_form(model: str, provider: str | None) -> Form:
+    """How an answer of a model is kept."""
+
+    def checked(computed: Any) -> Row:
+        fields = {"provider": provider, **computed_answer(computed), "model": model}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def text(answer: Row) -> str:
+        return json_text({name: answer[name] for name in LLM_FIELDS if name in answer})
+
+    return Form(checked, text, as_it_is)
+
+
 GET_LLM = Call("cache_get_llm($1, $2, $3, $4)", read_document, None, tier=Reads(llm))
 SET_LLM = flag("cache_set_llm($1, $2, $3, $4, $5, $6, $7)", tier=Writes(_set_llm))
 
 # embedding. By the dozen they are looked up in PostgreSQL alone.
 
 
-def _embedding(text: str, model: str, *rest: Any) -> Place:
+def embedding(text: str, model: str, *rest: Any) -> Place:
     return Place("embedding", cache_key(text, model))
 
 
@@ -74,14 +100,23 @@ def _read_vectors(result: PGresult, encoding: str) -> dict[str, bytes]:
     return found
 
 
+def embedding_form(model: str) -> Form:
+    """How a vector is kept."""
+
+    def text(numbers: list[float]) -> str:
+        return f'{{"embedding":{vector_text(numbers)},"model":{json_text(model)}}}'
+
+    return Form(computed_vector, text, lambda value: vector_list(vector(value["embedding"])))
+
+
 GET_EMBEDDING = Call(
     "cache_get_embedding($1, $2)",
     read_bytes,
     None,
-    tier=Reads(_embedding, lambda value: vector(value["embedding"])),
+    tier=Reads(embedding, lambda value: vector(value["embedding"])),
     binary=True,
 )
-SET_EMBEDDING = flag("cache_set_embedding($1, $2, $3, $4)", tier=Changes(_embedding), takes_bytes=True)
+SET_EMBEDDING = flag("cache_set_embedding($1, $2, $3, $4)", tier=Changes(embedding), takes_bytes=True)
 GET_EMBEDDINGS: Call[dict[str, bytes]] = Call(
     "cache_get_embeddings($1, $2)", _read_vectors, {}, tier=BYPASSES, rows=True, binary=True
 )
@@ -167,12 +202,27 @@ SET_AUDIO = flag("cache_set_audio($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", tie
 # ai_worker. PostgreSQL also finds what is there under the keys of the service that came before.
 
 
-def _ai_worker(prompt: str, model: str, schema_version: str, *rest: Any) -> Place:
+def ai_worker(prompt: str, model: str, schema_version: str, *rest: Any) -> Place:
     return Place("ai_worker", cache_key(prompt, model, schema_version))
 
 
+def ai_worker_form(prompt: str, model: str, schema_version: str, tokens_used: str | None) -> Form:
+    """How generated SQL is kept."""
+
+    def text(generated_sql: str) -> str:
+        return _fields(
+            prompt_text=prompt,
+            model=model,
+            schema_version=schema_version,
+            generated_sql=generated_sql,
+            tokens_used=None if tokens_used is None else int(tokens_used),
+        )
+
+    return Form(computed_text, text, lambda value: str(value["generated_sql"]))
+
+
 GET_AI_WORKER = Call("cache_get_ai_worker($1, $2, $3)", read_document, None, tier=BYPASSES)
-SET_AI_WORKER = flag("cache_set_ai_worker($1, $2, $3, $4, $5, $6, $7)", tier=Changes(_ai_worker))
+SET_AI_WORKER = flag("cache_set_ai_worker($1, $2, $3, $4, $5, $6, $7)", tier=Changes(ai_worker))
 INVALIDATE_SCHEMA = count("cache_invalidate_schema($1)", tier=SWEEPS)
 AI_WORKER_STATS = "SELECT * FROM pgcache.ai_worker_cache_stats"
 

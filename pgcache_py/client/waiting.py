@@ -10,8 +10,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from time import monotonic, sleep
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from psycopg.errors import OperationalError, QueryCanceled
 
@@ -19,6 +20,8 @@ T = TypeVar("T")
 Lock = threading.Lock
 AsyncLock = asyncio.Lock
 AsyncSlots = asyncio.Semaphore
+pause = sleep
+pause_async = asyncio.sleep
 
 
 def _poll(fileno: int, *, write: bool = False) -> Callable[[float | None], object]:
@@ -265,6 +268,105 @@ def settle(value: T) -> T:
 async def settle_async(value: Awaitable[T]) -> T:
     """What a function returned, awaited unless it was a plain one after all."""
     return await value if inspect.isawaitable(value) else cast(T, value)
+
+
+def finish(value: T) -> T:
+    """What has been done, and needs no more."""
+    return value
+
+
+async def finish_async(doing: Awaitable[T]) -> T:
+    """Do it, even if who waits for it is cancelled, again and again as some libraries do."""
+    task = asyncio.ensure_future(doing)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return await asyncio.shield(task)
+
+
+class Aside(Generic[T]):
+    """A function that runs in a thread of its own, so that its caller may leave it.
+
+    It does not keep the interpreter from its end.
+    """
+
+    def __init__(self, run: Callable[[], T]) -> None:
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._failed: Callable[[BaseException], object] | None = None
+        thread = threading.Thread(target=copy_context().run, args=(self._work, run), name="pgcache", daemon=True)
+        thread.start()
+
+    def _work(self, run: Callable[[], T]) -> None:
+        try:
+            self._result = run()
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._done.set()
+            failed = self._failed
+        if self._error and failed:
+            failed(self._error)
+
+    def ended(self, seconds: float | None) -> bool:
+        """Wait so long at most; whether it has ended."""
+        return self._done.wait(seconds)
+
+    def result(self) -> T:
+        """What it returned, or raised."""
+        self._done.wait()
+        if self._error:
+            raise self._error
+        return self._result
+
+    def leave(self, failed: Callable[[BaseException], object]) -> None:
+        """Let it go on by itself. failed: is told of an error."""
+        with self._lock:
+            self._failed = failed
+            ended = self._done.is_set()
+        if ended and self._error:
+            failed(self._error)
+
+    def cancel(self) -> None:
+        """A thread cannot be cancelled."""
+
+
+_tasks: set[asyncio.Future[Any]] = set()
+"""What goes on though nobody waits for it: the event loop itself would lose it."""
+
+
+class AsyncAside(Generic[T]):
+    """The same as a task. If who waits for it is cancelled, so is the task."""
+
+    def __init__(self, run: Callable[[], Awaitable[T]]) -> None:
+        self._task = asyncio.ensure_future(run())
+        _tasks.add(self._task)
+        self._task.add_done_callback(_tasks.discard)
+
+    async def ended(self, seconds: float | None) -> bool:
+        """Wait so long at most; whether it has ended."""
+        try:
+            done, _ = await asyncio.wait([self._task], timeout=seconds)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        return bool(done)
+
+    async def result(self) -> T:
+        """What it returned, or raised."""
+        return await self._task
+
+    def leave(self, failed: Callable[[BaseException], object]) -> None:
+        """Let it go on by itself. failed: is told of an error."""
+
+        def ended(task: asyncio.Future[T]) -> None:
+            if not task.cancelled() and (error := task.exception()):
+                failed(error)
+
+        self._task.add_done_callback(ended)
+
+    def cancel(self) -> None:
+        self._task.cancel()
 
 
 class Forkable(Protocol):

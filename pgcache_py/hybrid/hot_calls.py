@@ -11,16 +11,6 @@ from ..client.calls import BYPASSES, GET, SET, Call, T, Tier
 from ..client.wire import MISS, Params, json_value, read_count, read_flag
 
 
-def located(locate: Callable[..., T], params: Params) -> T | None:
-    """What a function of a call's tier makes of the parameters; None if they are wrong, as PostgreSQL will say."""
-    if any(isinstance(param, str) and "\0" in param for param in params):
-        return None
-    try:
-        return locate(*params)
-    except (AttributeError, TypeError, ValueError):
-        return None
-
-
 class Found(NamedTuple):
     """What hot_get returns. value: MISS if there is none. text: it in JSON. ttl_ms: for how long Redis may keep it.
 

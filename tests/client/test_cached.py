@@ -463,7 +463,7 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
 
     later = 2
     with pytest.raises(TypeError, match="not a function"):
-        cache.cached()(classmethod(same))  # type: ignore[arg-type]
+        cache.cached()(classmethod(same))  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"does not tell its parameters: pass key= to cached\(\)"):
         cache.cached()(dict)
 

@@ -21,11 +21,11 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_each_parameter_is_passed(db: psycopg.Connection, name: str) -> None:
-    """A parameter that is added in SQL has to be added here."""
+    """A parameter that is added in SQL has to be added here, to one of the calls at least."""
     call = CALLS[name]
     row = db.execute(
         "SELECT min(pronargs), count(*) FROM pg_proc WHERE proname = %s AND pronamespace = ANY(%s::regnamespace[])",
         [call.name, ["pgcache", "pgcache_internal"]],
     ).fetchone()
-    passed = len(set(re.findall(r"\$\d+", call.sql)))
+    passed = max(len(set(re.findall(r"\$\d+", each.sql))) for each in CALLS.values() if each.name == call.name)
     assert row == (passed, 1), call.sql

@@ -19,9 +19,8 @@ from pgcache_py import Audio, Cache
 from pgcache_py.client import calls, typed_calls, wire
 from pgcache_py.client._sync import cache as cache_module
 from pgcache_py.client._sync import typed
-from pgcache_py.client.calls import SEVERAL, Call, Changes, Place, Reads, Writes
+from pgcache_py.client.calls import SEVERAL, Call, Changes, Place, Reads, Writes, located
 from pgcache_py.hybrid._sync import cache as hybrid
-from pgcache_py.hybrid.hot_calls import located
 
 pytestmark = pytest.mark.once
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 
@@ -13,7 +13,7 @@ from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft, check_timeout
 from ..trace import began, ended
-from ..wire import Row
+from ..wire import MISS, Row
 from .connections import (
     AnyConnection,
     AnyPool,
@@ -136,6 +136,10 @@ class AsyncBase:
         if begin:
             ended(begin, call, params, result)
         return result
+
+    async def _look(self, type: str, key: str) -> tuple[bool, Any]:
+        """Look an entry up where that is cheaper than with a lease: whether it did, and the value, or MISS."""
+        return False, MISS
 
     async def _report(self, query: str) -> list[Row]:
         try:

@@ -6,15 +6,16 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry, Forgotten
-from ..failsoft import keeping
 from ..function_key import FunctionKey, SameResult, UnkeyedError
+from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle_async
 from ..wire import MISS, TTL, Row
+from .once import AsyncOnce, fetched_by
 from .typed import AsyncTypedCaches
 
 P = ParamSpec("P")
@@ -53,12 +54,33 @@ class AsyncCache(AsyncTypedCaches):
         value = await self._run(calls.GET, type, key)
         return default if value is MISS else value
 
-    async def set(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
+    async def set(
+        self,
+        type: str,
+        key: str,
+        value: Any,
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] | None = None,
+        token: int | None = None,
+    ) -> bool:
         """Cache a value, anything that is JSON; True if it was stored, False if the type is disabled.
 
         ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
+        tags: what it depends on, see invalidate_tags. token: that of fetch; the value is then stored only if nothing
+        has changed since, neither the entry nor what its tags stand for, else the result is False.
         """
-        return await self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
+        if tags is None and token is None:
+            return await self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
+        return await self._run(
+            calls.SET_FRESH,
+            type,
+            key,
+            wire.json_text(value),
+            wire.interval(ttl),
+            None if tags is None else wire.array(tags),
+            wire.number(token),
+        )
 
     async def add(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
         """Cache a value only if there is none, or an expired one; True if it was stored."""
@@ -91,9 +113,12 @@ class AsyncCache(AsyncTypedCaches):
         """What is known about an entry other than its value; None if there is none."""
         return await self._run(calls.ENTRY, type, key)
 
-    async def delete(self, type: str, key: str) -> bool:
-        """Remove an entry; True if there was a live one."""
-        return await self._run(calls.DELETE, type, key)
+    async def delete(self, type: str, key: str, *, soft: bool = False) -> bool:
+        """Remove an entry; True if there was a live one. Who computes it now will not store it.
+
+        soft: let it expire instead, so that who takes a stale value gets it while one computes it anew.
+        """
+        return await self._run(calls.DELETE, type, key, wire.boolean(soft))
 
     # Many entries in one round trip.
 
@@ -107,19 +132,29 @@ class AsyncCache(AsyncTypedCaches):
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         return await self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl))
 
-    async def delete_many(self, type: str, keys: Iterable[str]) -> int:
-        """Remove many entries; returns how many live ones there were."""
-        return await self._run(calls.DELETE_MANY, type, wire.array(keys))
+    async def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:
+        """Remove many entries; returns how many live ones there were. soft: as in delete."""
+        return await self._run(calls.DELETE_MANY, type, wire.array(keys), wire.boolean(soft))
 
-    async def delete_pattern(self, type: str, pattern: str) -> int:
-        r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many."""
-        return await self._run(calls.DELETE_PATTERN, type, pattern)
+    async def delete_pattern(self, type: str, pattern: str, *, soft: bool = False) -> int:
+        r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many.
+
+        soft: as in delete.
+        """
+        return await self._run(calls.DELETE_PATTERN, type, pattern, wire.boolean(soft))
 
     async def keys(self, type: str, pattern: str = "%", max_keys: int | None = 1000) -> list[str]:
         """The keys of the live entries that match a LIKE pattern, in byte order. max_keys: None for all."""
         return list(await self._run(calls.KEYS, type, pattern, wire.number(max_keys)))
 
     # Invalidation. With a tenant set, these remove that tenant's entries only.
+
+    async def invalidate_tags(self, *tags: str) -> None:
+        """Invalidate all entries that have one of these tags, however many. "doc:*": all tags that begin with "doc:".
+
+        With a tenant set, that tenant's only.
+        """
+        await self._run(calls.INVALIDATE_TAGS, wire.array(tags))
 
     async def clear(self, type: str) -> int:
         """Remove all entries of a type; returns how many live ones there were."""
@@ -146,49 +181,124 @@ class AsyncCache(AsyncTypedCaches):
 
     # Computing what is not there.
 
-    async def get_or_compute(self, type: str, key: str, compute: Callable[[], Awaitable[T]], ttl: TTL = None) -> T:
-        """The cached value, or else what compute returns, which is cached. A cached None is a value too."""
-        value = await self._run(calls.GET, type, key)
-        if value is not MISS:
-            found: T = value
-            return found
-        return await self.recompute(type, key, compute, ttl)
+    async def fetch(
+        self,
+        type: str,
+        key: str,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        wait: float = 10.0,
+        lease: TTL = 30.0,
+    ) -> Fetched:
+        """The value of an entry, or the lease to compute it: then `set` it with the token, or `release` that.
 
-    async def recompute(self, type: str, key: str, compute: Callable[[], Awaitable[T]], ttl: TTL = None) -> T:
-        """What compute returns, which is cached in place of what is there."""
-        value = await settle_async(compute())
-        with keeping(type):
-            await self._in_savepoints().set(type, key, value, ttl)
-        return value
+        tags: what the value will depend on. stale_for: how long ago it may have expired, None for not at all. wait: for
+        how many seconds to wait while another one computes it. lease: after which time another one may compute it.
+        get_or_compute does all this.
+        """
+        check_wait(wait)
+        return await fetched_by(self, type, key, wire.array(tags), wire.interval(stale_for), wait, wire.interval(lease))
+
+    async def release(self, type: str, key: str, token: int | None) -> bool:
+        """Give the lease of a fetch back, so that the next one may compute; True if it was still this one's."""
+        return await self._run(calls.RELEASE, type, key, wire.number(token))
+
+    async def get_or_compute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Awaitable[T | Computed[T]]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> T:
+        """The cached value, or else what compute returns, which is cached. A cached None is a value too.
+
+        Of all callers, in whatever process, one computes, and the others wait. What it computes is not stored if
+        meanwhile the entry was deleted or stored, or one of its tags was invalidated. compute may return a Computed to
+        say what ttl and tags the value has.
+
+        tags: what the value depends on, see invalidate_tags. stale_for: for how long after its end a value is returned
+        to others while one computes a new one. stale_if_error: and for how long if to compute it fails, which then is
+        tried again after 30 seconds. soft_timeout: after so many seconds also who computes gets that value (see
+        stale_for), and the computation goes on in the background. hard_timeout: after so many seconds the call raises
+        TooSlowError, whoever computes; and the longest that others leave the computation to one who may have died, if
+        that is more than 30 seconds.
+
+        On your own connection in a transaction there is no lease, which nobody else would see, and no time limit.
+        """
+        chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
+        return await AsyncOnce(self, type, key, compute, ttl, chosen).get()
+
+    async def recompute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Awaitable[T | Computed[T]]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> T:
+        """What compute returns, which is cached in place of what is there. See get_or_compute."""
+        chosen = terms(tags, stale_for, stale_if_error, None, hard_timeout)
+        return await AsyncOnce(self, type, key, compute, ttl, chosen).renew()
 
     @overload
     def cached(self, type: Callable[P, Awaitable[T]], /) -> AsyncCachedFunction[P, T]: ...
 
     @overload
     def cached(
-        self, type: str = "store", ttl: TTL = None, key: Callable[..., str] | None = None
-    ) -> Callable[[Callable[P, Awaitable[T]]], AsyncCachedFunction[P, T]]: ...
+        self,
+        type: str = "store",
+        ttl: TTL = None,
+        key: Callable[..., str] | None = None,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> AsyncDecorator: ...
 
     def cached(
-        self, type: Any = "store", ttl: TTL = None, key: Callable[..., str] | None = None
-    ) -> AsyncCachedFunction[P, T] | Callable[[Callable[P, Awaitable[T]]], AsyncCachedFunction[P, T]]:
+        self,
+        type: Any = "store",
+        ttl: TTL = None,
+        key: Callable[..., str] | None = None,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> Any:
         """A decorator that caches a function's results, which must be JSON values.
 
         The key is made of the function's module (of a script its file), name and arguments; those have to be JSON
         values, classes, members of enumerations, or objects with a method __cache_key__ (a method's own object too),
         else a call raises TypeError. So have the variables that a function, or a decorator of it, captures of the one
-        around it, as they are when it is decorated. key: makes the key from the arguments instead. The function gains
-        .invalidate(*args), .refresh(*args) and .key(*args).
+        around it, as they are when it is decorated. key: makes the key from the arguments instead. tags: may be made
+        from the arguments as well, by a function. For the rest see get_or_compute; the function may return a Computed.
+        The function gains .invalidate(*args), .refresh(*args) and .key(*args).
         """
         if not isinstance(type, str):
             return self.cached()(type)
+        made = tags if callable(tags) else None
+        chosen = terms(() if callable(tags) else tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
 
         def decorate(function: Callable[P, Awaitable[T]]) -> AsyncCachedFunction[P, T]:
             if not callable(function):
                 raise TypeError(f"not a function: {function!r}. Write @classmethod and @property above @cached()")
-            return AsyncCachedFunction(
-                self, type, function, ttl, FunctionKey(function, key, deferred=self._soft is not None)
-            )
+            keys = FunctionKey(function, key, deferred=self._soft is not None)
+            return AsyncCachedFunction(self, type, function, ttl, keys, chosen, made)
 
         return decorate
 
@@ -317,19 +427,31 @@ class AsyncCache(AsyncTypedCaches):
         return await self._report(calls.INDEX_USAGE)
 
 
+class AsyncDecorator(Protocol):
+    """What `cached` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[Computed[T]]], /) -> AsyncCachedFunction[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T | Computed[T]]], /) -> AsyncCachedFunction[P, T]: ...
+
+
 class AsyncCachedFunction(Generic[P, T], SameResult):
     """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
     __name__: str
-    __wrapped__: Callable[P, Awaitable[T]]
+    __wrapped__: Callable[P, Awaitable[T | Computed[T]]]
 
     def __init__(
         self,
         cache: AsyncCache,
         type: str,
-        function: Callable[P, Awaitable[T]],
+        function: Callable[P, Awaitable[T | Computed[T]]],
         ttl: TTL,
         key: Callable[..., str],
+        terms: Terms,
+        tags: Callable[..., Iterable[str]] | None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._cache = cache
@@ -337,28 +459,30 @@ class AsyncCachedFunction(Generic[P, T], SameResult):
         self._function = function
         self._ttl = ttl
         self._key = key
+        self._terms = terms
+        self._tags = tags
 
     def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[..., T]:
         """The function as a method of an object."""
         if instance is None or isinstance(self._function, staticmethod):
             return self
         method = MethodType(self._function, instance)
-        return AsyncCachedFunction(self._cache, self._type, method, self._ttl, functools.partial(self._key, instance))
+        key = functools.partial(self._key, instance)
+        tags = self._tags and functools.partial(self._tags, instance)
+        return AsyncCachedFunction(self._cache, self._type, method, self._ttl, key, self._terms, tags)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        compute = functools.partial(self._function, *args, **kwargs)
         key = self._key_if_any(*args, **kwargs)
         if key is None:
-            return await settle_async(compute())
-        return await self._cache.get_or_compute(self._type, key, compute, self._ttl)
+            return plain(await settle_async(self._function(*args, **kwargs)))
+        return await self._once(key, *args, **kwargs).get()
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute the result again, and cache it in place of what is cached."""
-        compute = functools.partial(self._function, *args, **kwargs)
         key = self._key_if_any(*args, **kwargs)
         if key is None:
-            return await settle_async(compute())
-        return await self._cache.recompute(self._type, key, compute, self._ttl)
+            return plain(await settle_async(self._function(*args, **kwargs)))
+        return await self._once(key, *args, **kwargs).renew()
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Forget the result for these arguments; True if there was one."""
@@ -368,6 +492,13 @@ class AsyncCachedFunction(Generic[P, T], SameResult):
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
         return self._key(*args, **kwargs)
+
+    def _once(self, key: str, /, *args: P.args, **kwargs: P.kwargs) -> AsyncOnce[T]:
+        terms = self._terms
+        if self._tags:
+            terms = terms._replace(tags=tags_of(self._tags(*args, **kwargs)))
+        compute = functools.partial(self._function, *args, **kwargs)
+        return AsyncOnce(self._cache, self._type, key, compute, self._ttl, terms)
 
     def _key_if_any(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """The key; None if none can be made in fail-soft mode."""

@@ -38,7 +38,15 @@ WHERE pg_catalog.pg_backend_pid() = $2::integer"""
 
 
 class AsyncSource(Protocol):
-    """What an AsyncCache runs its calls on."""
+    """What an AsyncCache runs its calls on.
+
+    unleased_until: no leases are asked for before that moment, since they were refused.
+    """
+
+    unleased_until: float
+
+    def alone(self) -> bool:
+        """Whether each call is a transaction of its own."""
 
     async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         """contained: an error must not abort the caller's transaction."""
@@ -54,6 +62,8 @@ class AsyncOwnConnection:
     timeout: seconds for a call, in which it also waits for its turn; None for no limit.
     """
 
+    unleased_until = 0.0
+
     def __init__(self, conninfo: str, timeout: float | None) -> None:
         self._line = AsyncOwn(lambda: AsyncLine(conninfo, timeout), AsyncLine.hang_up)
         forget_in_children(self)
@@ -61,6 +71,9 @@ class AsyncOwnConnection:
     def forget(self) -> None:
         """Leave the connection as it is to others, and start afresh."""
         self._line.forget()
+
+    def alone(self) -> bool:
+        return True
 
     async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         return await self._line().run(call, params, tenant)
@@ -219,10 +232,15 @@ class AsyncBorrowedConnection:
     contained: no error must abort that transaction, so each call in one gets a savepoint, in the same round trip.
     """
 
+    unleased_until = 0.0
+
     def __init__(self, connection: AnyConnection, contained: bool) -> None:
         self._connection = connection
         self._contained = contained
         self._lock = AsyncLock()
+
+    def alone(self) -> bool:
+        return self._connection.autocommit and self._connection.pgconn.transaction_status == TransactionStatus.IDLE
 
     async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = self._connection
@@ -270,9 +288,14 @@ class AsyncPooledConnections:
     timeout: seconds to wait for one; None for the pool's own limit.
     """
 
+    unleased_until = 0.0
+
     def __init__(self, pool: AnyPool, timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
+
+    def alone(self) -> bool:
+        return True
 
     async def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = await self._take(call)

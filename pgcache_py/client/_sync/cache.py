@@ -7,15 +7,16 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
 from ..calls import Entry, Forgotten
-from ..failsoft import keeping
 from ..function_key import FunctionKey, SameResult, UnkeyedError
+from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle
 from ..wire import MISS, TTL, Row
+from .once import Once, fetched_by
 from .typed import TypedCaches
 
 P = ParamSpec("P")
@@ -54,12 +55,33 @@ class Cache(TypedCaches):
         value = self._run(calls.GET, type, key)
         return default if value is MISS else value
 
-    def set(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
+    def set(
+        self,
+        type: str,
+        key: str,
+        value: Any,
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] | None = None,
+        token: int | None = None,
+    ) -> bool:
         """Cache a value, anything that is JSON; True if it was stored, False if the type is disabled.
 
         ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
+        tags: what it depends on, see invalidate_tags. token: that of fetch; the value is then stored only if nothing
+        has changed since, neither the entry nor what its tags stand for, else the result is False.
         """
-        return self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
+        if tags is None and token is None:
+            return self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
+        return self._run(
+            calls.SET_FRESH,
+            type,
+            key,
+            wire.json_text(value),
+            wire.interval(ttl),
+            None if tags is None else wire.array(tags),
+            wire.number(token),
+        )
 
     def add(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
         """Cache a value only if there is none, or an expired one; True if it was stored."""
@@ -92,9 +114,12 @@ class Cache(TypedCaches):
         """What is known about an entry other than its value; None if there is none."""
         return self._run(calls.ENTRY, type, key)
 
-    def delete(self, type: str, key: str) -> bool:
-        """Remove an entry; True if there was a live one."""
-        return self._run(calls.DELETE, type, key)
+    def delete(self, type: str, key: str, *, soft: bool = False) -> bool:
+        """Remove an entry; True if there was a live one. Who computes it now will not store it.
+
+        soft: let it expire instead, so that who takes a stale value gets it while one computes it anew.
+        """
+        return self._run(calls.DELETE, type, key, wire.boolean(soft))
 
     # Many entries in one round trip.
 
@@ -108,19 +133,29 @@ class Cache(TypedCaches):
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         return self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl))
 
-    def delete_many(self, type: str, keys: Iterable[str]) -> int:
-        """Remove many entries; returns how many live ones there were."""
-        return self._run(calls.DELETE_MANY, type, wire.array(keys))
+    def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:
+        """Remove many entries; returns how many live ones there were. soft: as in delete."""
+        return self._run(calls.DELETE_MANY, type, wire.array(keys), wire.boolean(soft))
 
-    def delete_pattern(self, type: str, pattern: str) -> int:
-        r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many."""
-        return self._run(calls.DELETE_PATTERN, type, pattern)
+    def delete_pattern(self, type: str, pattern: str, *, soft: bool = False) -> int:
+        r"""Remove the entries whose key matches a LIKE pattern ("user:42:%"; \% and \_ are literal); how many.
+
+        soft: as in delete.
+        """
+        return self._run(calls.DELETE_PATTERN, type, pattern, wire.boolean(soft))
 
     def keys(self, type: str, pattern: str = "%", max_keys: int | None = 1000) -> list[str]:
         """The keys of the live entries that match a LIKE pattern, in byte order. max_keys: None for all."""
         return list(self._run(calls.KEYS, type, pattern, wire.number(max_keys)))
 
     # Invalidation. With a tenant set, these remove that tenant's entries only.
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Invalidate all entries that have one of these tags, however many. "doc:*": all tags that begin with "doc:".
+
+        With a tenant set, that tenant's only.
+        """
+        self._run(calls.INVALIDATE_TAGS, wire.array(tags))
 
     def clear(self, type: str) -> int:
         """Remove all entries of a type; returns how many live ones there were."""
@@ -147,49 +182,124 @@ class Cache(TypedCaches):
 
     # Computing what is not there.
 
-    def get_or_compute(self, type: str, key: str, compute: Callable[[], T], ttl: TTL = None) -> T:
-        """The cached value, or else what compute returns, which is cached. A cached None is a value too."""
-        value = self._run(calls.GET, type, key)
-        if value is not MISS:
-            found: T = value
-            return found
-        return self.recompute(type, key, compute, ttl)
+    def fetch(
+        self,
+        type: str,
+        key: str,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        wait: float = 10.0,
+        lease: TTL = 30.0,
+    ) -> Fetched:
+        """The value of an entry, or the lease to compute it: then `set` it with the token, or `release` that.
 
-    def recompute(self, type: str, key: str, compute: Callable[[], T], ttl: TTL = None) -> T:
-        """What compute returns, which is cached in place of what is there."""
-        value = settle(compute())
-        with keeping(type):
-            self._in_savepoints().set(type, key, value, ttl)
-        return value
+        tags: what the value will depend on. stale_for: how long ago it may have expired, None for not at all. wait: for
+        how many seconds to wait while another one computes it. lease: after which time another one may compute it.
+        get_or_compute does all this.
+        """
+        check_wait(wait)
+        return fetched_by(self, type, key, wire.array(tags), wire.interval(stale_for), wait, wire.interval(lease))
+
+    def release(self, type: str, key: str, token: int | None) -> bool:
+        """Give the lease of a fetch back, so that the next one may compute; True if it was still this one's."""
+        return self._run(calls.RELEASE, type, key, wire.number(token))
+
+    def get_or_compute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], T | Computed[T]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> T:
+        """The cached value, or else what compute returns, which is cached. A cached None is a value too.
+
+        Of all callers, in whatever process, one computes, and the others wait. What it computes is not stored if
+        meanwhile the entry was deleted or stored, or one of its tags was invalidated. compute may return a Computed to
+        say what ttl and tags the value has.
+
+        tags: what the value depends on, see invalidate_tags. stale_for: for how long after its end a value is returned
+        to others while one computes a new one. stale_if_error: and for how long if to compute it fails, which then is
+        tried again after 30 seconds. soft_timeout: after so many seconds also who computes gets that value (see
+        stale_for), and the computation goes on in the background. hard_timeout: after so many seconds the call raises
+        TooSlowError, whoever computes; and the longest that others leave the computation to one who may have died, if
+        that is more than 30 seconds.
+
+        On your own connection in a transaction there is no lease, which nobody else would see, and no time limit.
+        """
+        chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
+        return Once(self, type, key, compute, ttl, chosen).get()
+
+    def recompute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], T | Computed[T]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> T:
+        """What compute returns, which is cached in place of what is there. See get_or_compute."""
+        chosen = terms(tags, stale_for, stale_if_error, None, hard_timeout)
+        return Once(self, type, key, compute, ttl, chosen).renew()
 
     @overload
     def cached(self, type: Callable[P, T], /) -> CachedFunction[P, T]: ...
 
     @overload
     def cached(
-        self, type: str = "store", ttl: TTL = None, key: Callable[..., str] | None = None
-    ) -> Callable[[Callable[P, T]], CachedFunction[P, T]]: ...
+        self,
+        type: str = "store",
+        ttl: TTL = None,
+        key: Callable[..., str] | None = None,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> Decorator: ...
 
     def cached(
-        self, type: Any = "store", ttl: TTL = None, key: Callable[..., str] | None = None
-    ) -> CachedFunction[P, T] | Callable[[Callable[P, T]], CachedFunction[P, T]]:
+        self,
+        type: Any = "store",
+        ttl: TTL = None,
+        key: Callable[..., str] | None = None,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> Any:
         """A decorator that caches a function's results, which must be JSON values.
 
         The key is made of the function's module (of a script its file), name and arguments; those have to be JSON
         values, classes, members of enumerations, or objects with a method __cache_key__ (a method's own object too),
         else a call raises TypeError. So have the variables that a function, or a decorator of it, captures of the one
-        around it, as they are when it is decorated. key: makes the key from the arguments instead. The function gains
-        .invalidate(*args), .refresh(*args) and .key(*args).
+        around it, as they are when it is decorated. key: makes the key from the arguments instead. tags: may be made
+        from the arguments as well, by a function. For the rest see get_or_compute; the function may return a Computed.
+        The function gains .invalidate(*args), .refresh(*args) and .key(*args).
         """
         if not isinstance(type, str):
             return self.cached()(type)
+        made = tags if callable(tags) else None
+        chosen = terms(() if callable(tags) else tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
 
         def decorate(function: Callable[P, T]) -> CachedFunction[P, T]:
             if not callable(function):
                 raise TypeError(f"not a function: {function!r}. Write @classmethod and @property above @cached()")
-            return CachedFunction(
-                self, type, function, ttl, FunctionKey(function, key, deferred=self._soft is not None)
-            )
+            keys = FunctionKey(function, key, deferred=self._soft is not None)
+            return CachedFunction(self, type, function, ttl, keys, chosen, made)
 
         return decorate
 
@@ -318,19 +428,31 @@ class Cache(TypedCaches):
         return self._report(calls.INDEX_USAGE)
 
 
+class Decorator(Protocol):
+    """What `cached` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Computed[T]], /) -> CachedFunction[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T | Computed[T]], /) -> CachedFunction[P, T]: ...
+
+
 class CachedFunction(Generic[P, T], SameResult):
     """A function whose results are cached. On a hit the result is what JSON makes of it: tuples come back as lists."""
 
     __name__: str
-    __wrapped__: Callable[P, T]
+    __wrapped__: Callable[P, T | Computed[T]]
 
     def __init__(
         self,
         cache: Cache,
         type: str,
-        function: Callable[P, T],
+        function: Callable[P, T | Computed[T]],
         ttl: TTL,
         key: Callable[..., str],
+        terms: Terms,
+        tags: Callable[..., Iterable[str]] | None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._cache = cache
@@ -338,28 +460,30 @@ class CachedFunction(Generic[P, T], SameResult):
         self._function = function
         self._ttl = ttl
         self._key = key
+        self._terms = terms
+        self._tags = tags
 
     def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[..., T]:
         """The function as a method of an object."""
         if instance is None or isinstance(self._function, staticmethod):
             return self
         method = MethodType(self._function, instance)
-        return CachedFunction(self._cache, self._type, method, self._ttl, functools.partial(self._key, instance))
+        key = functools.partial(self._key, instance)
+        tags = self._tags and functools.partial(self._tags, instance)
+        return CachedFunction(self._cache, self._type, method, self._ttl, key, self._terms, tags)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        compute = functools.partial(self._function, *args, **kwargs)
         key = self._key_if_any(*args, **kwargs)
         if key is None:
-            return settle(compute())
-        return self._cache.get_or_compute(self._type, key, compute, self._ttl)
+            return plain(settle(self._function(*args, **kwargs)))
+        return self._once(key, *args, **kwargs).get()
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Compute the result again, and cache it in place of what is cached."""
-        compute = functools.partial(self._function, *args, **kwargs)
         key = self._key_if_any(*args, **kwargs)
         if key is None:
-            return settle(compute())
-        return self._cache.recompute(self._type, key, compute, self._ttl)
+            return plain(settle(self._function(*args, **kwargs)))
+        return self._once(key, *args, **kwargs).renew()
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Forget the result for these arguments; True if there was one."""
@@ -369,6 +493,13 @@ class CachedFunction(Generic[P, T], SameResult):
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""
         return self._key(*args, **kwargs)
+
+    def _once(self, key: str, /, *args: P.args, **kwargs: P.kwargs) -> Once[T]:
+        terms = self._terms
+        if self._tags:
+            terms = terms._replace(tags=tags_of(self._tags(*args, **kwargs)))
+        compute = functools.partial(self._function, *args, **kwargs)
+        return Once(self._cache, self._type, key, compute, self._ttl, terms)
 
     def _key_if_any(self, *args: P.args, **kwargs: P.kwargs) -> str | None:
         """The key; None if none can be made in fail-soft mode."""

@@ -39,7 +39,15 @@ WHERE pg_catalog.pg_backend_pid() = $2::integer"""
 
 
 class Source(Protocol):
-    """What a Cache runs its calls on."""
+    """What a Cache runs its calls on.
+
+    unleased_until: no leases are asked for before that moment, since they were refused.
+    """
+
+    unleased_until: float
+
+    def alone(self) -> bool:
+        """Whether each call is a transaction of its own."""
 
     def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         """contained: an error must not abort the caller's transaction."""
@@ -55,6 +63,8 @@ class OwnConnection:
     timeout: seconds for a call, in which it also waits for its turn; None for no limit.
     """
 
+    unleased_until = 0.0
+
     def __init__(self, conninfo: str, timeout: float | None) -> None:
         self._line = Own(lambda: Line(conninfo, timeout), Line.hang_up)
         forget_in_children(self)
@@ -62,6 +72,9 @@ class OwnConnection:
     def forget(self) -> None:
         """Leave the connection as it is to others, and start afresh."""
         self._line.forget()
+
+    def alone(self) -> bool:
+        return True
 
     def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         return self._line().run(call, params, tenant)
@@ -220,10 +233,15 @@ class BorrowedConnection:
     contained: no error must abort that transaction, so each call in one gets a savepoint, in the same round trip.
     """
 
+    unleased_until = 0.0
+
     def __init__(self, connection: AnyConnection, contained: bool) -> None:
         self._connection = connection
         self._contained = contained
         self._lock = Lock()
+
+    def alone(self) -> bool:
+        return self._connection.autocommit and self._connection.pgconn.transaction_status == TransactionStatus.IDLE
 
     def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = self._connection
@@ -271,9 +289,14 @@ class PooledConnections:
     timeout: seconds to wait for one; None for the pool's own limit.
     """
 
+    unleased_until = 0.0
+
     def __init__(self, pool: AnyPool, timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
+
+    def alone(self) -> bool:
+        return True
 
     def run(self, call: Call[T], params: Params, tenant: str | None, contained: bool = False) -> T:
         connection = self._take(call)

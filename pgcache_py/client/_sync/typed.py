@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ...errors import InvalidValueError
 from .. import calls, typed_calls, wire
+from ..calls import Place
 from ..failsoft import keeping
+from ..terms import Computed, Form, Terms, plain, terms
 from ..typed_calls import Audio, Skip
 from ..waiting import settle
 from ..wire import TTL, Array, Row
 from .base import Base
+from .once import Once
 
 if TYPE_CHECKING:
     import numpy
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 
 Self = TypeVar("Self", bound="TypedCache")
+Answer: TypeAlias = str | Mapping[str, Any]
 
 
 class TypedCache:
@@ -32,6 +36,20 @@ class TypedCache:
 
     def _in_savepoints(self: Self) -> Self:
         return self.__class__(self._cache._in_savepoints())
+
+    def _get_or_compute(
+        self,
+        place: Place | None,
+        compute: Callable[[], Any],
+        ttl: TTL,
+        terms: Terms,
+        form: Form,
+        looked: bool,
+    ) -> Any:
+        """place: where the entry is; None if there is no such place, which in fail-soft mode is no error."""
+        if place is None:
+            return form.checked(plain(settle(compute())))
+        return Once(self._cache, place.type, place.key, compute, ttl, terms, form).get(looked=looked)
 
 
 class LLMCache(TypedCache):
@@ -72,27 +90,28 @@ class LLMCache(TypedCache):
         self,
         prompt: str,
         model: str,
-        compute: Callable[[], str | Mapping[str, Any]],
+        compute: Callable[[], Answer | Computed[Answer]],
         *,
         context: str = "",
         provider: str | None = None,
         ttl: TTL = None,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
     ) -> Row:
-        """The cached answer, or else a new one, which is cached.
+        """The cached answer, or else a new one, which is cached; of all callers one asks for it. See get_or_compute.
 
         compute: asks the model; returns the response, or a mapping with response and, if known, tokens_used, provider,
         which is then noted, but makes no difference to where the answer is found.
         """
-        if (found := self.get(prompt, model, context, provider)) is not None:
-            return found
-        computed = settle(compute())
-        fields = wire.computed_answer(computed)
-        fields = {"provider": provider, **fields, "model": model}
-        answer = {name: value for name, value in fields.items() if value is not None}
-        with keeping("llm"):
-            key = typed_calls.llm(prompt, model, context, provider).key
-            kept = wire.json_text({name: answer[name] for name in typed_calls.LLM_FIELDS if name in answer})
-            self._in_savepoints()._run(calls.SET, "llm", key, kept, wire.interval(ttl))
+        chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
+        place = calls.located(typed_calls.llm, (prompt, model, context, provider))
+        if place is None or prompt is None or model is None:
+            self.get(prompt, model, context, provider)  # says what is wrong
+        form = typed_calls.llm_form(model, provider)
+        answer: Row = self._get_or_compute(place, compute, ttl, chosen, form, looked=False)
         return answer
 
 
@@ -142,14 +161,26 @@ class EmbeddingCache(TypedCache):
         literals = wire.array(wire.vector_text(vector) for vector in vectors)
         return self._run(typed_calls.SET_EMBEDDINGS, wire.array(texts), model, literals, wire.interval(ttl))
 
-    def get_or_compute(self, text: str, model: str, compute: Callable[[], Array], *, ttl: TTL = None) -> list[float]:
-        """The cached vector of a text, or else what compute returns, which is cached."""
-        if (vector := self.get(text, model)) is not None:
-            return vector
-        computed = settle(compute())
-        vector = wire.computed_vector(computed)
-        with keeping("embedding"):
-            self._in_savepoints().set(text, model, vector, ttl=ttl)
+    def get_or_compute(
+        self,
+        text: str,
+        model: str,
+        compute: Callable[[], Array | Computed[Array]],
+        *,
+        ttl: TTL = None,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> list[float]:
+        """The cached vector of a text, or else what compute returns, which is cached. See Cache.get_or_compute."""
+        chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
+        if (found := self.get(text, model)) is not None:
+            return found
+        place = calls.located(typed_calls.embedding, (text, model))
+        form = typed_calls.embedding_form(model)
+        vector: list[float] = self._get_or_compute(place, compute, ttl, chosen, form, looked=True)
         return vector
 
     def get_or_compute_many(
@@ -160,7 +191,10 @@ class EmbeddingCache(TypedCache):
         *,
         ttl: TTL = None,
     ) -> list[list[float]]:
-        """The vector of each text, in the order asked. compute: gets those not cached, each once."""
+        """The vector of each text, in the order asked. compute: gets those not cached, each once.
+
+        Others who miss the same texts at the same time compute them, too.
+        """
         texts = wire.several(texts)
         vectors = dict(zip(texts, self.get_many(texts, model), strict=True))
         missing = [text for text, vector in vectors.items() if vector is None]
@@ -292,17 +326,23 @@ class AIWorkerCache(TypedCache):
         prompt: str,
         model: str,
         schema_version: str,
-        compute: Callable[[], str],
+        compute: Callable[[], str | Computed[str]],
         *,
         tokens_used: int = 0,
         ttl: TTL = None,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
     ) -> str:
-        """The cached SQL, or else what compute returns, which is cached."""
+        """The cached SQL, or else what compute returns, which is cached. See Cache.get_or_compute."""
+        chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
         if (found := self.get(prompt, model, schema_version)) is not None:
             return str(found["generated_sql"])
-        generated = wire.computed_text(settle(compute()))
-        with keeping("ai_worker"):
-            self._in_savepoints().set(prompt, model, schema_version, generated, tokens_used=tokens_used, ttl=ttl)
+        place = calls.located(typed_calls.ai_worker, (prompt, model, schema_version))
+        form = typed_calls.ai_worker_form(prompt, model, schema_version, wire.number(tokens_used))
+        generated: str = self._get_or_compute(place, compute, ttl, chosen, form, looked=True)
         return generated
 
     def invalidate_schema(self, schema_version: str) -> int:

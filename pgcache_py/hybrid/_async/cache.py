@@ -16,7 +16,7 @@ from ...client import calls, wire
 from ...client._async.cache import AsyncCache
 from ...client._async.connections import AnyConnection, AnyPool
 from ...client._async.typed import AsyncEmbeddingCache
-from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes
+from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes, located
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -35,7 +35,6 @@ from ..hot_calls import (
     WAKE,
     Found,
     Identity,
-    located,
 )
 from .tier import ABSENT, MISSING, AnyRedis, AsyncHotTier, Lease, Outcome, Push
 
@@ -154,10 +153,10 @@ class AsyncHybridCache(AsyncCache):
         await self._changed(type, values)
         return stored
 
-    async def delete_many(self, type: str, keys: Iterable[str]) -> int:
-        """Remove many entries; returns how many live ones there were."""
+    async def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:
+        """Remove many entries; returns how many live ones there were. soft: as in delete."""
         keys = keys if isinstance(keys, str) else list(keys)
-        removed = await super().delete_many(type, keys)
+        removed = await super().delete_many(type, keys, soft=soft)
         await self._changed(type, keys)
         return removed
 
@@ -254,6 +253,10 @@ class AsyncHybridCache(AsyncCache):
         return {"tier": tier, "redis_stats": redis, "postgres_stats": postgres}
 
     # How.
+
+    async def _look(self, type: str, key: str) -> tuple[bool, Any]:
+        name = self._name(type, key)
+        return (False, MISS) if name is None else (True, await self._read(type, key, name))
 
     async def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         if self._inside():

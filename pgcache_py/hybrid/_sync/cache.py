@@ -17,7 +17,7 @@ from ...client import calls, wire
 from ...client._sync.cache import Cache
 from ...client._sync.connections import AnyConnection, AnyPool
 from ...client._sync.typed import EmbeddingCache
-from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes
+from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes, located
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -36,7 +36,6 @@ from ..hot_calls import (
     WAKE,
     Found,
     Identity,
-    located,
 )
 from .tier import ABSENT, MISSING, AnyRedis, HotTier, Lease, Outcome, Push
 
@@ -155,10 +154,10 @@ class HybridCache(Cache):
         self._changed(type, values)
         return stored
 
-    def delete_many(self, type: str, keys: Iterable[str]) -> int:
-        """Remove many entries; returns how many live ones there were."""
+    def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:
+        """Remove many entries; returns how many live ones there were. soft: as in delete."""
         keys = keys if isinstance(keys, str) else list(keys)
-        removed = super().delete_many(type, keys)
+        removed = super().delete_many(type, keys, soft=soft)
         self._changed(type, keys)
         return removed
 
@@ -253,6 +252,10 @@ class HybridCache(Cache):
         return {"tier": tier, "redis_stats": redis, "postgres_stats": postgres}
 
     # How.
+
+    def _look(self, type: str, key: str) -> tuple[bool, Any]:
+        name = self._name(type, key)
+        return (False, MISS) if name is None else (True, self._read(type, key, name))
 
     def _run(self, call: Call[T], *params: str | bytes | None) -> T:
         if self._inside():
