@@ -33,7 +33,7 @@ REFUSED = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What `fetch` returns. value: None in the states won and busy. token: for `set` or `release`, if this one computes.
+    """What `fetch` returns. value: None in the states won and busy. token: for `set` or `release`, of who computes.
 
     state: fresh; stale: it has expired, and another one computes it; won: there is none, compute it; stale_won: the
     same, and meanwhile there is this one; busy: another one still computes it.

@@ -18,7 +18,7 @@ import pytest
 from pgcache_py import Audio, Cache
 from pgcache_py.client import calls, typed_calls, wire
 from pgcache_py.client._sync import cache as cache_module
-from pgcache_py.client._sync import typed
+from pgcache_py.client._sync import once, typed
 from pgcache_py.client.calls import SEVERAL, Call, Changes, Place, Reads, Writes, located
 from pgcache_py.hybrid._sync import cache as hybrid
 
@@ -38,7 +38,7 @@ def methods(module: ModuleType) -> Iterator[tuple[type, str, set[str]]]:
                     yield cls, name, {each for each in named if each in CALLS}
 
 
-CLIENT = [*methods(cache_module), *methods(typed)]
+CLIENT = [*methods(cache_module), *methods(once), *methods(typed)]
 
 
 def test_a_call_that_does_not_say_it_is_none() -> None:
