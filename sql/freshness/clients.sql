@@ -101,8 +101,8 @@ $$;
 
 comment on function pgcache_internal.claim_anew(text, text, text[], interval, interval, interval) is
 'Claims the lease of an entry from whoever has it, and though the entry is live: for who knows that it has to be'
-' computed anew. The token; NULL as in cache_fetch; 0 if another transaction has the lease and goes on. The rest is as in'
-' client_fetch.';
+' computed anew. The token; NULL as in cache_fetch; 0 if another transaction has the lease and goes on. The rest is as'
+' in client_fetch.';
 
 create or replace function pgcache_internal.hold_lease(
     type text, key text, token bigint, pause interval

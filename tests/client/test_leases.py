@@ -163,7 +163,7 @@ def test_soft_deletion(cache: Any) -> None:
 
 def test_what_is_wrong_with_a_call(cache: Any, counted: Computations) -> None:
     compute = counted(1)
-    for error, options in [
+    wrong: list[tuple[type[Exception], dict[str, Any]]] = [
         (TypeError, {"tags": "doc:1"}),
         (TypeError, {"tags": [1]}),
         (InvalidTagError, {"tags": [""]}),
@@ -174,7 +174,8 @@ def test_what_is_wrong_with_a_call(cache: Any, counted: Computations) -> None:
         (InvalidValueError, {"soft_timeout": 0}),
         (InvalidValueError, {"hard_timeout": -1}),
         (InvalidValueError, {"hard_timeout": "5"}),
-    ]:
+    ]
+    for error, options in wrong:
         with pytest.raises(error):
             cache.get_or_compute("store", "k", compute, **options)
     assert counted.number == 0
@@ -361,8 +362,8 @@ Cache(sys.argv[1]).get_or_compute("store", "k", compute)
 """
     clocked = make_conninfo(dsn, options="-c pgcache.clock=2030-01-01T00:00:00+00")
     child = subprocess.Popen([sys.executable, "-c", program, clocked], stdout=subprocess.PIPE, text=True)
+    assert child.stdout
     try:
-        assert child.stdout
         assert child.stdout.readline() == "computes\n"
         assert at(world, dsn, "00:00:29").fetch("store", "k", wait=0).state == "busy"
     finally:
@@ -386,8 +387,8 @@ def test_the_length_of_a_lease(dsn: str, world: Any, db: psycopg.Connection, cou
         found.append(row[0].total_seconds())
         return 1
 
-    for number, options in enumerate([{}, {"hard_timeout": 5}, {"hard_timeout": 100}, {"hard_timeout": 10_000}]):
-        assert cache.get_or_compute("store", str(number), counted(compute), **options) == 1
+    for limit in (None, 5, 100, 10_000):
+        assert cache.get_or_compute("store", str(limit), counted(compute), hard_timeout=limit) == 1
     assert found == [30, 30, 100, 3600]
     assert terms.Terms().lease(waited=40) == "80.000 seconds"
 
@@ -519,9 +520,10 @@ def test_stale_for(dsn: str, world: Any, counted: Computations) -> None:
     won = at(world, dsn, "01:00:00").fetch("store", "k", stale_for=600, lease=1000)
     assert (won.value, won.state) == ("old", "stale_won")
     assert late.get_or_compute("store", "k", counted("new"), stale_for=600) == "old"
-    for options in ({}, {"stale_for": 60}, {"stale_if_error": 600, "stale_for": 60}):
-        with pytest.raises(TooSlowError) if "stale_if_error" not in options else pytest.MonkeyPatch.context():
-            assert late.get_or_compute("store", "k", counted("new"), hard_timeout=0.02, **options) == "old"
+    for stale_for in (None, 60):
+        with pytest.raises(TooSlowError):
+            late.get_or_compute("store", "k", counted("new"), stale_for=stale_for, hard_timeout=0.02)
+    assert late.get_or_compute("store", "k", counted("new"), stale_if_error=600, hard_timeout=0.02) == "old"
     assert counted.number == 1
     assert late.release("store", "k", won.token) is True
     assert late.get_or_compute("store", "k", counted("new"), stale_for=600) == "new"
