@@ -818,6 +818,26 @@ def test_a_role_that_may_only_read(
     assert ("client_fetch failed" if fail_soft else "is not cached") in log.text
 
 
+def test_a_role_that_is_given_access_later(
+    world: Any, dsn: str, role: NewRole, counted: Computations, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pgcache_py.client._async import once as waiting
+    from pgcache_py.client._sync import once as blocking
+
+    for module in (waiting, blocking):
+        monkeypatch.setattr(module, "REFUSED", 0.5)
+    user = role("read").connection.info.user
+    cache = world.cache(make_conninfo(dsn, user=user, password="secret"))
+    assert cache.get_or_compute("store", "k", counted(lambda: leases(db))) == 0
+    db.execute("SELECT pgcache.cache_grant(%s, 'write')", [user])
+
+    def leased() -> Any:
+        cache.delete("store", "k")
+        return cache.get_or_compute("store", "k", counted(lambda: leases(db)))
+
+    assert wait_until(leased) == 1, "it asks again, however often it is called"
+
+
 def test_fail_soft(world: Any, proxy: Proxy, counted: Computations, db: psycopg.Connection) -> None:
     cache = world.cache(proxy.dsn, fail_soft=True)
     strict = world.cache(proxy.dsn)

@@ -78,7 +78,6 @@ class Once(Generic[T]):
             fetched = self._fetch(again=looked)
             looked = True
             if fetched is UNFETCHED:
-                cache._source.unleased_until = monotonic() + REFUSED
                 return self._get_unleased(looked=False)
             if fetched.state in ("fresh", "stale"):
                 return self._found(fetched.value)
@@ -117,22 +116,24 @@ class Once(Generic[T]):
     # How.
 
     def _fetch(self, *, again: bool) -> Fetch:
+        """UNFETCHED if there are no leases to be had."""
         source, terms = self._cache._source, self._terms
         if source.unleased_until and monotonic() < source.unleased_until:
             return UNFETCHED
-        lease = terms.lease(monotonic() - self._began)
+        fetched = UNFETCHED
         with suppress(NotInstalledError, PermissionDeniedError):
-            return self._cache._run(
+            fetched = self._cache._run(
                 calls.FETCH,
                 self._type,
                 self._key,
                 wire.array(terms.tags),
                 terms.stale_for,
                 terms.stale_if_error,
-                lease,
+                terms.lease(monotonic() - self._began),
                 wire.boolean(again),
             )
-        return UNFETCHED
+        source.unleased_until = monotonic() + REFUSED if fetched is UNFETCHED else 0.0
+        return fetched
 
     def _get_unleased(self, looked: bool) -> T:
         if not looked:
@@ -173,12 +174,15 @@ class Once(Generic[T]):
                 raise
             logger.warning("an old value in %s is used on, since to compute it failed: %r", self._type, error)
             return self._found(fetched.value)
-        kept = False
         try:
             kept = self._keep(fetched, made)
-        finally:
-            if not kept:
-                finish(self._give_back(fetched))
+        except GeneratorExit:
+            raise
+        except BaseException:
+            finish(self._give_back(fetched))
+            raise
+        if not kept:
+            self._give_back(fetched)
         value: T = made.value
         return value
 
