@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -324,6 +325,13 @@ def test_what_cannot_be_stored_gives_its_lease_back(cache: Any, counted: Computa
         assert leases(db) == 0
 
 
+def noticed(condition: Callable[[], bool]) -> bool:
+    """Whether it is so within two seconds."""
+    with suppress(AssertionError):
+        return wait_until(condition, 2)
+    return False
+
+
 def test_all_who_wait_for_a_computation_that_fails_get_their_turn(dsn: str, db: psycopg.Connection) -> None:
     """After a few turns all at once: a hundred failures, one after another, would take a hundred times as long."""
     gate = threading.Semaphore(0)
@@ -338,11 +346,15 @@ def test_all_who_wait_for_a_computation_that_fails_get_their_turn(dsn: str, db: 
         cache = Cache(pool)
         waiting = [Background(partial(cache.get_or_compute, "store", "k", compute)) for _ in range(30)]
         wait_until(lambda: misses(db) == 30, 60)
-        for turn in range(1, terms.TURNS + 1):
+        # Who waits may not have noticed a turn that was short.
+        for turn in range(1, 2 * terms.TURNS + 2):
             wait_until(lambda: len(calls) >= turn, 60)  # noqa: B023 (it is called at once)
+            if turn > terms.TURNS and noticed(lambda: len(calls) > turn):  # noqa: B023
+                break
             assert len(calls) == turn, "one after another"
             gate.release()
-        wait_until(lambda: len(calls) == 30, 60)
+        else:
+            pytest.fail("they go on to wait")
         gate.release(30)
         for each in waiting:
             with pytest.raises(ZeroDivisionError):
