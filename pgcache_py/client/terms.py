@@ -14,6 +14,7 @@ from .failsoft import check_timeout
 from .wire import TTL
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Tags: TypeAlias = Iterable[str]
 
@@ -45,13 +46,13 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed(Generic[T]):
+class Computed(Generic[T_co]):
     """What a computation may return, for it to say how long the value lives and what it depends on.
 
     ttl: instead of that of the call. tags: besides those of the call.
     """
 
-    value: T
+    value: T_co
     ttl: TTL = None
     tags: Tags = ()
 

@@ -204,6 +204,36 @@ class AsyncCache(AsyncTypedCaches):
         """Give the lease of a fetch back, so that the next one may compute; True if it was still this one's."""
         return await self._run(calls.RELEASE, type, key, wire.number(token))
 
+    @overload
+    async def get_or_compute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Awaitable[Computed[T]]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
+    @overload
+    async def get_or_compute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Awaitable[T | Computed[T]]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
     async def get_or_compute(
         self,
         type: str,
@@ -235,6 +265,34 @@ class AsyncCache(AsyncTypedCaches):
         chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
         return await AsyncOnce(self, type, key, compute, ttl, chosen).get()
 
+    @overload
+    async def recompute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Awaitable[Computed[T]]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
+    @overload
+    async def recompute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Awaitable[T | Computed[T]]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
     async def recompute(
         self,
         type: str,
@@ -252,7 +310,10 @@ class AsyncCache(AsyncTypedCaches):
         return await AsyncOnce(self, type, key, compute, ttl, chosen).renew()
 
     @overload
-    def cached(self, type: Callable[P, Awaitable[T]], /) -> AsyncCachedFunction[P, T]: ...
+    def cached(self, type: Callable[P, Awaitable[Computed[T]]], /) -> AsyncCachedFunction[P, T]: ...
+
+    @overload
+    def cached(self, type: Callable[P, Awaitable[T | Computed[T]]], /) -> AsyncCachedFunction[P, T]: ...
 
     @overload
     def cached(

@@ -205,6 +205,36 @@ class Cache(TypedCaches):
         """Give the lease of a fetch back, so that the next one may compute; True if it was still this one's."""
         return self._run(calls.RELEASE, type, key, wire.number(token))
 
+    @overload
+    def get_or_compute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Computed[T]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
+    @overload
+    def get_or_compute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], T | Computed[T]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
     def get_or_compute(
         self,
         type: str,
@@ -236,6 +266,34 @@ class Cache(TypedCaches):
         chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
         return Once(self, type, key, compute, ttl, chosen).get()
 
+    @overload
+    def recompute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], Computed[T]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
+    @overload
+    def recompute(
+        self,
+        type: str,
+        key: str,
+        compute: Callable[[], T | Computed[T]],
+        ttl: TTL = None,
+        *,
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> T: ...
+
     def recompute(
         self,
         type: str,
@@ -253,7 +311,10 @@ class Cache(TypedCaches):
         return Once(self, type, key, compute, ttl, chosen).renew()
 
     @overload
-    def cached(self, type: Callable[P, T], /) -> CachedFunction[P, T]: ...
+    def cached(self, type: Callable[P, Computed[T]], /) -> CachedFunction[P, T]: ...
+
+    @overload
+    def cached(self, type: Callable[P, T | Computed[T]], /) -> CachedFunction[P, T]: ...
 
     @overload
     def cached(
