@@ -101,7 +101,7 @@ class SqlReader(Checks):
             SNAPSHOT: self.in_a_snapshot,
             POOLED: self.through_the_pooler,
         }
-        self.shares = [8, 8, 4, 2, 1, 2, 3 if self.pooled else 0]
+        self.shares = [8, 10, 24, 2, 1, 2, 3 if self.pooled else 0]
 
     def act(self) -> None:
         label = self.chance.choices(list(self.ways), self.shares)[0]

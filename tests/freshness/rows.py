@@ -131,8 +131,9 @@ def store(kind: Kind, row: int) -> tuple[str, list[Any]]:
     )
 
 
-# A deletion removes what it sees: in REPEATABLE READ, not what was stored since the snapshot of its transaction; and
-# where others store without a token, it has to come after the row is written, and so locked.
+# A deletion removes what it sees. In REPEATABLE READ that is not what was stored since the snapshot of its transaction:
+# that of a key fails then, that of many keys does not. Where others store without a token, it has to come after the row
+# is written, and so locked.
 WAYS: dict[str, Sequence[Way]] = {
     KEYED.name: [delete] * 8 + [delete_many] * 4 + [delete_pattern, clear],
     TAGGED.name: [bump] * 8 + [bump_group, delete, store],
@@ -142,9 +143,10 @@ WAYS: dict[str, Sequence[Way]] = {
     ASIDE.name: [],
 }
 KEEPING_A_SNAPSHOT: dict[str, Sequence[Way]] = {
+    KEYED.name: [delete] * 3 + [delete_many],
     TAGGED.name: [bump, bump, store],
     SEVERAL.name: [bump],
-    HOT.name: [store],
+    HOT.name: [delete, store],
 }
 EARLY = (bump, bump_group)
 

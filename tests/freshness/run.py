@@ -31,10 +31,10 @@ from tests.tools.redis import INSTALLED, redis_maker
 BOUND = 0.5
 ACTORS: list[type[Actor]] = [
     *[writers.Writer] * 3,
-    *[readers.SqlReader] * 5,
+    *[readers.SqlReader] * 4,
     *[clients.ClientReader] * 2,
     clients.AsyncReader,
-    *[readers.ComparedReader] * 2,
+    readers.ComparedReader,
 ]
 PROMISED_TO = (*readers.FROM_SQL, *clients.LABELS)
 LABELS = (*PROMISED_TO, *readers.COMPARED, *writers.LABELS)

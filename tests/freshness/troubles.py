@@ -39,15 +39,15 @@ class Troubles:
         self._admin: psycopg.Connection[Any] = psycopg.connect(ground.dsn, autocommit=True)
         self._relay: subprocess.Popen[bytes] | None = None
         self._kinds: dict[str, tuple[float, Callable[[], None]]] = {
-            "sessions ended": (1.0, self.end_a_session),
-            "readers killed": (3.0, kill_a_reader),
-            "upkeep": (3.0, self.upkeep),
-            "folds": (1.0, self.fold),
+            "sessions ended": (2.0, self.end_a_session),
+            "readers killed": (6.0, kill_a_reader),
+            "upkeep": (5.0, self.upkeep),
+            "folds": (2.0, self.fold),
             "clears": (5.0, self.clear),
         }
         if ground.redis:
             self.start_relay()
-            self._kinds |= {"relays stopped": (3.0, self.stop_the_relay), "relays killed": (7.0, self.kill_the_relay)}
+            self._kinds |= {"relays stopped": (5.0, self.stop_the_relay), "relays killed": (15.0, self.kill_the_relay)}
         self._due = {name: self.later(name) for name in self._kinds}
 
     def later(self, name: str) -> float:
