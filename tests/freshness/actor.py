@@ -19,13 +19,17 @@ PATIENCE = 60
 
 @dataclass(frozen=True)
 class Ground:
-    """Where a run takes place. pooled: through PgBouncer; redis: a URL; prefix: of the keys in Redis."""
+    """Where a run takes place. pooled: through PgBouncer; redis: a URL; prefix: of the keys in Redis.
+
+    watches: whether tables can be watched.
+    """
 
     dsn: str
     pooled: str | None
     redis: str | None
     prefix: str
     bound: float  # of what the hot tier returns, in seconds
+    watches: bool
 
 
 def cut_off(error: psycopg.Error) -> bool:

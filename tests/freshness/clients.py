@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from inspect import signature
 from time import monotonic
 from typing import Any
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgcache_py import MISS, AsyncCache, AsyncHybridCache, Cache, HybridCache
 from pgcache_py.errors import UnavailableError
-from tests.freshness.actor import APPLICATION, Actor, Ground
+from tests.freshness.actor import APPLICATION, Actor, Ground, Line, cut_off
 from tests.freshness.history import History
 from tests.freshness.readers import FETCHES, Checks, SqlReader
 from tests.freshness.rows import HOT, PROMISED, Entry, Kind, Value
@@ -22,6 +24,8 @@ BY_CACHE = "Cache"
 BY_ASYNC = "AsyncCache"
 BY_HYBRID = "HybridCache"
 BY_ASYNC_HYBRID = "AsyncHybridCache"
+# Without them get_or_compute promises nothing.
+LEASES = "tags" in signature(Cache.get_or_compute).parameters
 LABELS = (BY_CACHE, BY_ASYNC, BY_HYBRID, BY_ASYNC_HYBRID)
 
 
@@ -32,6 +36,10 @@ def named(ground: Ground) -> str:
 def hybrid_options(ground: Ground) -> dict[str, Any]:
     # Without PostgreSQL it would serve what is older, as is said of it.
     return {"redis": ground.redis, "prefix": ground.prefix, "serve_when_down": False, "redis_timeout": 1.0}
+
+
+def terms(entry: Entry, chance: random.Random) -> dict[str, Any]:
+    return {"tags": entry.tags, "stale_for": chance.choice((None, 2)), "ttl": chance.choice((None, 1, 3600))}
 
 
 class ClientChecks(Checks):
@@ -57,7 +65,7 @@ class ClientChecks(Checks):
 
 
 class ClientReader(ClientChecks, SqlReader):
-    """Reads through Cache and HybridCache, and fetches what they miss."""
+    """Reads through Cache and HybridCache, and computes what they miss."""
 
     def __init__(self, ground: Ground, history: History, number: int, seed: str) -> None:
         super().__init__(ground, history, number, seed)
@@ -67,23 +75,46 @@ class ClientReader(ClientChecks, SqlReader):
 
     def act(self) -> None:
         label = self.chance.choice(list(self.caches))
+        try:
+            if LEASES and self.chance.random() < 0.25:
+                self.guarded(label, self.direct, lambda: self.get_or_compute(label))
+            else:
+                self.look_up(label)
+        except UnavailableError:
+            self.count(label, "cut off")
+
+    def look_up(self, label: str) -> None:
         cache = self.caches[label]
         through_redis = label == BY_HYBRID
         asked = self.choose(self.chance, through_redis=through_redis)
         began = monotonic()
         least = [self.least(entry, began, through_redis=through_redis) for entry in asked]
-        try:
-            if len(asked) == 1:
-                found = {asked[0].key: cache.get(asked[0].type, asked[0].key, MISS)}
-            else:
-                found = cache.get_many(asked[0].type, [entry.key for entry in asked])
-        except UnavailableError:
-            self.count(label, "cut off")
-            return
+        if len(asked) == 1:
+            found = {asked[0].key: cache.get(asked[0].type, asked[0].key, MISS)}
+        else:
+            found = cache.get_many(asked[0].type, [entry.key for entry in asked])
         self.take(label, asked, found, least, began)
         for entry in asked:
             if found.get(entry.key, MISS) is MISS:
                 self.guarded(FETCHES, self.direct, lambda entry=entry: self.fetch(FETCHES, self.direct, entry))
+
+    def get_or_compute(self, label: str) -> None:
+        entry = self.choose(self.chance, through_redis=label == BY_HYBRID)[0]
+        computed = []
+
+        def compute() -> Value:
+            computed.append(self.read_source(self.direct, entry))
+            self.pause()
+            return computed[-1]
+
+        began = monotonic()
+        least = self.least(entry, began, through_redis=label == BY_HYBRID)
+        value = self.caches[label].get_or_compute(entry.type, entry.key, compute, **terms(entry, self.chance))
+        self.count(label, "reads")
+        if computed:
+            self.count(label, "computed")
+        else:
+            self.check(label, entry, value, least, began)
 
 
 class AsyncReader(ClientChecks, Actor):
@@ -108,11 +139,15 @@ class AsyncReader(ClientChecks, Actor):
 
     async def one_of_them(self, label: str, cache: AsyncCache, chance: random.Random) -> None:
         through_redis = label == BY_ASYNC_HYBRID
+        line = Line(self.ground.dsn)
         while not self.history.over:
             asked = self.choose(chance, through_redis=through_redis)
             began = monotonic()
             least = [self.least(entry, began, through_redis=through_redis) for entry in asked]
             try:
+                if LEASES and chance.random() < 0.25:
+                    await self.get_or_compute(label, cache, asked[0], least[0], chance, line)
+                    continue
                 if len(asked) == 1:
                     found = {asked[0].key: await cache.get(asked[0].type, asked[0].key, MISS)}
                 else:
@@ -120,5 +155,29 @@ class AsyncReader(ClientChecks, Actor):
             except UnavailableError:
                 self.count(label, "cut off")
                 continue
+            except psycopg.OperationalError as error:
+                if not cut_off(error):
+                    raise
+                line.rollback()
+                self.count(label, "cut off")
+                continue
             self.take(label, asked, found, least, began)
             await asyncio.sleep(0.002 * chance.random())
+
+    async def get_or_compute(
+        self, label: str, cache: AsyncCache, entry: Entry, least: Value, chance: random.Random, line: Line
+    ) -> None:
+        computed = []
+
+        async def compute() -> Value:
+            computed.append(await asyncio.to_thread(self.read_source, line, entry))
+            await asyncio.sleep(0.003 * chance.random())
+            return computed[-1]
+
+        began = monotonic()
+        value = await cache.get_or_compute(entry.type, entry.key, compute, **terms(entry, chance))
+        self.count(label, "reads")
+        if computed:
+            self.count(label, "computed")
+        else:
+            self.check(label, entry, value, least, began)

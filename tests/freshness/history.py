@@ -23,19 +23,9 @@ NOTES = 64
 EVENTS = 1 << 13
 EVENT = struct.Struct("<dqqii")
 COUNTED = (
-    "reads",
-    "hits",
-    "fills",
-    "refused",
-    "waits",
-    "busy",
-    "lost",
-    "conflicts",
-    "cut off",
-    "stale",
-    "begun",
+    "reads", "hits", "computed", "fills", "refused", "waits", "busy", "lost", "conflicts", "cut off", "stale", "begun",
     "committed",
-)
+)  # fmt: skip
 WHAT = (
     "began a transaction", "wrote", "invalidated", "committed", "rolled back", "was cut off in its COMMIT",
     "claimed the lease, number", "read from the source", "stored", "was refused", "lost the lease on purpose",

@@ -75,10 +75,10 @@ class Checks(Actor):
         if statement_each and len(entry.rows) > 1:
             value = {}
             for row in entry.rows:
-                value[str(row)] = line.row(READ, row)[0]
+                value[str(row)] = line.row(READ.format(entry.source), row)[0]
                 self.pause()
         else:
-            value = {str(row): version for row, version in line.rows(READ_MANY, list(entry.rows))}
+            value = {str(row): version for row, version in line.rows(READ_MANY.format(entry.source), list(entry.rows))}
         for row in entry.rows:
             self.log("read from the source", row, value[str(row)])
         return value

@@ -12,8 +12,9 @@ from tests.freshness.run import LABELS, Outcome
 BEFORE = 60
 AFTER = 5
 READS = {
-    "reads": "reads", "hits": "from the cache", "waits": "waited", "busy": "busy", "fills": "stored",
-    "refused": "refused", "lost": "leases lost", "conflicts": "conflicts", "cut off": "cut off", "stale": "stale",
+    "reads": "reads", "hits": "from the cache", "waits": "waited", "busy": "busy", "computed": "computed",
+    "fills": "stored", "refused": "refused", "lost": "leases lost", "conflicts": "conflicts", "cut off": "cut off",
+    "stale": "stale",
 }  # fmt: skip
 WRITES = {"begun": "begun", "committed": "committed", "conflicts": "conflicts", "cut off": "cut off"}
 NOTE = (

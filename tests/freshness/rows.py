@@ -19,23 +19,24 @@ SCHEMA = """
     CREATE SCHEMA freshness;
     CREATE SEQUENCE freshness.versions;
     CREATE TABLE freshness.source (id integer PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 50);
+    CREATE TABLE freshness.watched (LIKE freshness.source INCLUDING ALL);
     CREATE TABLE freshness.committed (version bigint NOT NULL, id integer NOT NULL);
 """
 FILL = """
     WITH first AS (
-        INSERT INTO freshness.source SELECT id, nextval('freshness.versions') FROM generate_series(0, %s) id RETURNING *
+        INSERT INTO {} SELECT id, nextval('freshness.versions') FROM generate_series(%s::integer, %s) id RETURNING *
     )
     INSERT INTO freshness.committed SELECT version, id FROM first
 """
 # Who has waited for another one's commit computes the row anew, and so gets a higher number.
 WRITE = """
     WITH written AS (
-        UPDATE freshness.source SET version = nextval('freshness.versions') WHERE id = %s RETURNING version, id
+        UPDATE {} SET version = nextval('freshness.versions') WHERE id = %s RETURNING version, id
     )
     INSERT INTO freshness.committed SELECT version, id FROM written RETURNING version
 """
-READ = "SELECT version FROM freshness.source WHERE id = %s"
-READ_MANY = "SELECT id, version FROM freshness.source WHERE id = ANY(%s)"
+READ = "SELECT version FROM {} WHERE id = %s"
+READ_MANY = "SELECT id, version FROM {} WHERE id = ANY(%s)"
 
 Value = dict[str, int]  # the version of each row
 Way = Callable[["Kind", int], tuple[str, list[Any]]]
@@ -43,23 +44,31 @@ Way = Callable[["Kind", int], tuple[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Entry:
-    """What is computed from some rows. tags: what says that one of them has changed."""
+    """What is computed from some rows of a table. tags: what says that one of them has changed."""
 
     type: str
     key: str
     rows: tuple[int, ...]
     tags: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Some rows. tagged: whether entries have tags. several: each is computed from three rows. hot: in the hot tier."""
+    """Some rows. tagged: whether entries have tags. several: each is computed from three rows. hot: in the hot tier.
+    watched: whether the table says itself what has changed.
+    """
 
     name: str
     number: int
     tagged: bool = False
     several: bool = False
     hot: bool = False
+    watched: bool = False
+
+    @property
+    def source(self) -> str:
+        return "freshness.watched" if self.watched else "freshness.source"
 
     @property
     def type(self) -> str:
@@ -74,7 +83,9 @@ class Kind:
 
     def entry(self, row: int) -> Entry:
         rows = tuple(self.rows[(row + step) % ROWS] for step in range(3)) if self.several else (row,)
-        return Entry(self.type, f"{self.name} {row}", rows, tuple(map(self.tag, rows)) if self.tagged else ())
+        return Entry(
+            self.type, f"{self.name} {row}", rows, tuple(map(self.tag, rows)) if self.tagged else (), self.source
+        )
 
     @property
     def entries(self) -> list[Entry]:
@@ -87,7 +98,8 @@ SEVERAL = Kind("several", 2, tagged=True, several=True)
 HOT = Kind("hot", 3, hot=True)
 ASIDE = Kind("aside", 4)
 PLAIN = Kind("plain", 5)
-PROMISED = (KEYED, TAGGED, SEVERAL, HOT)
+WATCHED = Kind("watched", 6, tagged=True, watched=True)
+PROMISED = (KEYED, TAGGED, SEVERAL, HOT, WATCHED)
 # What the others do, for comparison.
 COMPARED = (ASIDE, PLAIN)
 KINDS = (*PROMISED, *COMPARED)
@@ -141,12 +153,14 @@ WAYS: dict[str, Sequence[Way]] = {
     HOT.name: [delete] * 6 + [delete_many] * 2 + [store] * 3 + [delete_pattern],
     PLAIN.name: [delete],
     ASIDE.name: [],
+    WATCHED.name: [],
 }
 KEEPING_A_SNAPSHOT: dict[str, Sequence[Way]] = {
     KEYED.name: [delete] * 3 + [delete_many],
     TAGGED.name: [bump, bump, store],
     SEVERAL.name: [bump],
     HOT.name: [delete, store],
+    WATCHED.name: [],
 }
 EARLY = (bump, bump_group)
 
@@ -169,7 +183,15 @@ def may_come_first(kind: Kind, ways: Sequence[Way]) -> bool:
 def prepare(connection: psycopg.Connection[Any]) -> None:
     """Make the source and the types, in a database with pgcache."""
     connection.execute(SCHEMA.encode())
-    connection.execute(FILL.encode(), [len(KINDS) * ROWS - 1])
     for kind in KINDS:
+        connection.execute(FILL.format(kind.source).encode(), [kind.rows[0], kind.rows[-1]])
         if kind is not ASIDE:
             connection.execute("SELECT pgcache.cache_create_type(%s)", [kind.type])
+    if watches(connection):
+        connection.execute("SELECT pgcache.cache_watch('freshness.watched', %s)", [f"{WATCHED.name}:{{id}}"])
+
+
+def watches(connection: psycopg.Connection[Any]) -> bool:
+    """Whether tables can be watched. If not, writers have to say what they change."""
+    found = connection.execute("SELECT FROM pg_proc WHERE proname = 'cache_watch'")
+    return found.fetchone() is not None

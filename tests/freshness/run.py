@@ -113,7 +113,9 @@ def ground(server: str) -> Iterator[tuple[Ground, list[str]]]:
                 connection.execute("SELECT pgcache.cache_hot_on(%s)", [HOT.type])
         else:
             not_run.append("with Redis: redis-server is not installed")
-        yield Ground(dsn, pooled, url, prefix, BOUND), not_run
+        with psycopg.connect(dsn) as connection:
+            watches = rows.watches(connection)
+        yield Ground(dsn, pooled, url, prefix, BOUND, watches), not_run
 
 
 class Run:
@@ -158,7 +160,7 @@ class Run:
         with psycopg.connect(self.ground.dsn, autocommit=True) as connection:
             for kind in KINDS:
                 for row in kind.rows:
-                    found = connection.execute(rows.READ, [row]).fetchone()
+                    found = connection.execute(rows.READ.format(kind.source).encode(), [row]).fetchone()
                     self.history.note(row, found[0] if found else 0)
         troubles = Troubles(self.ground, random.Random(f"{self.seed}/troubles"), self.kill_a_reader)
         began = monotonic()
@@ -205,7 +207,10 @@ class Run:
 
         sleep(2 * self.ground.bound if self.ground.redis else 0)
         with psycopg.connect(self.ground.dsn, autocommit=True) as connection, ExitStack() as stack:
-            found = connection.execute("SELECT id::text, version FROM freshness.source").fetchall()
+            found = connection.execute(
+                "SELECT id::text, version FROM freshness.source"
+                " UNION ALL SELECT id::text, version FROM freshness.watched"
+            ).fetchall()
             source: dict[str, int] = dict(found)
             hybrid = None
             if self.ground.redis:

@@ -85,10 +85,12 @@ class Writer(Actor):
         versions = {}
         for row in changed:
             ways = rows.ways(kind, level, self.chance)
+            if kind.watched and not self.ground.watches:
+                ways = [rows.bump]
             early = self.chance.random() < 0.3 and rows.may_come_first(kind, ways)
             if early:
                 self.invalidate(kind, row, ways, line)
-            versions[row] = int(line.row(WRITE, row)[0])
+            versions[row] = int(line.row(WRITE.format(kind.source), row)[0])
             self.log("wrote", row, versions[row])
             self.pause()
             if not early:
