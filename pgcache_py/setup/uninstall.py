@@ -45,6 +45,7 @@ DEPENDENTS = b"""
     LEFT JOIN pg_type AS ty ON doomed.classid = 'pg_type'::regclass AND ty.oid = doomed.objid
     WHERE object.type NOT IN ('rule', 'schema')
         AND (ty.oid IS NULL OR (ty.typrelid = 0::oid AND ty.typcategory <> 'A'))  -- those come with something else
+        AND (t.oid IS NULL OR NOT starts_with(t.tgname::text, 'pgcache_watch_'))  -- those of watched tables are its own
         AND CASE
             WHEN COALESCE(rel.relnamespace::regnamespace::text, object.schema) IS NULL
                 THEN object.type IN ('extension', 'cast', 'event trigger', 'publication namespace')

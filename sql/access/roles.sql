@@ -50,7 +50,8 @@ as $$
         }'),
         ('read', false, '{
             cache_live, cache_health, get_cache_index_usage,
-            tags_epoch, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs, hot_progress,
+            tags_epoch, watch_states, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs,
+            hot_progress,
             hot_get, hot_get_many, hot_report_hits, is_hot
         }'),
         ('write', true, '{

@@ -162,6 +162,9 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 begin
+    if tags is not null and keeps_its_snapshot() then
+        return;  -- 40001, where another transaction has folded them meanwhile
+    end if;
     with picked as materialized (
         select b.ctid as row_id from tag_bumps b
         where b.tag = any(coalesce(

@@ -114,6 +114,10 @@ begin
         from (values (clock_timestamp() - relay_seen > max_absence)) w (absent)
         where relay_seen is not null
         union all
+        select 'watch: ' || w.relation || ' ' || w.tag, case w.state when 'ok' then 'ok' else 'warning' end,
+            case w.state when 'ok' then w.detail else format('%s: %s', w.state, w.detail) end, w.hint
+        from watch_states() w
+        union all
         select 'name: ' || o.ours, 'warning', format('hidden by %s, which comes first in search_path', o.theirs), o.hint
         from hiding_objects() o
     )
@@ -137,9 +141,10 @@ comment on function pgcache.cache_health() is
 ' fewer than 100 requests, since it did before), size above 80 % of a limit, upkeep overdue or failed, hit log'
 ' growing, the 95th percentile of gets or sets of a type above 10 ms in the last hour (of 20 samples or more, see'
 ' cache_latency), and with types in the hot tier: no relay for a minute (or 3 x hot_max_staleness, if that is'
-' longer), outbox above half of hot_outbox_limit; a table, view or function of ours that another one hides, in a'
-' schema that comes before pgcache in search_path; status ok, warning or critical, with what to do. Thresholds:'
-' settings alert_hit_rate, alert_size, alert_latency, overdue_after.';
+' longer), outbox above half of hot_outbox_limit; a watch that is not as it should be (see cache_watches); a table,'
+' view or function of ours that another one hides, in a schema that comes before pgcache in search_path; status ok,'
+' warning or critical, with what to do. Thresholds: settings alert_hit_rate, alert_size, alert_latency,'
+' overdue_after.';
 
 create or replace function pgcache.get_cache_index_usage() returns table (
     table_name text, index_name text, index_scans bigint, tuples_read bigint, tuples_fetched bigint, index_bytes bigint

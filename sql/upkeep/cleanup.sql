@@ -225,6 +225,7 @@ declare
     lines pg_catalog.int8;
     parts pg_catalog.int4;
     registered pgcache_internal.types;
+    broken record;
     first_block pg_catalog.int8;
     blocks constant pg_catalog.int8 := pgcache_internal.upkeep_blocks();
 begin
@@ -270,6 +271,10 @@ begin
     commit;
     perform pgcache_internal.prune_bumps();
     commit;
+    for broken in select * from pgcache_internal.watches_to_mend() loop
+        perform pgcache_internal.mend(broken.watch, broken.relation);
+        commit;
+    end loop;
     perform pgcache_internal.take_snapshot();
     perform pgcache_internal.prune_history();
     update pgcache_internal.upkeep_runs r
@@ -281,8 +286,8 @@ $$;
 
 comment on procedure pgcache.cache_upkeep() is -- noqa: LT01
 'The hourly upkeep, in small transactions that can be interrupted at any moment: folds hits, removes expired entries'
-' and what is over the limits, settles counters, takes the statistics'' snapshot, prunes histories. CALL it outside of'
-' a transaction block. Errors: 25001, 25006.';
+' and what is over the limits, settles counters, mends watches (see cache_watches), takes the statistics'' snapshot,'
+' prunes histories. CALL it outside of a transaction block. Errors: 25001, 25006.';
 
 create or replace function pgcache_internal.prune_history() returns void
 language plpgsql volatile security definer

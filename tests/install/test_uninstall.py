@@ -72,3 +72,16 @@ def test_objects_that_depend_on_it_are_not_dropped_unasked(empty_dsn: str) -> No
         "SELECT array_agg(relname::text ORDER BY relname) FROM pg_class WHERE relkind IN ('r', 'v')"
         " AND relnamespace = 'public'::regnamespace",
     ) == ["t", "untouched"]
+
+
+def test_uninstall_leaves_no_trigger_on_a_watched_table(empty_dsn: str) -> None:
+    install(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE docs (id int, part int) PARTITION BY LIST (part)")
+        connection.execute("CREATE TABLE docs_1 PARTITION OF docs FOR VALUES IN (1)")
+        connection.execute("SELECT pgcache.cache_watch('docs', 'doc:{id}')")
+    report = uninstall(empty_dsn)
+    assert report.dropped == []
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_trigger").fetchall() == [(0,)]
+        connection.execute("INSERT INTO docs VALUES (1, 1)")

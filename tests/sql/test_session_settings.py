@@ -195,6 +195,9 @@ CALLS = [
     "(SELECT count(*) FROM cache_stats_history)",
     "(SELECT count(*) >= 0 FROM cache_latency)",
     'cache_warm(\'store\', \'[{"key": "w", "value": 1, "ttl": "1 day"}, {"key": "x", "value": null}]\')',
+    "cache_watch('watched', 'doc:{id}', columns => '{title}')",
+    "(SELECT count(*) FROM cache_watches)",
+    "cache_unwatch('watched')",
     "cache_hot_on('store', '10 minutes')",
     "cache_hot_configure(max_staleness => '3 seconds')",
     "cache_set('store', 'hot', '1')",
@@ -229,6 +232,7 @@ ELSEWHERE = re.compile(
 
 def outcomes(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    session("CREATE TABLE IF NOT EXISTS public.watched (id int, title text)")
     for call in CALLS:
         try:
             with session.connection.cursor(binary=True) as cursor:
