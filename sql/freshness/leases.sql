@@ -319,7 +319,7 @@ begin
     select l.* into taken from leases l
     where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token for update;
     -- The row stays for a while: who deletes the entry in REPEATABLE READ, and does not see it, stumbles over that.
-    update leases l set token = 0, deadline = '-infinity', claimed_at = clock_timestamp()
+    update leases l set token = 0, seen = null, deadline = '-infinity', claimed_at = clock_timestamp()
     where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token;
     if taken.seen is null or taken.claimed_at < clock_timestamp() - longest_lease() then
         return null;

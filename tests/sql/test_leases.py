@@ -374,6 +374,9 @@ def test_bad_calls(shared: Session, arguments: str, sqlstate: str | None) -> Non
 def test_a_token_that_is_none(ask: Session) -> None:
     assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False
     assert ask("SELECT cache_set('store', 'k', '1', token => -1)") is False
+    assert ask(SET, won(ask)) is True
+    ask("DELETE FROM pgcache.cache_store WHERE cache_key = 'k'")  # as if it were evicted
+    assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False, "what is left of a lease is none"
     ask("SELECT cache_delete('store', 'k')")
     assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False
     with refused("PC004"):
