@@ -86,7 +86,7 @@ begin
     if not has_schema_privilege(role, 'pgcache', 'usage')
         or not has_function_privilege(role, 'pgcache.cache_set(text, text, jsonb, interval, text[], bigint)', 'execute')
     then
-        perform cache_grant(role, 'write');
+        perform cache_grant(role, 'write', nullif(tenants_of(role), '{}'));  -- its wall stands
     end if;
     perform give_spending(role);
 end
@@ -94,7 +94,7 @@ $$;
 
 comment on function pgcache.ai_grant(name) is
 'Lets a role spend money: call ai_worker_generate, llm_complete and embed for what is not cached. Gives it write access'
-' to the cache if it has none. For the owner of schema pgcache. Errors: PC010, 42501.';
+' to the cache if it has none, for the tenants that it may see. For the owner of schema pgcache. Errors: PC010, 42501.';
 
 create or replace function pgcache.ai_revoke(role name) returns void
 language plpgsql volatile parallel unsafe

@@ -74,27 +74,27 @@ $compile$;
 comment on function pgcache_internal.compile_tenants() is
 'Writes current_tenant for the roles that have access; in the turn of who changes that.';
 
-create or replace function pgcache_internal.tenants_of_caller() returns text[]
+create or replace function pgcache_internal.tenants_of(role name) returns text[]
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
-    me constant name := caller();
     tenants text[];
     is_open boolean;
 begin
     if not exists (select from granted_roles g where g.tenants is not null) then
         return null;
     end if;
-    select g.tenants into tenants from granted_roles g where g.role = me;
-    if found or pg_has_role(me, (select n.nspowner from pg_namespace n where n.nspname = 'pgcache'), 'usage') then
+    select g.tenants into tenants from granted_roles g where g.role = role;
+    if found or pg_has_role(role, (select n.nspowner from pg_namespace n where n.nspname = 'pgcache'), 'usage') then
         return tenants;
     end if;
     select bool_or(g.tenants is null), array_agg(distinct t.tenant) into is_open, tenants
     from granted_roles g
     inner join pg_roles r on r.rolname = g.role
     left join lateral unnest(g.tenants) t (tenant) on true
-    where pg_has_role(me, r.oid, 'usage');
+    where pg_has_role(role, r.oid, 'usage');
     return case
         when is_open is null then '{}'  -- a role that was renamed, say
         when not is_open then tenants
@@ -102,9 +102,21 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.tenants_of_caller() is
-'The tenants that the caller may name, by what cache_grant gave to it, else to the roles that it is a member of; NULL:'
+comment on function pgcache_internal.tenants_of(name) is
+'The tenants that a role may name, by what cache_grant gave to it, else to the roles that it is a member of; NULL:'
 ' all.';
+
+create or replace function pgcache_internal.tenants_of_caller() returns text[]
+language plpgsql stable parallel safe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return tenants_of(caller()::name);
+end
+$$;
+
+comment on function pgcache_internal.tenants_of_caller() is
+'The tenants that the caller may name; NULL: all.';
 
 create or replace function pgcache_internal.tenant_of_member() returns text
 language plpgsql stable parallel safe security definer

@@ -166,6 +166,7 @@ create or replace function pgcache_internal.claim_lease(
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '1s'  -- so that what is set below ends with this function
+set enable_seqscan to off  -- a plan made when there were few leases would else read all that there are by now
 as $$
 #variable_conflict use_variable
 declare
@@ -219,6 +220,7 @@ comment on function pgcache_internal.claim_lease(text, text, text[], interval, i
 create or replace function pgcache.cache_release(type text, key text, token bigint) returns boolean
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as claim_lease
 as $$
 #variable_conflict use_variable
 declare
@@ -311,6 +313,7 @@ comment on function pgcache_internal.put_fresh(text, text, jsonb, interval, text
 create or replace function pgcache_internal.take_lease(type text, tenant text, key text, token bigint) returns leases
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as claim_lease
 as $$
 #variable_conflict use_variable
 declare
@@ -338,6 +341,7 @@ create or replace function pgcache_internal.has_changed(
 ) returns boolean
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as tags_epoch
 as $$
 #variable_conflict use_variable
 declare
@@ -352,7 +356,9 @@ begin
         )
         and b.scope = any(array['*', '=' || tenant])
         and case
-            when b.xid = own then b.bumped_at >= leased.claimed_at
+            when coalesce(b.last_xid, b.xid) = own then b.bumped_at >= leased.claimed_at
+            -- Some of them may be in a transaction that the snapshot does not show: if so, it is not older than that.
+            when b.last_xid is not null then b.last_xid >= pg_snapshot_xmin(leased.seen)
             else not pg_visible_in_snapshot(b.xid, leased.seen)
         end
     );
@@ -397,6 +403,7 @@ comment on function pgcache_internal.deletions_are_pending(pg_snapshot, boolean)
 create or replace function pgcache_internal.void_leases(type text, tenant text, keys text[]) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as claim_lease
 as $$
 #variable_conflict use_variable
 declare
@@ -437,12 +444,15 @@ begin
     perform bump_tags(scope, array[
         deletions_of(type, ''), deletions_of(type, case when octet_length(pattern) <= 1024 then pattern else '%' end)
     ], 'deletion');
-    delete from leases d
-    where (d.type, d.tenant, d.cache_key) in (
-        select l.type, l.tenant, l.cache_key from leases l
-        where l.type = type and scope in ('*', '=' || l.tenant) and l.cache_key like pattern
-        order by l.tenant, l.cache_key for update
-    );
+    execute format($sql$
+        delete from leases d
+        where (d.tenant, d.type, d.cache_key) in (
+            select l.tenant, l.type, l.cache_key from leases l
+            where l.type = $1 and %s and l.cache_key like $2
+            order by l.tenant, l.cache_key for update
+        )
+        $sql$, case when scope = '*' then 'true' else format('l.tenant = %L', substr(scope, 2)) end)
+    using type, pattern;
 end
 $$;
 

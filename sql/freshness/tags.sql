@@ -107,7 +107,7 @@ begin
     insert into tag_bumps (tag, scope, salt, bumped_by)
     select t.tag, scope, random_number(), bumped_by from (select distinct unnest(tags) as tag) t;
     if random() < 0.01 then  -- a tag that is invalidated all the time is not to have thousands of rows
-        perform fold_bumps(tags);
+        perform fold_bumps(scope, tags);
     end if;
 end
 $$;
@@ -156,34 +156,41 @@ comment on function pgcache.cache_invalidate_tags(text[]) is
 
 -- Upkeep.
 
-create or replace function pgcache_internal.fold_bumps(tags text[] default null) returns void
+-- Of one scope only where it is not upkeep that folds: what others invalidate is no matter of the caller's.
+create or replace function pgcache_internal.fold_bumps(
+    scope text default null, tags text[] default null
+) returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set plan_cache_mode to force_custom_plan  -- one row of a scope, or all that there are
 as $$
 #variable_conflict use_variable
 begin
     if tags is not null and keeps_its_snapshot() then
         return;  -- 40001, where another transaction has folded them meanwhile
     end if;
-    with picked as materialized (
+    with due as materialized (
+        select distinct f.scope, f.tag from tag_bumps f
+        where f.folded_at is null and (tags is null or f.scope = scope and f.tag = any(tags))
+    ), picked as materialized (
         select b.ctid as row_id from tag_bumps b
-        where b.tag = any(coalesce(
-            tags, (select array_agg(distinct f.tag) from tag_bumps f where f.folded_at is null)
-        ))
-        for update skip locked
+        where (tags is null or b.scope = scope and b.tag = any(tags))
+            and exists (select from due d where d.scope = b.scope and d.tag = b.tag)
+        for update of b skip locked
     ), taken as (
         delete from tag_bumps b using picked p where b.ctid = p.row_id returning b.*
     )
-    insert into tag_bumps (tag, scope, salt, bumped_at, bumped_by, folded_at)
+    insert into tag_bumps (tag, scope, salt, bumped_at, bumped_by, folded_at, last_xid)
     select t.tag, t.scope, bit_xor(t.salt), max(t.bumped_at),
-        (array_agg(t.bumped_by order by t.bumped_at desc))[1], clock_timestamp()
+        (array_agg(t.bumped_by order by t.bumped_at desc))[1], clock_timestamp(),
+        (array_agg(coalesce(t.last_xid, t.xid) order by coalesce(t.last_xid, t.xid) desc))[1]
     from taken t group by t.tag, t.scope;
 end
 $$;
 
-comment on function pgcache_internal.fold_bumps(text[]) is
-'Makes one row of all bumps of a tag in a scope, of these tags, or (NULL) of all that have new ones; their epochs'
-' stay.';
+comment on function pgcache_internal.fold_bumps(text, text[]) is
+'Makes one row of all bumps of a tag in a scope: of these tags in this scope, or (NULL) of all that have new ones;'
+' their epochs stay.';
 
 -- What a row is to say no to could still come from a transaction that began before it was folded, or with a token from
 -- before. Both are over by then.

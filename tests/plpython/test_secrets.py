@@ -250,3 +250,22 @@ def test_the_key_of_an_owner_who_is_no_superuser_is_in_no_log(
         if written is not None:
             assert "COPY pgcache_internal.ai_secrets" in written
             assert "sk-nobody" not in written
+
+
+@pytest.mark.parametrize("member", [False, True])
+def test_who_may_spend_stays_behind_its_wall(
+    db: psycopg.Connection, endpoint: Standin, new_role: Callable[[str], str], member: bool
+) -> None:
+    """Reading the cache of one tenant, and allowed to spend, a role may write, too: for that tenant."""
+    role, group = new_role(db.info.dsn), new_role(db.info.dsn)
+    db.execute("SELECT pgcache.cache_grant(%s, 'read', '{acme}')", [user(group if member else role)])
+    if member:
+        db.execute(f'GRANT "{user(group)}" TO "{user(role)}"'.encode())
+    call(db, "ai_grant", user(role))
+    db.execute("SELECT pgcache.cache_set('store', 'k', '1')")
+    with session(role) as theirs:
+        assert call(theirs, "cache_get", "store", "k") is None
+        assert theirs.execute("SELECT pgcache.cache_set('store', 'k', '2')").fetchone() == (True,)
+    assert db.execute("SELECT tenant FROM pgcache.cache_store WHERE cache_key = 'k' ORDER BY 1").fetchall() == [
+        ("",), ("acme",)
+    ]  # fmt: skip

@@ -350,3 +350,53 @@ def test_each_public_function_is_for_somebody(ask: Session) -> None:
     assert {name for name in unknown if not name.startswith("ai_")} <= {
         "embed", "embed_many", "llm_complete", "hot_cycle",
     }  # fmt: skip
+
+
+# What each tenant's calls cost is measured in blocks that they look at.
+COSTS = {
+    "SELECT cache_get('store', 'tagged')": None,
+    "SELECT cache_set('store', 'k', '1', tags => '{t}')": None,
+    "SELECT cache_set('store', 'k', '1', token => {token})": "SELECT token FROM cache_fetch('store', 'k', '{t}')",
+    "SELECT cache_release('store', 'k', {token})": "SELECT token FROM cache_fetch('store', 'k', '{t}')",
+    "SELECT cache_fetch('store', 'none', wait => '0')": None,
+    "SELECT cache_delete('store', 'none')": None,
+    "SELECT cache_delete_pattern('store', 'none%')": None,
+    "SELECT cache_invalidate_tags('u')": None,
+}
+
+
+def cost(session: Session, call: str) -> int:
+    return min(blocks(session, call) for _ in range(8))  # the first ones plan, and look into the catalog
+
+
+def blocks(session: Session, call: str) -> int:
+    session("BEGIN")
+    session("SELECT cache_delete('store', 'k')")
+    before = COSTS[call]
+    token = session(before) if before else 0
+    plan = session("EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + call.replace("{token}", str(token)))[0]["Plan"]
+    session("ROLLBACK")
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+def test_what_others_invalidate_and_compute_costs_a_tenant_nothing(ask: Session, walled: Walled) -> None:
+    mine, other = walled("acme"), walled("other")
+    mine("SELECT cache_set('store', 'tagged', '1', tags => '{t}')")
+    costs = {call: cost(mine, call) for call in COSTS}
+    other("SELECT count(cache_delete_pattern('store', 'p' || i)) FROM generate_series(1, 3000) i")
+    other("SELECT count(cache_fetch('store', 'k' || i, '{t}')) FROM generate_series(1, 2000) i")
+    other("SELECT cache_invalidate_tags(VARIADIC array(SELECT 't' || i FROM generate_series(1, 10000) i))")
+    for _ in range(3):
+        other("SELECT cache_invalidate_tags('t', 'u') FROM generate_series(1, 100)")
+    dearer = {call: (before, now) for call, before in costs.items() if (now := cost(mine, call)) > 1.5 * before + 10}
+    assert not dearer
+
+
+def test_what_others_invalidate_voids_no_token(ask: Session, walled: Walled) -> None:
+    mine, other = walled("acme"), walled("other")
+    mine("SELECT cache_invalidate_tags('t')")
+    token = mine("SELECT token FROM cache_fetch('store', 'k', '{t}')")
+    other("SELECT cache_invalidate_tags('t') FROM generate_series(1, 3000)")
+    assert ask("SELECT count(*) FROM pgcache_internal.tag_bumps WHERE scope = '=other'") < 2000  # it was folded
+    ask("SELECT pgcache_internal.fold_bumps()")
+    assert mine("SELECT cache_set('store', 'k', '1', token => %s)", token) is True
