@@ -321,7 +321,7 @@ begin
     if cardinality(tags) > 0 then
         perform bump_tags('*', tags, bumped_by);
         if fold then
-            perform fold_bumps(tags);
+            perform fold_bumps('*', tags);
         end if;
     end if;
 end
