@@ -35,7 +35,7 @@ as $$
             image_key, llm_key, vector_search_key,
             cache_get, cache_get_many, cache_get_many_json, cache_get_llm, cache_get_embedding, cache_get_embeddings,
             cache_get_vector_search, cache_get_audio, cache_get_ai_worker, cache_get_face, cache_get_phash,
-            crawl_should_skip, cache_exists, cache_ttl, cache_entry, cache_keys, get_all_cache_keys,
+            crawl_should_skip, cache_exists, cache_ttl, cache_entry, cache_explain, cache_keys, get_all_cache_keys,
             cache_setting, cache_tier, cache_tenant_stats, ai_settings, ai_describe_schema, ai_worker_generate,
             llm_complete, embed, embed_many
         }'::name[]),

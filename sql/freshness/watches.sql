@@ -226,8 +226,11 @@ declare
     get diagnostics bumped = row_count;$code$,
         case
             when always_a_tag(watched) then 'x.tag'
-            else format('case when pg_catalog.octet_length(x.tag) operator(pg_catalog.>) 256'
-                ' or x.tag operator(pg_catalog.~) e''[\x01-\x1f]'' then %s else x.tag end', all_of_them)
+            else format($code$case
+        when pg_catalog.octet_length(x.tag) operator(pg_catalog.>) 256
+            or x.tag operator(pg_catalog.~) e'[\x01-\x1f]' then %s
+        else x.tag
+    end$code$, all_of_them)
         end, cause);
     bump_update constant text := format(bump_one, format(
         'select n.tag from %2$s n union all select o.tag from %1$s o'

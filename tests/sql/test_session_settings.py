@@ -158,6 +158,7 @@ CALLS = [
     "cache_persist('store', 'k')",
     "cache_ttl('store', 'k')",
     "(SELECT (tenant, cache_key, expires_at, hit_count, bytes)::text FROM cache_entry('store', 'k'))",
+    "(SELECT array_agg(outcome) FROM cache_explain('store', 'k'))",
     "(SELECT array_agg(k) FROM cache_keys('store', 'm_') k)",
     "(SELECT array_agg(k) FROM cache_keys('store', 'a%') k)",
     "cache_keys('store', E'm\\\\')",
