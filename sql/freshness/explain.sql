@@ -10,7 +10,11 @@ declare
     tenant constant text := tenant_here();
     moment constant timestamptz := cache_now();
     readable constant boolean := is_readable(type);
-    entry record;
+    created_at timestamptz;  -- of the entry; NULL: none
+    expires_at timestamptz;
+    tags text[];
+    epoch bigint;
+    hits bigint;
     cause text;
 begin
     perform check_key(key);
@@ -19,42 +23,42 @@ begin
             'select t.created_at, t.expires_at, t.cache_tags, t.cache_epoch, t.hit_count from %s t'
             ' where t.tenant = $1 and t.cache_key = $2', registered.relation
         )
-        into entry using tenant, key;
-        if entry.created_at is null then
+        into created_at, expires_at, tags, epoch, hits using tenant, key;
+        if created_at is null then
             cause := 'absent: nothing is stored with this key for this tenant';
-        elsif entry.expires_at <= moment then
-            cause := format('expired since %s', entry.expires_at);
-        elsif not is_live(null, entry.cache_tags, tenant, entry.cache_epoch, moment) then
-            cause := 'invalid: ' || why_invalid(tenant, entry.cache_tags, entry.cache_epoch);
+        elsif expires_at <= moment then
+            cause := format('expired since %s', expires_at);
+        elsif not is_live(null, tags, tenant, epoch, moment) then
+            cause := 'invalid: ' || why_invalid(tenant, tags, epoch);
         end if;
     else
         cause := format('the type %s is UNLOGGED, of which a standby has nothing', type);
     end if;
     outcome := case when cause is null then 'hit' else 'miss' end;
-    reason := coalesce(cause, 'stored at ' || entry.created_at);
+    reason := coalesce(cause, 'stored at ' || created_at);
     return next;
     outcome := 'note';
     for reason in
         select n.reason
         from (
-            select 1, 'stored at ' || entry.created_at where cause is not null
+            select 1, 'stored at ' || created_at where cause is not null
             union all
-            select 2, coalesce('expires at ' || entry.expires_at, 'never expires')
-            where entry.created_at is not null and cause is null
+            select 2, coalesce('expires at ' || expires_at, 'never expires')
+            where created_at is not null and cause is null
             union all
-            select 3, 'tags: ' || array_to_string(entry.cache_tags, ', ') where entry.cache_tags is not null
+            select 3, 'tags: ' || array_to_string(tags, ', ') where tags is not null
             union all
-            select 4, format('hits as of the last upkeep: %s', entry.hit_count) where entry.created_at is not null
+            select 4, format('hits as of the last upkeep: %s', hits) where created_at is not null
             union all
             select 5, format('the type %s is disabled: nothing is stored in it', type) where not registered.enabled
             union all
             select 6, l.reason from lease_of(type, tenant, key, moment) l (reason)
             union all
             select 7, o.reason from elsewhere(registered, tenant, key) o (reason)
-            where entry.created_at is null and readable
+            where created_at is null and readable
             union all
             select 8, f.reason from fullness(registered) f (reason)
-            where entry.created_at is null and not pg_is_in_recovery()
+            where created_at is null and not pg_is_in_recovery()
         ) n (place, reason)
         where n.reason is not null
         order by n.place
