@@ -230,8 +230,9 @@ begin
         return false;
     end if;
     perform check_type(type), check_writable();
-    delete from leases l
-    where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token;
+    -- Not deleted: it may be what is left of the lease with which the entry was stored, see take_lease.
+    update leases l set token = 0, seen = null, deadline = '-infinity', claimed_at = clock_timestamp()
+    where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token and l.seen is not null;
     return found;
 end
 $$;

@@ -412,3 +412,16 @@ def test_a_type_that_was_emptied_or_made_anew_has_no_old_leases(ask: Session) ->
     ask("SELECT cache_drop_type('mine'), cache_create_type('mine')")
     assert ask("SELECT cache_set('mine', 'k', '1', token => %s)", token) is False
     assert ask(fetch)
+
+
+def test_who_comes_too_late_to_compute_leaves_a_trace_of_who_did(ask: Session, new_session: NewSession) -> None:
+    """Of two who missed it at the same time the second one claims what is left of the first one's lease."""
+    deleter, late = new_session(), new_session()
+    deleter("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    deleter("SELECT 1 FROM pg_class LIMIT 1")
+    assert ask(SET, won(ask)) is True
+    found = late("SELECT state FROM pgcache_internal.fetch_missing('store', 'k', '{t}', NULL, '0', '30 seconds')")
+    assert found == "fresh"
+    with refused("40001"):
+        deleter("SELECT cache_delete('store', 'k')")
+    deleter("ROLLBACK")
