@@ -84,7 +84,7 @@ def by_add(session: Session) -> None:
 
 VOIDS = [by_a_tag, by_its_group, by_delete, by_delete_many, by_soft_delete, by_pattern, by_clear, by_clear_all, by_set,
          by_set_many, by_add]  # fmt: skip
-STORES = {by_set, by_set_many, by_add}
+STORES = [by_set, by_set_many, by_add]
 
 
 @pytest.mark.parametrize("void", VOIDS)
