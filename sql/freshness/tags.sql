@@ -177,14 +177,23 @@ begin
         select b.ctid as row_id from tag_bumps b
         where (tags is null or b.scope = scope and b.tag = any(tags))
             and exists (select from due d where d.scope = b.scope and d.tag = b.tag)
+            -- So that whoever claims a lease from now on sees that all of them are older.
+            and (
+                coalesce(b.last_xid, b.xid) < pg_snapshot_xmin(pg_current_snapshot())
+                or b.xid = pg_current_xact_id_if_assigned()
+            )
         for update of b skip locked
     ), taken as (
         delete from tag_bumps b using picked p where b.ctid = p.row_id returning b.*
     )
-    insert into tag_bumps (tag, scope, salt, bumped_at, bumped_by, folded_at, last_xid)
+    insert into tag_bumps (tag, scope, salt, bumped_at, bumped_by, folded_at, xid, last_xid)
     select t.tag, t.scope, bit_xor(t.salt), max(t.bumped_at),
         (array_agg(t.bumped_by order by t.bumped_at desc))[1], clock_timestamp(),
-        (array_agg(coalesce(t.last_xid, t.xid) order by coalesce(t.last_xid, t.xid) desc))[1]
+        case count(*) when 1 then (array_agg(t.xid))[1] else pg_current_xact_id() end,
+        case count(*)
+            when 1 then (array_agg(t.last_xid))[1]
+            else (array_agg(coalesce(t.last_xid, t.xid) order by coalesce(t.last_xid, t.xid) desc))[1]
+        end
     from taken t group by t.tag, t.scope;
 end
 $$;

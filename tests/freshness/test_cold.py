@@ -11,7 +11,7 @@ from tests.freshness import cold
 from tests.servers import Server
 from tests.tools.pgbouncer import PROGRAM
 
-pytestmark = pytest.mark.needs("cluster")
+pytestmark = [pytest.mark.needs("cluster"), pytest.mark.once]
 TRIES = 2
 
 

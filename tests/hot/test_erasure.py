@@ -181,7 +181,7 @@ def test_a_lease_from_before_puts_nothing(relayed: Tier) -> None:
     assert names(relayed) == set()
 
 
-@pytest.mark.needs("plpython3u")
+@pytest.mark.needs("plpython3u", "redis")
 def test_the_relay_inside_the_server_does_it_too(relayed: Tier) -> None:
     put(relayed, "acme")
     forget(relayed.ask, "acme")

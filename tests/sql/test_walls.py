@@ -338,6 +338,7 @@ def test_each_public_function_is_for_somebody(ask: Session) -> None:
     for_the_owner = {
         "ai_configure", "ai_grant", "ai_revoke", "cache_adopt", "cache_grant", "cache_hot_redis",
         "cache_hot_schedule", "cache_hot_unschedule", "cache_revoke", "cache_schedule", "cache_unschedule",
+        "cache_unwatch", "cache_watch",
     }  # fmt: skip
     unnamed = ask.column(
         """
