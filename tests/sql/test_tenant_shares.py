@@ -13,6 +13,7 @@ from tests.sql.test_limits import TOLERANCE, VALUE
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once
 
+pytestmark = pytest.mark.once  # floods take long, and no version differs in this
 LIMIT = 1000
 # What a tenant keeps of its share, at least.
 KEPT = 0.9
