@@ -44,4 +44,11 @@ begin
 end
 $$;
 
+-- Who may ask a model may call all that this takes in this version.
+select pgcache_internal.give_spending(r.rolname)
+from pg_catalog.pg_proc as p
+cross join lateral pg_catalog.aclexplode(p.proacl) as a
+inner join pg_catalog.pg_roles as r on a.grantee = r.oid
+where p.oid = pg_catalog.to_regprocedure('pgcache_internal.ai_fetch(text, jsonb)') and a.grantee <> p.proowner;
+
 drop table pgcache_internal.kept_rights;

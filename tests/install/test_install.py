@@ -75,7 +75,7 @@ def test_dry_run_leaves_nothing(empty_dsn: str) -> None:
 
 
 def test_a_failure_leaves_nothing_and_names_file_and_line(empty_dsn: str) -> None:
-    with pytest.raises(PgcacheError, match=r'^migrations/000\d_later.sql:2: .*"nonsense"') as caught:
+    with pytest.raises(PgcacheError, match=r'^migrations/00\d\d_later.sql:2: .*"nonsense"') as caught:
         install(empty_dsn, sources=with_migration("CREATE TABLE pgcache.good ();\nnonsense;"))
     assert caught.value.sqlstate == "42601"
     assert fetch(empty_dsn, "SELECT to_regnamespace('pgcache')") is None
