@@ -107,10 +107,8 @@ def kind(kind: str, result: str) -> Sources:
 
 def grown() -> Sources:
     """A column in every entry table, which new tables have by their template, and others by a migration."""
-    column = "                version bigint,\n                primary key (tenant, cache_key)"
-    sources = edited(
-        "registry/fields.sql", (column, column.replace("bigint,", "bigint,\n                tags text[],"))
-    )
+    column = "                cache_compute_ms real,\n                primary key (tenant, cache_key)"
+    sources = edited("registry/fields.sql", (column, column.replace("real,", "real,\n                tags text[],")))
     return with_migration(
         """
         ALTER TABLE pgcache.cache_store ADD COLUMN tags text[];
