@@ -29,11 +29,11 @@ declare
     others text := 'pgcache_internal.tenant_of_member()';
 begin
     select
-        array_remove(array_agg(g.role) filter (where g.tenants is null), null) || pg_get_userbyid(n.nspowner) as open,
+        array_remove(array_agg(g.role) filter (where g.tenants is null), null) || owner() as open,
         jsonb_object_agg(g.role, g.tenants[1]) filter (where cardinality(g.tenants) = 1) as one,
         jsonb_object_agg(g.role, g.tenants) filter (where cardinality(g.tenants) > 1) as several
     into granted
-    from pg_namespace n left join granted_roles g on true where n.nspname = 'pgcache' group by n.nspowner;
+    from granted_roles g;
     if granted.several is not null then
         others := format(
             'case when %1$L::pg_catalog.jsonb operator(pg_catalog.?) %2$s then case when (%1$L::pg_catalog.jsonb'
@@ -87,7 +87,7 @@ begin
         return null;
     end if;
     select g.tenants into tenants from granted_roles g where g.role = role;
-    if found or pg_has_role(role, (select n.nspowner from pg_namespace n where n.nspname = 'pgcache'), 'usage') then
+    if found or pg_has_role(role, owner(), 'usage') then
         return tenants;
     end if;
     select bool_or(g.tenants is null), array_agg(distinct t.tenant) into is_open, tenants
@@ -181,12 +181,24 @@ as $$ select format('t.tenant = %L', tenant_here()) $$;
 comment on function pgcache_internal.own_entries() is
 'The SQL condition that an entry t is of the current tenant. Errors: 42501.';
 
+create or replace function pgcache_internal.reaches_all() returns boolean
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return coalesce(current_tenant() = '' and tenants_of_caller() is null, false);
+end
+$$;
+
+comment on function pgcache_internal.reaches_all() is
+'Whether calls about many entries are about those of all tenants: no tenant is set, and the caller may see all.';
+
 create or replace function pgcache_internal.reach() returns text
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    return case when current_tenant() = '' and tenants_of_caller() is null then 'true' else own_entries() end;
+    return case when reaches_all() then 'true' else own_entries() end;
 end
 $$;
 

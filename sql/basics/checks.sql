@@ -168,17 +168,26 @@ $$;
 
 comment on function pgcache_internal.check_writable() is 'Errors: 25006 in a READ ONLY transaction and on a standby.';
 
+create or replace function pgcache_internal.owner() returns name
+language plpgsql stable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+begin
+    return (select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'pgcache');
+end
+$$;
+
+comment on function pgcache_internal.owner() is 'Who owns the schema pgcache, and so the cache.';
+
 create or replace function pgcache_internal.check_owner() returns void
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-declare
-    owner constant name := (select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'pgcache');
 begin
-    if not pg_has_role(owner, 'usage') then
+    if not pg_has_role(owner(), 'usage') then
         raise exception using errcode = '42501',
-            message = format('the schema pgcache belongs to %I, and you are %I', owner, current_user),
-            hint = format('Connect as %I, or as a member of that role.', owner);
+            message = format('the schema pgcache belongs to %I, and you are %I', owner(), current_user),
+            hint = format('Connect as %I, or as a member of that role.', owner());
     end if;
 end
 $$;

@@ -200,7 +200,7 @@ begin
         perform forget_statistics(registered.relation, case when gone.entries = 0 and kind = 'tenant' then subject end)
         where gone.entries > 0 or kind = 'tenant';
         if kind = 'user' then
-            perform hot_erase(registered.type, case when reach() <> 'true' then tenant_here() end);
+            perform hot_erase(registered.type, case when not reaches_all() then tenant_here() end);
         end if;
     end loop;
     if kind = 'tenant' then

@@ -132,7 +132,7 @@ language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    return case when reach() = 'true' then '*' else '=' || tenant_here() end;
+    return case when reaches_all() then '*' else '=' || tenant_here() end;
 end
 $$;
 

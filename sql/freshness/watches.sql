@@ -439,7 +439,7 @@ begin
     from watch_triggers(watched) w
     inner join pg_class c on c.oid = w.relation
     cross join lateral (
-        select pg_has_role((select n.nspowner from pg_namespace n where n.nspname = 'pgcache'), c.relowner, 'usage')
+        select pg_has_role(owner(), c.relowner, 'usage')
     ) o (may_alter)
     left join pg_trigger t on t.tgrelid = w.relation and t.tgname = w.name
     where o.may_alter or not w.needs_owner;
@@ -507,7 +507,7 @@ as $$
 #variable_conflict use_variable
 declare
     watched constant pg_class := (select c from pg_class c where c.oid = relation);
-    owner constant name := (select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'pgcache');
+    owner constant name := owner();
     named constant text[] := named_columns(tag);
     member record;
     wrong text;
@@ -939,9 +939,9 @@ begin
             union all
             select 'blind', format('%s belongs to %I: what logical replication applies to it is not seen',
                     min(c.oid::regclass::text), min(pg_get_userbyid(c.relowner))),
-                format('Let it belong to %I, or call cache_invalidate_tags.', min(n.nspowner::regrole::text))
-            from pg_class c inner join pg_namespace n on n.nspname = 'pgcache'
-            where c.oid = any(family) and not pg_has_role(n.nspowner, c.relowner, 'usage')
+                format('Let it belong to %I, or call cache_invalidate_tags.', owner())
+            from pg_class c
+            where c.oid = any(family) and not pg_has_role(owner(), c.relowner, 'usage')
                 and exists (select from pg_subscription_rel s where s.srrelid = c.oid)
             having count(*) > 0
             union all
