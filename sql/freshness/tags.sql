@@ -52,6 +52,17 @@ comment on function pgcache_internal.is_dead(timestamptz, timestamptz, text[], t
 'Whether an entry may go, since nobody is to get it any more: it has expired, and may not be served stale either, or'
 ' one of its tags was invalidated. NULL: not, as it never expires.';
 
+create or replace function pgcache_internal.is_tag(tag text) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
+as $$
+    select pg_catalog.octet_length(tag) operator(pg_catalog.>=) 1
+        and pg_catalog.octet_length(tag) operator(pg_catalog.<=) 256
+        and tag operator(pg_catalog.!~) e'[\x01-\x1f]'
+$$;
+
+comment on function pgcache_internal.is_tag(text) is
+'Whether a text may be a tag: it has 1 to 256 bytes, and no control characters; NULL for NULL.';
+
 create or replace function pgcache_internal.check_tags(tags text[], max_tags integer default 32) returns text[]
 language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -64,9 +75,7 @@ begin
             message = format('an entry cannot have %s tags: the limit is %s', cardinality(tags), max_tags),
             hint = 'Each tag costs every read of the entry a look-up. Use a tag for what belongs together.';
     end if;
-    select coalesce(t, 'NULL') into wrong from unnest(tags) t
-    where t is null or t = '' or octet_length(t) > 256 or t ~ e'[\x01-\x1f]'
-    limit 1;
+    select coalesce(t, 'NULL') into wrong from unnest(tags) t where is_tag(t) is not true limit 1;
     if found then
         raise exception using errcode = 'PC013',
             message = format('%L cannot be a tag', left(wrong, 100)),

@@ -226,11 +226,7 @@ declare
     get diagnostics bumped = row_count;$code$,
         case
             when always_a_tag(watched) then 'x.tag'
-            else format($code$case
-        when pg_catalog.octet_length(x.tag) operator(pg_catalog.>) 256
-            or x.tag operator(pg_catalog.~) e'[\x01-\x1f]' then %s
-        else x.tag
-    end$code$, all_of_them)
+            else format('case when pgcache_internal.is_tag(x.tag) then x.tag else %s end', all_of_them)
         end, cause);
     bump_update constant text := format(bump_one, format(
         'select n.tag from %2$s n union all select o.tag from %1$s o'
@@ -316,9 +312,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if cardinality(tags) > max_watched_tags() or exists (
-        select from unnest(tags) t where octet_length(t) > 256 or t ~ e'[\x01-\x1f]'
-    ) then
+    if cardinality(tags) > max_watched_tags() or exists (select from unnest(tags) t where not is_tag(t)) then
         tags := array[all_of_them];
     end if;
     if cardinality(tags) > 0 then
