@@ -220,7 +220,6 @@ comment on function pgcache_internal.claim_lease(text, text, text[], interval, i
 create or replace function pgcache.cache_release(type text, key text, token bigint) returns boolean
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-set enable_seqscan to off  -- as claim_lease
 as $$
 #variable_conflict use_variable
 declare
@@ -230,10 +229,7 @@ begin
         return false;
     end if;
     perform check_type(type), check_writable();
-    -- Not deleted: it may be what is left of the lease with which the entry was stored, see take_lease.
-    update leases l set token = 0, seen = null, deadline = '-infinity', claimed_at = clock_timestamp()
-    where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token and l.seen is not null;
-    return found;
+    return (end_lease(type, tenant, key, token)).token is not null;
 end
 $$;
 
@@ -265,14 +261,17 @@ begin
         perform reject_value(type, value);
     end if;
     if token is not null then
-        leased := take_lease(type, tenant, key, token);
+        leased := end_lease(type, tenant, key, token);
+        if leased.token is null or leased.claimed_at < clock_timestamp() - longest_lease() then
+            return false;
+        end if;
         depends_on := tags_with_groups(leased.tags || depends_on);
-        if leased.token is not null and deletions_are_pending(leased.seen, had_an_id) then
+        if deletions_are_pending(leased.seen, had_an_id) then
             depends_on := depends_on || deletions_of(type, '');
         end if;
         -- First: what commits between the two is then found to have changed, what does so later makes it invalid.
         epoch := tags_epoch(tenant, depends_on);
-        if leased.token is null or has_changed(type, tenant, key, depends_on, leased) then
+        if has_changed(type, tenant, key, depends_on, leased) then
             return false;
         end if;
         execute format(
@@ -311,30 +310,29 @@ comment on function pgcache_internal.put_fresh(text, text, jsonb, interval, text
 'cache_set with tags, with a token, or both. False if the token is void, or what it has captured has changed. Errors:'
 ' as cache_set.';
 
-create or replace function pgcache_internal.take_lease(type text, tenant text, key text, token bigint) returns leases
+create or replace function pgcache_internal.end_lease(type text, tenant text, key text, token bigint) returns leases
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as claim_lease
 as $$
 #variable_conflict use_variable
 declare
-    taken leases;
+    ended leases;
 begin
-    select l.* into taken from leases l
-    where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token for update;
-    -- The row stays for a while: who deletes the entry in REPEATABLE READ, and does not see it, stumbles over that.
-    update leases l set token = 0, seen = null, deadline = '-infinity', claimed_at = clock_timestamp()
-    where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token;
-    if taken.seen is null or taken.claimed_at < clock_timestamp() - longest_lease() then
-        return null;
+    select l.* into ended from leases l
+    where l.type = type and l.tenant = tenant and l.cache_key = key and l.token = token and l.seen is not null
+    for update;
+    if found then
+        -- The row stays for a while: who deletes the entry in REPEATABLE READ, and does not see it, stumbles over that.
+        update leases l set token = 0, seen = null, deadline = '-infinity', claimed_at = clock_timestamp()
+        where l.type = type and l.tenant = tenant and l.cache_key = key;
     end if;
-    return taken;
+    return ended;
 end
 $$;
 
-comment on function pgcache_internal.take_lease(text, text, text, bigint) is
-'Ends a lease, once who may be deleting it has committed or rolled back, and returns it; NULL if it is void or too'
-' old.';
+comment on function pgcache_internal.end_lease(text, text, text, bigint) is
+'Ends a lease, once who may be deleting it has committed or rolled back, and returns it; NULLs if it is void.';
 
 -- A snapshot does not tell about the own transaction: there the time does.
 create or replace function pgcache_internal.has_changed(
