@@ -50,12 +50,15 @@ create table pgcache_internal.tag_bumps (
     xid xid8 not null default pg_current_xact_id(),
     bumped_at timestamptz not null default clock_timestamp(),
     bumped_by text not null,
-    folded_at timestamptz
+    folded_at timestamptz,
+    last_xid xid8
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-create index tag_bumps_tag on pgcache_internal.tag_bumps (tag, scope);
+-- By the tenant first, as the key of leases: so no tenant's calls have to pass over what another one has there.
+create index tag_bumps_scope on pgcache_internal.tag_bumps (scope, tag);
 comment on table pgcache_internal.tag_bumps is
 'Which tags have been invalidated: a row each time, which upkeep folds. scope: * for the entries of all tenants, = and'
-' a tenant for those of that one. salt: random; the epoch of a tag is the bitwise XOR of those that one sees.';
+' a tenant for those of that one. salt: random; the epoch of a tag is the bitwise XOR of those that one sees. last_xid:'
+' of what is folded, the last of the transactions that had invalidated the tag.';
 
 -- Unlogged: a lease that a crash takes is as good as given back.
 create unlogged table pgcache_internal.leases (
@@ -70,7 +73,7 @@ create unlogged table pgcache_internal.leases (
     stale_for interval,
     entry_created_at timestamptz,
     entry_epoch bigint,
-    primary key (cache_key, tenant, type)
+    primary key (tenant, type, cache_key)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 comment on table pgcache_internal.leases is
 'Who is computing which entry: its token, until when nobody else is to, and what it had seen when it began. UNLOGGED.';
