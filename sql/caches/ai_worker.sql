@@ -84,13 +84,14 @@ comment on function pgcache.cache_set_ai_worker(text, text, text, text, bigint, 
 ' Errors: as cache_set.';
 
 create or replace function pgcache.cache_invalidate_schema(schema_version text) returns bigint
-language sql volatile parallel unsafe security definer
+language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select delete_where(
-        'ai_worker', 't.schema_version = $1[1] and ' || reach(),
-        array[check_given('schema version', schema_version)]
-    )
+begin
+    -- A lease does not say of which version of the schema it is about.
+    perform check_given('schema version', schema_version), void_leases_like('ai_worker', scope_here(), '%');
+    return delete_where('ai_worker', 't.schema_version = $1[1] and ' || reach(), array[schema_version]);
+end
 $$;
 
 comment on function pgcache.cache_invalidate_schema(text) is

@@ -425,3 +425,10 @@ def test_who_comes_too_late_to_compute_leaves_a_trace_of_who_did(ask: Session, n
     with refused("40001"):
         deleter("SELECT cache_delete('store', 'k')")
     deleter("ROLLBACK")
+
+
+def test_sql_for_a_schema_that_has_changed_meanwhile(ask: Session) -> None:
+    token = ask("SELECT token FROM cache_fetch('ai_worker', 'k')")
+    ask("SELECT cache_invalidate_schema('v1')")
+    value = '{"prompt_text": "p", "model": "m", "schema_version": "v1", "generated_sql": "SELECT 1"}'
+    assert ask("SELECT cache_set('ai_worker', 'k', %s, token => %s)", value, token) is False
