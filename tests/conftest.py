@@ -8,7 +8,6 @@ installed there, and upgraded since; tests that are marked with `upgraded` run o
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ from psycopg.conninfo import make_conninfo
 
 from tests.servers import Cluster, Server, all_servers
 from tests.servers.cluster import FOR_TESTS
-from tests.servers.server import RUN, end_abandoned_runs
+from tests.servers.runs import run_directory
+from tests.servers.server import RUN
 from tests.tools import invariants, releases
 from tests.tools.invariants import excused
 from tests.tools.names import unique
@@ -31,6 +31,7 @@ from tests.tools.session import Session, user
 
 TEMPLATE = "pgcache_template"
 SERVERS = pytest.StashKey[list[Server]]()
+AT_WORK = pytest.StashKey[ExitStack]()
 NewSession = Callable[..., Session]
 NewRole = Callable[..., Session]
 
@@ -60,7 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for server in servers:
         if chosen and server.name not in chosen:
             server.why_not = "not asked for"
-    end_abandoned_runs()
+    config.stash[AT_WORK] = at_work = ExitStack()
+    at_work.enter_context(run_directory(RUN))
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -84,7 +86,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     for server in config.stash.get(SERVERS, []):
         if server.conninfo:
             server.stop()
-    shutil.rmtree(RUN, ignore_errors=True)
+    config.stash.get(AT_WORK, ExitStack()).close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -26,6 +26,7 @@ from tests.bench.harness import Arm, Sample
 from tests.servers import Cluster
 from tests.servers.cluster import server_user
 from tests.servers.local import Local
+from tests.servers.runs import run_directory
 from tests.servers.server import STATE
 from tests.tools.redis import Redis
 from tests.tools.waiting import wait_until
@@ -151,9 +152,8 @@ class Bench:
         local = Local()
         if local.why_not:
             raise SystemExit(local.why_not)
-        remove_abandoned(local.bin_dir)
+        self.stack.enter_context(run_directory(self.home))
         self.cluster = Cluster(local.bin_dir, self.home / "postgres", SETTINGS)
-        self.stack.callback(shutil.rmtree, self.home, ignore_errors=True)
         try:
             self.cluster.init()
             self.stack.callback(self.cluster.remove)
@@ -197,9 +197,8 @@ class Bench:
         directory = self.cluster.socket_dir
         socket = directory / "memcached.sock"
         user = ["-u", server_user().pw_name] if os.geteuid() == 0 else []
-        pid_file = directory / "memcached.pid"
-        subprocess.run([program, "-d", "-P", pid_file, "-s", socket, "-m", "1024", *user], check=True)
-        self.stack.callback(end, pid_file, "memcached")
+        process = self.stack.enter_context(subprocess.Popen([program, "-s", socket, "-m", "1024", *user]))
+        self.stack.callback(process.terminate)
         wait_until(socket.exists)
         return socket
 
@@ -243,28 +242,6 @@ def package(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def end(pid_file: Path, program: str) -> None:
-    """End the program that wrote this file, if it runs."""
-    with suppress(OSError, ValueError, psutil.NoSuchProcess):
-        process = psutil.Process(int(pid_file.read_text()))
-        if process.name() == program:
-            process.terminate()
-            process.wait(30)
-
-
-def remove_abandoned(bin_dir: Path) -> None:
-    """End the servers of runs that were killed, and delete what they stored."""
-    for home in HOME.glob("run-*"):
-        if psutil.pid_exists(int(home.name.rpartition("-")[2])):
-            continue
-        for directory in ("postgres", "mortal"):
-            end(home / directory / "redis.pid", "redis-server")
-        end(home / "postgres" / "memcached.pid", "memcached")
-        if (home / "postgres").exists():
-            Cluster(bin_dir, home / "postgres").remove()
-        shutil.rmtree(home)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

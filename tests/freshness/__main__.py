@@ -9,7 +9,6 @@ to be wrong were not caught, so that the run proves nothing.
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from pathlib import Path
 from tests.freshness import cold, readers, report
 from tests.freshness import run as freshness
 from tests.servers import Server, all_servers
-from tests.servers.server import RUN, STATE, end_abandoned_runs
+from tests.servers.runs import run_directory
+from tests.servers.server import RUN, STATE
 from tests.tools.pgbouncer import PROGRAM
 
 PROVISION = STATE.parent / "tests" / "servers" / "provision.sh"
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    end_abandoned_runs()
-    try:
+    with run_directory(RUN):
         if options.dsn:
             return ask(options, None)
         subprocess.run([PROVISION, STATE, "pgbouncer"])
@@ -55,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"the servers that can run here are: {', '.join(servers)}")
         best = max(servers.values(), key=lambda server: (server.offers("redis"), len(server.extensions)))
         return ask(options, servers[options.server] if options.server else best)
-    finally:
-        shutil.rmtree(RUN, ignore_errors=True)
 
 
 def ask(options: argparse.Namespace, server: Server | None) -> int:

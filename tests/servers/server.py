@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-import psutil
 from psycopg.conninfo import make_conninfo
 
 from tests.servers.cluster import CRON_SETTINGS, FOR_TESTS, Cluster
@@ -124,17 +121,3 @@ class ClusterServer(Server):
             if ours:
                 lines.append(line)
         return "\n".join(lines)
-
-
-def end_abandoned_runs() -> None:
-    """Stop the servers of test runs that were killed before they could."""
-    for run in RUNS.glob("pgcache-test-*"):
-        if run.stat().st_uid != os.geteuid() or psutil.pid_exists(int(run.name.rpartition("-")[2])):
-            continue
-        for pid_file in [*run.glob("*/data/postmaster.pid"), *run.glob("*/redis.pid")]:
-            with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(int(pid_file.read_text().split()[0]))
-                if process.name() in ("postgres", "redis-server"):
-                    process.send_signal(signal.SIGINT)
-                    process.wait(30)
-        shutil.rmtree(run, ignore_errors=True)
