@@ -23,7 +23,8 @@ from pgcache_py.cli import show
 from pgcache_py.setup.install import install
 from tests.servers.cluster import server_user
 from tests.servers.local import Local
-from tests.servers.server import RUN, end_abandoned_runs
+from tests.servers.runs import run_directory
+from tests.servers.server import RUN
 from tests.tools.redis import Redis
 
 ORIGINS = {"redis_hits": "from Redis", "postgres_hits": "from PostgreSQL", "misses": "a miss"}
@@ -180,9 +181,8 @@ def servers() -> Iterator[tuple[str, Redis]]:
         sys.exit(local.why_not)
     if not shutil.which("redis-server"):
         sys.exit("redis-server is not installed (apt install redis-server; as root, make demo-hybrid does it)")
-    end_abandoned_runs()
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, RUN, ignore_errors=True)
+        stack.enter_context(run_directory(RUN))
         started = time.monotonic()
         local.start()
         stack.callback(local.stop)
