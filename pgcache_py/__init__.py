@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .client._async.cache import AsyncCache
 from .client._sync.cache import Cache
-from .client.calls import Entry, Forgotten, Removed
+from .client.calls import Entry, Explanation, Forgotten, Removed
 from .client.terms import Computed, Fetched
 from .client.typed_calls import Audio, Skip
 from .client.wire import MISS
@@ -61,6 +61,7 @@ __all__ = [
     "CronMissingError",
     "DimensionError",
     "Entry",
+    "Explanation",
     "Fetched",
     "Forgotten",
     "HotTierError",

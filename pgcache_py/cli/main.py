@@ -165,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_get_command, server, entries)
     added.add_argument("type")
     added.add_argument("key")
+    added = command(_explain_command, server, entries)
+    added.add_argument("type")
+    added.add_argument("key")
     added = command(_set_command, server, entries)
     added.add_argument("type")
     added.add_argument("key")
@@ -476,6 +479,14 @@ def _get_command(options: argparse.Namespace) -> int:
         return 1
     print(row)
     return 0
+
+
+def _explain_command(options: argparse.Namespace) -> int:
+    """tell why a get hits or misses now: absent, expired, or invalidated, by what; a miss is an error"""
+    call = "SELECT outcome || ': ' || reason FROM pgcache.cache_explain(%s, %s)"
+    reasons = _called(options, f"SELECT ARRAY({call})", options.type, options.key)
+    print("\n".join(reasons))
+    return 1 if reasons[0].startswith("miss") else 0
 
 
 def _set_command(options: argparse.Namespace) -> int:

@@ -221,6 +221,24 @@ def _forgotten(result: PGresult, encoding: str) -> Forgotten:
     return Forgotten(int(total), tuple(Removed(type, place, int(removed)) for type, place, removed in parts))
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a get hits or misses. cause: in words. notes: what else is known. key: the entry's, if there is one."""
+
+    type: str
+    key: str
+    hit: bool
+    cause: str
+    notes: tuple[str, ...]
+
+
+def _reasons(result: PGresult, encoding: str) -> list[tuple[str, str]]:
+    return [
+        ((result.get_value(row, 0) or b"").decode(encoding), (result.get_value(row, 1) or b"").decode(encoding))
+        for row in range(result.ntuples)
+    ]
+
+
 class Fetch(NamedTuple):
     """What client_fetch says. token: as text. held_since: when who is busy began, as PostgreSQL writes it."""
 
@@ -275,6 +293,7 @@ EXISTS = flag("cache_exists($1, $2)", tier=BYPASSES)
 TTL_LEFT = Call("cache_ttl($1, $2)", read_duration, None, tier=BYPASSES, binary=True)
 TOUCH = flag("cache_touch($1, $2, $3)", tier=Changes(generic))
 PERSIST = flag("cache_persist($1, $2)", tier=Changes(generic))
+EXPLAIN = Call("cache_explain($1, $2)", _reasons, tier=BYPASSES, rows=True)
 ENTRY = Call("cache_entry($1, $2)", _entry, None, tier=BYPASSES, rows=True, binary=True)
 KEYS: Call[Iterable[str]] = Call("cache_keys($1, $2, $3)", read_texts, (), tier=BYPASSES, rows=True)
 

@@ -128,7 +128,7 @@ SET_EMBEDDINGS = count("cache_set_embeddings($1, $2, $3, $4)", tier=SEVERAL)
 _REAL_ARRAY = struct.Struct(">iiiii")
 
 
-def _vector_search(query: bytes, filters: str, top_k: str, user_id: str) -> Place:
+def vector_search(query: bytes, filters: str, top_k: str, user_id: str) -> Place:
     length = len(query) // 4 - 1
     if not (1 <= length <= 16_000 and math.isfinite(sum(vector_list(query))) and -(2**63) <= int(top_k) < 2**63):
         raise ValueError("what PostgreSQL refuses")
@@ -142,14 +142,14 @@ def _vector_search(query: bytes, filters: str, top_k: str, user_id: str) -> Plac
 
 def _set_vector_search(query: bytes, results: str, filters: str, top_k: str, user_id: str, ttl: str | None) -> Write:
     owner = f',"user_id":{json_text(user_id)}' if user_id else ""
-    return Write(_vector_search(query, filters, top_k, user_id), f'{{"results":{results}{owner}}}', ttl)
+    return Write(vector_search(query, filters, top_k, user_id), f'{{"results":{results}{owner}}}', ttl)
 
 
 GET_VECTOR_SEARCH = Call(
     "cache_get_vector_search($1, $2, $3, $4)",
     read_document,
     None,
-    tier=Reads(_vector_search, lambda value: value["results"]),
+    tier=Reads(vector_search, lambda value: value["results"]),
     takes_bytes=True,
 )
 SET_VECTOR_SEARCH = flag(
@@ -171,12 +171,12 @@ class Audio:
     channels: int | None = None
 
 
-def _audio(text: str, voice: str, provider: str | None, settings: str | None) -> Place:
+def audio(text: str, voice: str, provider: str | None, settings: str | None) -> Place:
     return Place("audio", cache_key(text, voice, provider or "", canonical_json(json.loads(settings or "{}"))))
 
 
 def _set_audio(text: str, voice: str, *rest: Any) -> Place:
-    return _audio(text, voice, *rest[-3:-1])
+    return audio(text, voice, *rest[-3:-1])
 
 
 def _audio_of(value: Any) -> Audio:
@@ -195,7 +195,7 @@ def _read_audio(result: PGresult, encoding: str) -> Audio | None:
 
 
 GET_AUDIO = Call(
-    "cache_get_audio($1, $2, $3, $4)", _read_audio, None, tier=Reads(_audio, _audio_of), rows=True, binary=True
+    "cache_get_audio($1, $2, $3, $4)", _read_audio, None, tier=Reads(audio, _audio_of), rows=True, binary=True
 )
 SET_AUDIO = flag("cache_set_audio($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", tier=Changes(_set_audio), takes_bytes=True)
 
@@ -229,19 +229,19 @@ AI_WORKER_STATS = "SELECT * FROM pgcache.ai_worker_cache_stats"
 # face
 
 
-def _face(image: bytes, tenant: str | None) -> Place:
+def face(image: bytes, tenant: str | None) -> Place:
     return Place("face", _digest(image), tenant)
 
 
 def _set_face(image: bytes, tenant: str | None, embeddings: str, ttl: str | None) -> Write:
-    return Write(_face(image, tenant), f'{{"embeddings":{embeddings}}}', ttl)
+    return Write(face(image, tenant), f'{{"embeddings":{embeddings}}}', ttl)
 
 
 GET_FACE = Call(
     f"cache_get_face($1, {OWN.format(2)})",
     read_document,
     None,
-    tier=Reads(_face, lambda value: value["embeddings"]),
+    tier=Reads(face, lambda value: value["embeddings"]),
     takes_bytes=True,
 )
 SET_FACE = flag(f"cache_set_face($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set_face), takes_bytes=True)
@@ -249,19 +249,19 @@ SET_FACE = flag(f"cache_set_face($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set
 # phash
 
 
-def _phash(image: bytes, tenant: str | None) -> Place:
+def phash(image: bytes, tenant: str | None) -> Place:
     return Place("phash", _digest(image), tenant)
 
 
-def _set_phash(image: bytes, tenant: str | None, phash: str, ttl: str | None) -> Write:
-    return Write(_phash(image, tenant), _fields(phash=phash), ttl)
+def _set_phash(image: bytes, tenant: str | None, hash_value: str, ttl: str | None) -> Write:
+    return Write(phash(image, tenant), _fields(phash=hash_value), ttl)
 
 
 GET_PHASH = Call(
     f"cache_get_phash($1, {OWN.format(2)})",
     read_text,
     None,
-    tier=Reads(_phash, lambda value: value["phash"]),
+    tier=Reads(phash, lambda value: value["phash"]),
     takes_bytes=True,
 )
 SET_PHASH = flag(f"cache_set_phash($1, {OWN.format(2)}, $3, $4)", tier=Writes(_set_phash), takes_bytes=True)
@@ -276,7 +276,7 @@ class Skip(NamedTuple):
     raw_key: str | None
 
 
-def _crawl(url: str, image: bytes, tenant: str | None) -> Place:
+def crawl(url: str, image: bytes, tenant: str | None) -> Place:
     return Place("crawl", cache_key(url, _digest(image)), tenant)
 
 
@@ -284,7 +284,7 @@ def _store_crawled(
     url: str, image: bytes, raw_key: str, thumbnail_key: str | None, tenant: str | None, ttl: str | None
 ) -> Write:
     value = _fields(url=url, image_hash=_digest(image), raw_key=raw_key, thumbnail_key=thumbnail_key)
-    return Write(_crawl(url, image, tenant), value, ttl)
+    return Write(crawl(url, image, tenant), value, ttl)
 
 
 def _read_skip(result: PGresult, encoding: str) -> Skip:
@@ -296,7 +296,7 @@ CRAWL_SHOULD_SKIP = Call(
     f"crawl_should_skip($1, $2, {OWN.format(3)})",
     _read_skip,
     Skip(False, None),
-    tier=Reads(_crawl, lambda value: Skip(True, value["raw_key"])),
+    tier=Reads(crawl, lambda value: Skip(True, value["raw_key"])),
     rows=True,
     takes_bytes=True,
 )

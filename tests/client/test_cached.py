@@ -88,6 +88,7 @@ def test_decorator(world: Any, cache: Any) -> None:
     cached.refresh(1)
     assert len(calls) == 18
     assert cache.get("store", cached.key(1)) == [1, 2, [], None, {}]
+    assert (cached.explain(1).key, cached.explain(1).hit, cached.explain("absent").hit) == (cached.key(1), True, False)
 
 
 def documented(a: int, b: str = "x") -> int:

@@ -17,6 +17,7 @@ from pgcache_py import (
     InvalidSettingError,
     InvalidValueError,
     Removed,
+    UnknownTypeError,
 )
 
 VALUES = [
@@ -161,6 +162,26 @@ def test_entry_tells_what_is_known(world: Any, dsn: str) -> None:
     assert cache.entry("store", "k").expires_at is None
     assert cache.entry("store", "k").ttl is None
     assert cache.entry("store", "absent") is None
+
+
+def test_explain_tells_why(world: Any, dsn: str) -> None:
+    connection = world.connect(dsn, autocommit=True)
+    cache = world.cache(connection)
+    assert cache.explain("store", "k").cause == "absent: nothing is stored with this key for this tenant"
+    cache.set("store", "k", 1, 60, tags=["doc:1"])
+    found = cache.explain("store", "k")
+    assert (found.type, found.key, found.hit) == ("store", "k", True)
+    assert found.cause.startswith("stored at ")
+    assert "tags: doc:*, doc:1" in found.notes
+    cache.invalidate_tags("doc:1")
+    found = cache.explain("store", "k")
+    assert not found.hit
+    assert found.cause.startswith("invalid: tag doc:1 was invalidated at ")
+    cache.set("store", "k", 1, 60)
+    connection.execute("SELECT set_config('pgcache.clock', (now() + '61 s')::text, false)")
+    assert cache.explain("store", "k").cause.startswith("expired since ")
+    with pytest.raises(UnknownTypeError):
+        cache.explain("nonsense", "k")
 
 
 def test_types(cache: Any) -> None:

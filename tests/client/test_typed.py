@@ -232,6 +232,33 @@ def test_a_view_per_tenant_in_a_transaction_leaves_no_trace(world: Any, dsn: str
     assert view.get("store", "k") == 1
 
 
+def test_every_typed_cache_explains_the_key_that_its_get_looks_for(cache: Any) -> None:
+    audio = Audio(b"data", "opus")
+    kept = [
+        (cache.llm, ("p", "m", "c", "x"), lambda: cache.llm.set("p", "m", "answer", context="c", provider="x")),
+        (cache.embedding, ("t", "m"), lambda: cache.embedding.set("t", "m", [1, 2])),
+        (
+            cache.vector_search,
+            ([1, 2], {"a": 1}, 5, "u"),
+            lambda: cache.vector_search.set([1, 2], [], {"a": 1}, 5, "u"),
+        ),
+        (cache.audio, ("t", "v", "p", {"s": 1}), lambda: cache.audio.set("t", "v", audio, "p", {"s": 1})),
+        (cache.ai_worker, ("p", "m", "v1"), lambda: cache.ai_worker.set("p", "m", "v1", "SELECT 1")),
+        (cache.face, (b"image", "t"), lambda: cache.face.set(b"image", "t", [])),
+        (cache.phash, (b"image", "t"), lambda: cache.phash.set(b"image", "t", "ff")),
+        (cache.crawl, ("url", b"image", "t"), lambda: cache.crawl.store("url", b"image", "raw", None, "t")),
+    ]
+    for typed, arguments, store in kept:
+        assert not typed.explain(*arguments).hit
+        store()
+        found = typed.explain(*arguments)
+        assert found.hit, (found, typed)
+        scope = cache.for_tenant("t") if arguments[-1] == "t" else cache
+        assert scope.exists(found.type, found.key)
+    with pytest.raises(InvalidValueError, match="a get refuses these arguments"):
+        cache.llm.explain("\0", "m")
+
+
 def test_needs_neither_numpy_nor_psycopg_pool() -> None:
     code = """
 import sys

@@ -157,12 +157,12 @@ def test_the_key_of_a_vector_search(db: psycopg.Connection, filters: Any, top_k:
     for numbers in FLOATS:
         query, text = wire.vector(numbers), wire.json_text(filters or {})
         if not all(map(math.isfinite, numbers)):
-            assert located(typed_calls._vector_search, (query, text, str(top_k), user_id)) is None
+            assert located(typed_calls.vector_search, (query, text, str(top_k), user_id)) is None
             continue
         row = db.execute(
             "SELECT pgcache.vector_search_key(%s, %s, %s, %s)", [wire.vector_text(numbers), text, top_k, user_id]
         ).fetchone()
-        assert row == (typed_calls._vector_search(query, text, str(top_k), user_id).key,), numbers
+        assert row == (typed_calls.vector_search(query, text, str(top_k), user_id).key,), numbers
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_the_key_of_a_vector_search(db: psycopg.Connection, filters: Any, top_k:
     ids=["no dimension", "infinite", "top_k"],
 )
 def test_a_vector_search_that_postgresql_refuses_has_no_key(params: tuple[Any, ...]) -> None:
-    assert located(typed_calls._vector_search, params) is None
+    assert located(typed_calls.vector_search, params) is None

@@ -45,6 +45,15 @@ def test_a_miss_is_an_error(dsn: str, run: Run) -> None:
     assert run("get", "store", "k", "--dsn", dsn) == (1, "", "miss: store has no live entry k\n")
 
 
+def test_explain_tells_why(dsn: str, run: Run) -> None:
+    absent = "miss: absent: nothing is stored with this key for this tenant\n"
+    assert run("explain", "store", "k", "--dsn", dsn) == (1, absent, "")
+    run("set", "store", "k", "1", "--tenant", "acme", "--dsn", dsn)
+    code, output, _ = run("explain", "store", "k", "--tenant", "acme", "--dsn", dsn)
+    assert (code, output.startswith("hit: stored at ")) == (0, True)
+    assert "note: the tenant 'acme' has an entry" in run("explain", "store", "k", "--dsn", dsn)[1]
+
+
 def test_a_stored_null_is_no_miss(dsn: str, run: Run) -> None:
     run("set", "store", "k", "null", "--dsn", dsn)
     assert run("get", "store", "k", "--dsn", dsn) == (0, "null\n", "")

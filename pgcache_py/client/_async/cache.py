@@ -10,7 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
-from ..calls import Entry, Forgotten
+from ..calls import Entry, Explanation, Forgotten, Place
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle_async
@@ -112,6 +112,13 @@ class AsyncCache(AsyncTypedCaches):
     async def entry(self, type: str, key: str) -> Entry | None:
         """What is known about an entry other than its value; None if there is none."""
         return await self._run(calls.ENTRY, type, key)
+
+    async def explain(self, type: str, key: str) -> Explanation:
+        """Why a get hits or misses now: absent, expired, or which tag was invalidated, when and by whom.
+
+        Counts nothing. Typed caches and cached functions have an explain of their own, which makes the key.
+        """
+        return await self._explain(Place(type, key))
 
     async def delete(self, type: str, key: str, *, soft: bool = False) -> bool:
         """Remove an entry; True if there was a live one. Who computes it now will not store it.
@@ -549,6 +556,10 @@ class AsyncCachedFunction(Generic[P, T], SameResult):
         """Forget the result for these arguments; True if there was one."""
         key = self._key_if_any(*args, **kwargs)
         return key is not None and await self._cache.delete(self._type, key)
+
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Why a call with these arguments finds its result cached, or not."""
+        return await self._cache.explain(self._type, self._key(*args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""

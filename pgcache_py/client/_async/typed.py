@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ...errors import InvalidValueError
 from .. import calls, typed_calls, wire
-from ..calls import Place
+from ..calls import Explanation, Place
 from ..failsoft import keeping
 from ..terms import Computed, Form, Terms, plain, terms
 from ..typed_calls import Audio, Skip
@@ -36,6 +36,12 @@ class AsyncTypedCache:
     def _in_savepoints(self: Self) -> Self:
         return self.__class__(self._cache._in_savepoints())
 
+    async def _explain(self, locate: Callable[..., Place], *params: Any) -> Explanation:
+        place = calls.located(locate, params)
+        if place is None:
+            raise InvalidValueError("a get refuses these arguments", hint="Its error says what is wrong with them.")
+        return await self._cache._explain(place)
+
     async def _get_or_compute(
         self,
         place: Place | None,
@@ -58,6 +64,10 @@ class AsyncLLMCache(AsyncTypedCache):
         """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
         document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context, provider)
         return document
+
+    async def explain(self, prompt: str, model: str, context: str = "", provider: str | None = None) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.llm, prompt, model, context, provider)
 
     async def set(
         self,
@@ -131,6 +141,10 @@ class AsyncEmbeddingCache(AsyncTypedCache):
         if data is None:
             return None
         return wire.vector_array(data) if as_numpy else wire.vector_list(data)
+
+    async def explain(self, text: str, model: str) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.embedding, text, model)
 
     async def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
         """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
@@ -232,6 +246,18 @@ class AsyncVectorSearchCache(AsyncTypedCache):
             user_id,
         )
 
+    async def explain(
+        self, query: Array, filters: Mapping[str, Any] | None = None, top_k: int = 10, user_id: str = ""
+    ) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(
+            typed_calls.vector_search,
+            wire.vector(query),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
+            user_id,
+        )
+
     async def set(
         self,
         query: Array,
@@ -266,6 +292,12 @@ class AsyncAudioCache(AsyncTypedCache):
     ) -> Audio | None:
         """The speech; None on a miss. settings: whatever else it depends on, such as speed."""
         return await self._run(typed_calls.GET_AUDIO, text, voice, provider, wire.json_text(settings or {}))
+
+    async def explain(
+        self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None
+    ) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.audio, text, voice, provider, wire.json_text(settings or {}))
 
     async def set(
         self,
@@ -302,6 +334,10 @@ class AsyncAIWorkerCache(AsyncTypedCache):
         """prompt_text, model, schema_version, generated_sql, validated and tokens_used; None on a miss."""
         document: Row | None = await self._run(typed_calls.GET_AI_WORKER, prompt, model, schema_version)
         return document
+
+    async def explain(self, prompt: str, model: str, schema_version: str) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.ai_worker, prompt, model, schema_version)
 
     async def set(
         self,
@@ -367,6 +403,10 @@ class AsyncFaceCache(AsyncTypedCache):
         faces: list[Row] | None = await self._run(typed_calls.GET_FACE, wire.data(image), tenant)
         return faces
 
+    async def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.face, wire.data(image), tenant)
+
     async def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
     ) -> bool:
@@ -383,6 +423,10 @@ class AsyncPhashCache(AsyncTypedCache):
         """The hash; None on a miss."""
         return await self._run(typed_calls.GET_PHASH, wire.data(image), tenant)
 
+    async def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.phash, wire.data(image), tenant)
+
     async def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
         return await self._run(typed_calls.SET_PHASH, wire.data(image), tenant, phash, wire.interval(ttl))
@@ -394,6 +438,10 @@ class AsyncCrawlCache(AsyncTypedCache):
     async def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
         """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
         return await self._run(typed_calls.CRAWL_SHOULD_SKIP, url, wire.data(image), tenant)
+
+    async def explain(self, url: str, image: bytes, tenant: str | None = None) -> Explanation:
+        """Why should_skip says so now, and under which key. See Cache.explain."""
+        return await self._explain(typed_calls.crawl, url, wire.data(image), tenant)
 
     async def store(
         self,

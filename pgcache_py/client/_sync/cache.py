@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
-from ..calls import Entry, Forgotten
+from ..calls import Entry, Explanation, Forgotten, Place
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle
@@ -113,6 +113,13 @@ class Cache(TypedCaches):
     def entry(self, type: str, key: str) -> Entry | None:
         """What is known about an entry other than its value; None if there is none."""
         return self._run(calls.ENTRY, type, key)
+
+    def explain(self, type: str, key: str) -> Explanation:
+        """Why a get hits or misses now: absent, expired, or which tag was invalidated, when and by whom.
+
+        Counts nothing. Typed caches and cached functions have an explain of their own, which makes the key.
+        """
+        return self._explain(Place(type, key))
 
     def delete(self, type: str, key: str, *, soft: bool = False) -> bool:
         """Remove an entry; True if there was a live one. Who computes it now will not store it.
@@ -550,6 +557,10 @@ class CachedFunction(Generic[P, T], SameResult):
         """Forget the result for these arguments; True if there was one."""
         key = self._key_if_any(*args, **kwargs)
         return key is not None and self._cache.delete(self._type, key)
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Why a call with these arguments finds its result cached, or not."""
+        return self._cache.explain(self._type, self._key(*args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key under which the result for these arguments is cached."""

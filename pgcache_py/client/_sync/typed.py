@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ...errors import InvalidValueError
 from .. import calls, typed_calls, wire
-from ..calls import Place
+from ..calls import Explanation, Place
 from ..failsoft import keeping
 from ..terms import Computed, Form, Terms, plain, terms
 from ..typed_calls import Audio, Skip
@@ -37,6 +37,12 @@ class TypedCache:
     def _in_savepoints(self: Self) -> Self:
         return self.__class__(self._cache._in_savepoints())
 
+    def _explain(self, locate: Callable[..., Place], *params: Any) -> Explanation:
+        place = calls.located(locate, params)
+        if place is None:
+            raise InvalidValueError("a get refuses these arguments", hint="Its error says what is wrong with them.")
+        return self._cache._explain(place)
+
     def _get_or_compute(
         self,
         place: Place | None,
@@ -59,6 +65,10 @@ class LLMCache(TypedCache):
         """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
         document: Row | None = self._run(typed_calls.GET_LLM, prompt, model, context, provider)
         return document
+
+    def explain(self, prompt: str, model: str, context: str = "", provider: str | None = None) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.llm, prompt, model, context, provider)
 
     def set(
         self,
@@ -130,6 +140,10 @@ class EmbeddingCache(TypedCache):
         if data is None:
             return None
         return wire.vector_array(data) if as_numpy else wire.vector_list(data)
+
+    def explain(self, text: str, model: str) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.embedding, text, model)
 
     def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
         """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
@@ -229,6 +243,18 @@ class VectorSearchCache(TypedCache):
             user_id,
         )
 
+    def explain(
+        self, query: Array, filters: Mapping[str, Any] | None = None, top_k: int = 10, user_id: str = ""
+    ) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(
+            typed_calls.vector_search,
+            wire.vector(query),
+            wire.json_text(filters or {}),
+            wire.number(top_k),
+            user_id,
+        )
+
     def set(
         self,
         query: Array,
@@ -261,6 +287,12 @@ class AudioCache(TypedCache):
     def get(self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None) -> Audio | None:
         """The speech; None on a miss. settings: whatever else it depends on, such as speed."""
         return self._run(typed_calls.GET_AUDIO, text, voice, provider, wire.json_text(settings or {}))
+
+    def explain(
+        self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None
+    ) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.audio, text, voice, provider, wire.json_text(settings or {}))
 
     def set(
         self,
@@ -297,6 +329,10 @@ class AIWorkerCache(TypedCache):
         """prompt_text, model, schema_version, generated_sql, validated and tokens_used; None on a miss."""
         document: Row | None = self._run(typed_calls.GET_AI_WORKER, prompt, model, schema_version)
         return document
+
+    def explain(self, prompt: str, model: str, schema_version: str) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.ai_worker, prompt, model, schema_version)
 
     def set(
         self,
@@ -362,6 +398,10 @@ class FaceCache(TypedCache):
         faces: list[Row] | None = self._run(typed_calls.GET_FACE, wire.data(image), tenant)
         return faces
 
+    def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.face, wire.data(image), tenant)
+
     def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
     ) -> bool:
@@ -376,6 +416,10 @@ class PhashCache(TypedCache):
         """The hash; None on a miss."""
         return self._run(typed_calls.GET_PHASH, wire.data(image), tenant)
 
+    def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
+        """Why a get of these hits or misses now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.phash, wire.data(image), tenant)
+
     def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
         return self._run(typed_calls.SET_PHASH, wire.data(image), tenant, phash, wire.interval(ttl))
@@ -387,6 +431,10 @@ class CrawlCache(TypedCache):
     def should_skip(self, url: str, image: bytes, tenant: str | None = None) -> Skip:
         """Whether this image from this URL is stored already, and under which key: (should_skip, raw_key)."""
         return self._run(typed_calls.CRAWL_SHOULD_SKIP, url, wire.data(image), tenant)
+
+    def explain(self, url: str, image: bytes, tenant: str | None = None) -> Explanation:
+        """Why should_skip says so now, and under which key. See Cache.explain."""
+        return self._explain(typed_calls.crawl, url, wire.data(image), tenant)
 
     def store(
         self,
