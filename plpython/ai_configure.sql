@@ -84,7 +84,7 @@ as $$
 begin
     perform check_owner(), check_role(role), take_turn();
     if not has_schema_privilege(role, 'pgcache', 'usage')
-        or not has_function_privilege(role, 'pgcache.cache_set(text, text, jsonb, interval, text[], bigint)', 'execute')
+        or not has_function_privilege(role, 'pgcache.cache_set'::regproc, 'execute')
     then
         perform cache_grant(role, 'write', nullif(tenants_of(role), '{}'));  -- its wall stands
     end if;

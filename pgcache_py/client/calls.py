@@ -283,12 +283,13 @@ def _set(type: str, key: str, value: str, ttl: str | None) -> Write:
 
 GET = Call("cache_get($1, $2)", read_value, MISS, tier=Reads(generic))
 SET = flag("cache_set($1, $2, $3, $4)", tier=Writes(_set))
-# With tags, or with the token of a fetch: Redis takes no entries that have tags, and PostgreSQL may refuse the other.
-SET_FRESH = flag("cache_set($1, $2, $3, $4, $5, $6)", tier=Changes(generic))
+# With tags, with the token of a fetch, with jitter: Redis takes no entries that have tags, PostgreSQL may refuse the
+# second, and only it knows when the third expire.
+SET_FRESH = flag("cache_set($1, $2, $3, $4, $5, $6, $7)", tier=Changes(generic))
 ADD = flag("cache_add($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
 INCR: Call[int] = Call("cache_incr($1, $2, $3, $4)", read_count, 0, tier=Changes(generic), repeatable=False)
 GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_document, {}, tier=SEVERAL)
-SET_MANY = count("cache_set_many_json($1, $2, $3)", tier=SEVERAL)
+SET_MANY = count("cache_set_many_json($1, $2, $3, $4)", tier=SEVERAL)
 EXISTS = flag("cache_exists($1, $2)", tier=BYPASSES)
 TTL_LEFT = Call("cache_ttl($1, $2)", read_duration, None, tier=BYPASSES, binary=True)
 TOUCH = flag("cache_touch($1, $2, $3)", tier=Changes(generic))

@@ -62,8 +62,8 @@ as $$
             cache_clear, cache_clear_all, cache_clear_expired, cache_cleanup, cleanup_old_cache_entries,
             ai_worker_cleanup_cache, cache_invalidate_tenant, cache_invalidate_user, cache_invalidate_schema,
             cache_forget,
-            is_writable, put, put_fresh, remove_invalid, client_fetch, claim_anew, hold_lease, put_embedding, put_audio,
-            set_for_tenant
+            is_writable, jittered, shortened, put, put_fresh, remove_invalid, client_fetch, claim_anew, hold_lease,
+            put_embedding, put_audio, set_for_tenant
         }'),
         ('write', false, '{cache_trim, hot_set}'),
         ('admin', false, '{

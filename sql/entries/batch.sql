@@ -160,7 +160,7 @@ comment on function pgcache.cache_live(text) is
 ' counts neither hits nor misses. Errors: PC001 unknown type, PC004 a type that is not JSON.';
 
 create or replace function pgcache.cache_set_many(
-    type text, keys text[], "values" jsonb[], ttl interval default null
+    type text, keys text[], "values" jsonb[], ttl interval default null, jitter float8 default null
 ) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -179,18 +179,18 @@ begin
         perform reject_value(type, null);
     end if;
     return (
-        select cache_set_many_json(type, coalesce(jsonb_object_agg(u.key, u.value), '{}'), ttl)
+        select cache_set_many_json(type, coalesce(jsonb_object_agg(u.key, u.value), '{}'), ttl, jitter)
         from unnest(keys, "values") u (key, value)
     );
 end
 $$;
 
-comment on function pgcache.cache_set_many(text, text[], jsonb[], interval) is
+comment on function pgcache.cache_set_many(text, text[], jsonb[], interval, float8) is
 'Stores many entries in one statement, all or none; of a key that is given twice the last value counts. Returns how'
-' many were stored. Errors: as cache_set.';
+' many were stored. ttl, jitter: as in cache_set, of each entry. Errors: as cache_set.';
 
 create or replace function pgcache.cache_set_many_json(
-    type text, entries jsonb, ttl interval default null
+    type text, entries jsonb, ttl interval default null, jitter float8 default null
 ) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -200,6 +200,7 @@ declare
     registered constant types := check_type(type);
     moment constant timestamptz := cache_now();
     expires constant timestamptz := expiry(moment, ttl, registered.ttl);
+    spread constant interval := coalesce(coalesce(ttl, registered.ttl) * check_jitter(jitter), '0');
     misfit jsonb;
     stored bigint;
 begin
@@ -220,21 +221,23 @@ begin
         return 0;
     end if;
     if registered.writer is null and registered.eviction <> 'none' then
-        return put_many(type, entries, moment, expires, sweep_every(registered.max_entries, registered.max_bytes));
+        return put_many(
+            type, entries, moment, expires, spread, sweep_every(registered.max_entries, registered.max_bytes)
+        );
     end if;
-    select count(*) filter (where put(type, e.key, e.value, ttl, true)) into stored
+    select count(*) filter (where put(type, e.key, e.value, jittered(type, ttl, jitter), true)) into stored
     from (select * from jsonb_each(entries) order by key collate "C") e;
     return stored;
 end
 $$;
 
-comment on function pgcache.cache_set_many_json(text, jsonb, interval) is
+comment on function pgcache.cache_set_many_json(text, jsonb, interval, float8) is
 'Stores the entries of one JSON object, {key: value, ...}, up to 256 MB, all or none; returns how many were stored.'
-' Errors: as cache_set.';
+' ttl, jitter: as in cache_set, of each entry. Errors: as cache_set.';
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put_many(
-    type text, entries jsonb, moment timestamptz, expires timestamptz, sweep_every integer
+    type text, entries jsonb, moment timestamptz, expires timestamptz, spread interval, sweep_every integer
 ) returns bigint
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -254,13 +257,13 @@ begin
     return stored;
 end
 $body$;
-comment on function pgcache_internal.put_many(text, jsonb, timestamptz, timestamptz, integer) is
-'Upserts entries that cache_set_many_json has checked; returns how many. Not for types that a function of their own'
-' writes.';
+comment on function pgcache_internal.put_many(text, jsonb, timestamptz, timestamptz, interval, integer) is
+'Upserts entries that cache_set_many_json has checked; returns how many. spread: by how much at most, at random, they'
+' expire earlier. Not for types that a function of their own writes.';
 $frame$, $branch$type = '@type' then
         with upserted as (
             insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
-            select scope, key, @given, moment, expires, moment, type_hit_weight('@type')
+            select scope, key, @given, moment, expires - spread * random(), moment, type_hit_weight('@type')
             from jsonb_each(entries) e
             order by key collate "C"  -- so that batches that overlap do not deadlock
             on conflict on constraint @pkey do update

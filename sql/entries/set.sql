@@ -4,20 +4,26 @@
 -- explain_refusal finds out what it was. cache_set and cache_add differ by whether a live entry is replaced.
 
 create or replace function pgcache.cache_set(
-    type text, key text, value jsonb, ttl interval default null, tags text[] default null, token bigint default null
+    type text, key text, value jsonb, ttl interval default null, tags text[] default null, token bigint default null,
+    jitter float8 default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.is_writable() and case
-        when tags is null and token is null then pgcache_internal.put(type, key, value, ttl, true)
-        else pgcache_internal.put_fresh(type, key, value, ttl, tags, token)
+        when tags is null and token is null
+            then pgcache_internal.put(type, key, value, pgcache_internal.jittered(type, ttl, jitter), true)
+        else pgcache_internal.put_fresh(
+            type, key, value, pgcache_internal.jittered(type, ttl, jitter), tags, token
+        )
     end
 $$;
 
-comment on function pgcache.cache_set(text, text, jsonb, interval, text[], bigint) is
+comment on function pgcache.cache_set(text, text, jsonb, interval, text[], bigint, float8) is
 'Stores a value under a key of the current tenant, for ttl (default: the type''s) from now, in place of what was there.'
 ' True if stored, false if the type is disabled. tags: what it depends on, see cache_invalidate_tags. token: that of'
 ' cache_fetch: stored only if nothing has changed since, neither the entry nor what its tags stand for; false if so.'
+' jitter: by what share of it, at random from 0 to this, the ttl is shortened (0 to 1, such as 0.1), so that what is'
+' stored together does not expire together.'
 ' Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl,'
 ' PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger'
 ' than its max_bytes, 25006 READ ONLY transaction.';
@@ -182,6 +188,48 @@ $$;
 
 comment on function pgcache_internal.is_ttl(interval) is
 'Whether it may be the TTL of a call, NULL for the type''s default.';
+
+create or replace function pgcache_internal.jittered(type text, ttl interval, jitter float8) returns interval
+language sql volatile parallel restricted  -- not pinned: inlined
+as $$
+    select case when jitter is null then ttl else pgcache_internal.shortened(type, ttl, jitter) end
+$$;
+
+comment on function pgcache_internal.jittered(text, interval, float8) is
+'A TTL, or the type''s, shortened by a share of it, at random from 0 to jitter; NULL: as it is. Errors: PC001, PC003.';
+
+create or replace function pgcache_internal.shortened(type text, ttl interval, jitter float8) returns interval
+language plpgsql volatile parallel restricted security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    return case
+        -- What is no TTL is refused later.
+        when is_ttl(ttl) then coalesce(ttl, (check_type(type)).ttl) * (1 - check_jitter(jitter) * random())
+        else ttl
+    end;
+end
+$$;
+
+comment on function pgcache_internal.shortened(text, interval, float8) is
+'What jittered returns, for a jitter that is not NULL.';
+
+create or replace function pgcache_internal.check_jitter(jitter float8) returns float8
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if not jitter between 0 and 1 then
+        raise exception using errcode = 'PC003',
+            message = format('a jitter of %s is not possible', jitter),
+            hint = 'Pass a share from 0 to 1: with 0.1 the TTL is shortened by up to a tenth, at random.';
+    end if;
+    return jitter;
+end
+$$;
+
+comment on function pgcache_internal.check_jitter(float8) is
+'The jitter itself, NULL for none. Errors: PC003 if it is not from 0 to 1.';
 
 create or replace function pgcache_internal.expiry(
     moment timestamptz, ttl interval, default_ttl interval

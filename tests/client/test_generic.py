@@ -15,6 +15,7 @@ from pgcache_py import (
     Forgotten,
     InvalidKeyError,
     InvalidSettingError,
+    InvalidTTLError,
     InvalidValueError,
     Removed,
     UnknownTypeError,
@@ -162,6 +163,19 @@ def test_entry_tells_what_is_known(world: Any, dsn: str) -> None:
     assert cache.entry("store", "k").expires_at is None
     assert cache.entry("store", "k").ttl is None
     assert cache.entry("store", "absent") is None
+
+
+def test_jitter_shortens_the_ttl(cache: Any) -> None:
+    for key in map(str, range(20)):
+        assert cache.set("store", key, 1, ttl=100, jitter=0.5) is True
+    assert cache.set_many("store", {f"many:{number}": 1 for number in range(20)}, ttl=100, jitter=0.5) == 20
+    left = [cache.ttl("store", key) for key in cache.keys("store")]
+    assert timedelta(seconds=40) < min(left) < timedelta(seconds=90)
+    assert len({duration.seconds for duration in left}) > 10
+    with pytest.raises(InvalidTTLError):
+        cache.set("store", "k", 1, jitter=2)
+    with pytest.raises(TypeError):
+        cache.set("store", "k", 1, jitter="0.5")
 
 
 def test_explain_tells_why(world: Any, dsn: str) -> None:

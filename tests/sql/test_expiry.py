@@ -267,3 +267,51 @@ def test_what_is_too_old_makes_room_first(ask: Session) -> None:
     ask("SELECT cache_set('mine', 'new' || n, '1') FROM generate_series(1, 60) n")
     assert ask.stats("mine")["evicted"] == 0
     assert ask("SELECT count(*) FROM cache_keys('mine', 'new%')") == 60
+
+
+JITTERED = (
+    "cache_set(%s, 'k' || n, %s, %s, jitter => 0.5)",
+    "cache_set(%s, 'k' || n, %s, %s, '{a}', jitter => 0.5)",
+    "cache_set_many(%s, ARRAY['k' || n], ARRAY[%s]::jsonb[], %s, 0.5)",
+)
+
+
+@pytest.mark.parametrize("ttl", ["10 minutes", None])
+@pytest.mark.parametrize("call", JITTERED)
+@pytest.mark.parametrize("type", ["store", "llm", "embedding"])
+def test_jitter_shortens_the_ttl_at_random(shared: Session, type: str, call: str, ttl: str | None) -> None:
+    shared.set_clock("2030-01-01 00:00:00+00")
+    shared("SELECT cache_clear(%s)", type)
+    longest = timedelta(minutes=10) if ttl else shared("SELECT ttl FROM cache_stats WHERE type = %s", type)
+    shared(f"SELECT count({call}) FROM generate_series(1, 100) n", type, VALUES.get(type, ["1"])[0], ttl)
+    left = shared("SELECT array_agg(cache_ttl(%s, k)) FROM cache_keys(%s) k", type, type)
+    assert len(left) == 100
+    assert len(set(left)) > 90
+    assert longest / 2 <= min(left) < longest * 0.7
+    assert longest * 0.8 < max(left) <= longest
+
+
+def test_jitter_of_a_whole_batch(shared: Session) -> None:
+    shared("SELECT cache_clear('store')")
+    entries = "(SELECT jsonb_object_agg(n, n) FROM generate_series(1, 100) n)"
+    shared(f"SELECT cache_set_many_json('store', {entries}, '1 hour', 1)")
+    assert shared("SELECT count(DISTINCT cache_ttl('store', k)) FROM cache_keys('store') k") > 90
+
+
+def test_what_never_expires_has_no_jitter(shared: Session) -> None:
+    shared("SELECT cache_set('phash', 'k', '{\"phash\": \"f\"}', jitter => 1)")
+    assert shared("SELECT cache_exists('phash', 'k')")
+    assert shared("SELECT cache_ttl('phash', 'k')") is None
+
+
+@pytest.mark.parametrize("jitter", ["-0.1", "1.01", "'NaN'", "'Infinity'"])
+def test_a_jitter_that_is_no_share(shared: Session, jitter: str) -> None:
+    for call in (
+        f"cache_set('store', 'j', '1', jitter => {jitter})",
+        f"cache_set('store', 'j', '1', tags => '{{a}}', jitter => {jitter})",
+        f"cache_set_many('store', '{{j}}', '{{1}}', jitter => {jitter})",
+        f"cache_set_many_json('store', '{{\"j\": 1}}', jitter => {jitter})",
+    ):
+        with refused("PC003", "a share from 0 to 1"):
+            shared(f"SELECT {call}")
+    assert not shared("SELECT cache_exists('store', 'j')")

@@ -91,6 +91,8 @@ VECTOR = "[0.12345671,-1e-7,123456789]"
 CALLS = [
     "cache_set('store', 'k', '{\"a\": [1.50, 1e20, \"x\", null]}', '1 hour')",
     "cache_set('store', 'it''s', '\"x\"')",
+    "cache_set('store', 'k', '{\"a\": [1.50, 1e20, \"x\", null]}', '1 hour', jitter => 0.5)",
+    "cache_set('store', 'k', '1', jitter => 1.5)",
     "cache_add('store', 'k', '1')",
     "cache_add('store', 'new', '2')",
     "cache_get('store', 'k')",
@@ -265,7 +267,7 @@ def test_the_calls_do_what_they_should(expected: dict[str, Any]) -> None:
     """Spot checks, so that it is not two times the same failure that is compared."""
     sqlstates = {call: result for call, result in expected.items() if re.fullmatch(r"[0-9A-Z]{5}", str(result))}
     assert all(sqlstate.startswith("PC") for sqlstate in sqlstates.values()), sqlstates
-    assert len(sqlstates) == 17
+    assert len(sqlstates) == 18
 
     assert expected[f"cache_get_vector_search('{VECTOR}', '{{\"a\": [null], \"b\": 1}}', 5, 'u')"] == [{"doc": "A"}]
 

@@ -203,7 +203,7 @@ class AsyncOnce(Generic[T]):
             if not tags and fetched.token is None:
                 return await cache._run(calls.SET, self._type, self._key, text, ttl)
             tags_text = wire.array(tags) if tags else None
-            return await cache._run(calls.SET_FRESH, self._type, self._key, text, ttl, tags_text, fetched.token)
+            return await cache._run(calls.SET_FRESH, self._type, self._key, text, ttl, tags_text, fetched.token, None)
         return False
 
     async def _give_back(self, fetched: Fetch, *, hold: bool = False) -> bool:

@@ -64,14 +64,17 @@ class Cache(TypedCaches):
         *,
         tags: Iterable[str] | None = None,
         token: int | None = None,
+        jitter: float | None = None,
     ) -> bool:
         """Cache a value, anything that is JSON; True if it was stored, False if the type is disabled.
 
         ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
         tags: what it depends on, see invalidate_tags. token: that of fetch; the value is then stored only if nothing
-        has changed since, neither the entry nor what its tags stand for, else the result is False.
+        has changed since, neither the entry nor what its tags stand for, else the result is False. jitter: by which
+        share of it, at random from 0 to this, the ttl is shortened (such as 0.1), so that what is stored together does
+        not expire together.
         """
-        if tags is None and token is None:
+        if tags is None and token is None and jitter is None:
             return self._run(calls.SET, type, key, wire.json_text(value), wire.interval(ttl))
         return self._run(
             calls.SET_FRESH,
@@ -81,6 +84,7 @@ class Cache(TypedCaches):
             wire.interval(ttl),
             None if tags is None else wire.array(tags),
             wire.number(token),
+            wire.fraction(jitter),
         )
 
     def add(self, type: str, key: str, value: Any, ttl: TTL = None) -> bool:
@@ -136,9 +140,12 @@ class Cache(TypedCaches):
         found = self._run(calls.GET_MANY, type, wire.array(keys))
         return {key: found[key] for key in keys if key in found}
 
-    def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
-        """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
-        return self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl))
+    def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None, *, jitter: float | None = None) -> int:
+        """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored.
+
+        ttl, jitter: as in set, of each entry.
+        """
+        return self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl), wire.fraction(jitter))
 
     def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:
         """Remove many entries; returns how many live ones there were. soft: as in delete."""

@@ -204,7 +204,7 @@ class Once(Generic[T]):
             if not tags and fetched.token is None:
                 return cache._run(calls.SET, self._type, self._key, text, ttl)
             tags_text = wire.array(tags) if tags else None
-            return cache._run(calls.SET_FRESH, self._type, self._key, text, ttl, tags_text, fetched.token)
+            return cache._run(calls.SET_FRESH, self._type, self._key, text, ttl, tags_text, fetched.token, None)
         return False
 
     def _give_back(self, fetched: Fetch, *, hold: bool = False) -> bool:

@@ -147,9 +147,11 @@ class AsyncHybridCache(AsyncCache):
             return await super().get_many(type, keys)
         return await self._read_many(type, names)
 
-    async def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None) -> int:
+    async def set_many(
+        self, type: str, values: Mapping[str, Any], ttl: TTL = None, *, jitter: float | None = None
+    ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
-        stored = await super().set_many(type, values, ttl)
+        stored = await super().set_many(type, values, ttl, jitter=jitter)
         await self._changed(type, values)
         return stored
 
