@@ -262,7 +262,9 @@ begin
     end if;
     if token is not null then
         leased := end_lease(type, tenant, key, token);
-        if leased.token is null or leased.claimed_at < clock_timestamp() - longest_lease() then
+        if leased.token is null or leased.claimed_at < clock_timestamp() - longest_lease()
+            or is_ahead(pg_snapshot_xmax(leased.seen))
+        then
             return false;
         end if;
         depends_on := tags_with_groups(leased.tags || depends_on);
@@ -334,7 +336,8 @@ $$;
 comment on function pgcache_internal.end_lease(text, text, text, bigint) is
 'Ends a lease, once who may be deleting it has committed or rolled back, and returns it; NULLs if it is void.';
 
--- A snapshot does not tell about the own transaction: there the time does.
+-- A snapshot does not tell about the own transaction, nor about those of the server from which a row was dumped: there
+-- the time does.
 create or replace function pgcache_internal.has_changed(
     type text, tenant text, key text, tags text[], leased leases
 ) returns boolean
@@ -355,7 +358,7 @@ begin
         )
         and b.scope = any(array['*', '=' || tenant])
         and case
-            when coalesce(b.last_xid, b.xid) = own then b.bumped_at >= leased.claimed_at
+            when coalesce(b.last_xid, b.xid) = own or is_ahead(b.xid) then b.bumped_at >= leased.claimed_at
             -- Some of them may be in a transaction that the snapshot does not show: if so, it is not older than that.
             when b.last_xid is not null then b.last_xid >= pg_snapshot_xmin(leased.seen)
             else not pg_visible_in_snapshot(b.xid, leased.seen)

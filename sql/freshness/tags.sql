@@ -164,6 +164,16 @@ comment on function pgcache.cache_invalidate_tags(text[]) is
 ' current tenant; of all, if pgcache.tenant is not set and the caller may see all. doc:* is all tags that begin with'
 ' doc: . To the transaction itself they are misses at once. Errors: PC002 for NULL, PC013 what cannot be a tag, 25006.';
 
+create or replace function pgcache_internal.is_ahead(xid xid8) returns boolean
+language sql stable parallel safe  -- not pinned: inlined
+as $$
+    select xid operator(pg_catalog.>) pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+$$;
+
+comment on function pgcache_internal.is_ahead(xid8) is
+'Whether a transaction, or the end of a snapshot, that can be seen here is not of this server: what has it was dumped'
+' on another one, whose transactions have higher numbers.';
+
 -- Upkeep.
 
 -- Of one scope only where it is not upkeep that folds: what others invalidate is no matter of the caller's.
@@ -220,6 +230,7 @@ as $$
 declare
     removed bigint := 0;
 begin
+    update tag_bumps b set xid = pg_current_xact_id(), last_xid = null where is_ahead(b.xid) or is_ahead(b.last_xid);
     delete from leases l
     where l.claimed_at < clock_timestamp() - longest_lease() and l.deadline < cache_now() - longest_lease();
     if exists (select from tag_bumps b where b.folded_at < clock_timestamp() - 2 * longest_lease()) then
@@ -245,4 +256,5 @@ end
 $$;
 
 comment on function pgcache_internal.prune_bumps() is
-'Removes bumps of tags that no entry has, and leases long over; returns how many bumps.';
+'Removes bumps of tags that no entry has, and leases long over; returns how many bumps. Those that were dumped on'
+' another server count as of now.';

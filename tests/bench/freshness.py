@@ -40,6 +40,8 @@ def freshness(bench: Bench) -> Iterator[Result]:
         yield from calls(bench, database)
     with bench.database("freshness") as database:
         yield from invalidations(bench, database)
+    with bench.database("freshness") as database:
+        yield from watches(bench, database)
 
 
 def gets(bench: Bench, database: Database) -> Iterator[Result]:
@@ -194,3 +196,37 @@ def invalidations(bench: Bench, database: Database) -> Iterator[Result]:
         rounds=bench.rounds,
         warm_up=False,
     )
+
+
+def watches(bench: Bench, database: Database) -> Iterator[Result]:
+    """What a watch costs those who write the table. 100,000 rows of some 100 bytes."""
+    for table in ("plain", "watched"):
+        database.run(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, title text, views int NOT NULL DEFAULT 0)",
+            f"INSERT INTO {table} SELECT i, repeat('title ', 12) FROM generate_series(1, 100000) i",
+        )
+    database.run("SELECT pgcache.cache_watch('watched', 'doc:{id}')")
+    database.settle()
+
+    def one(table: str) -> Arm:
+        script = f"\\set id random(1, 100000)\nUPDATE {table} SET views = views + 1 WHERE id = :id;\n"
+        return waiting(database, script, bench.seconds)
+
+    def many(table: str) -> Arm:
+        def measured() -> Sample:
+            first = 1 + 10_000 * (next(NUMBERS) % 10)
+            started = perf_counter()
+            database.run(f"UPDATE {table} SET views = views + 1 WHERE id BETWEEN {first} AND {first + 9999}")
+            return Sample((perf_counter() - started) * 1000)
+
+        return measured
+
+    for name, unit, arm, at_most in (("1 row", "µs", one, 1.3), ("10,000 rows", "ms", many, 1.1)):
+        yield compare(
+            f"UPDATE of {name} of a table",
+            unit,
+            {"not watched": arm("plain"), "watched": arm("watched")},
+            reference="not watched",
+            targets=[Target("watched", at_most=at_most, of="not watched")],
+            rounds=bench.rounds,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -395,6 +395,39 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
     assert install(empty_dsn).action == "current"
     assert fetch(empty_dsn, "SELECT cache_set('orders', 'o', '8')") is True
     assert fetch(empty_dsn, "SELECT cache_get('orders', 'o')") == 8
+
+
+@pytest.mark.parametrize("options", [(), ("-x",), ("--inserts", "--quote-all-identifiers")])
+def test_watches_and_tags_in_a_dump(dsn: str, empty_dsn: str, programs: Path, options: Sequence[str]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute('CREATE SCHEMA "Mine"')
+        connection.execute('CREATE TABLE "Mine"."The docs" (id int PRIMARY KEY, "a {b" text)')
+        connection.execute("CREATE TABLE parts (id int) PARTITION BY LIST (id)")
+        connection.execute("CREATE TABLE part PARTITION OF parts FOR VALUES IN (1, 2)")
+        connection.execute('INSERT INTO "Mine"."The docs" VALUES (1), (2)')
+        connection.execute("SELECT pgcache.cache_watch('\"Mine\".\"The docs\"', 'doc:{id}', '{\"a {b\"}')")
+        connection.execute("SELECT pgcache.cache_watch('parts', 'part:{id}')")
+        connection.execute("SELECT pgcache.cache_invalidate_tags('doc:1')")
+        for key, tag in (("one", "doc:1"), ("two", "doc:2"), ("old", "doc:3"), ("part", "part:1")):
+            connection.execute("SELECT pgcache.cache_set('store', %s, '1', '30 days', ARRAY[%s])", [key, tag])
+        connection.execute("SELECT pgcache.cache_invalidate_tags('doc:3')")
+    psql(programs, empty_dsn, stdin=dumped(programs, dsn, *options))
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+
+        def hits() -> set[str]:
+            keys = connection.execute("SELECT k FROM unnest('{one,two,old,part}'::text[]) k").fetchall()
+            get = "SELECT pgcache.cache_get('store', %s) IS NOT NULL"
+            return {key for (key,) in keys if connection.execute(get, [key]).fetchone() == (True,)}
+
+        assert hits() == {"one", "two", "part"}
+        assert install(empty_dsn, cron=False).action == ("repaired" if "-x" in options else "current")
+        connection.execute("CALL pgcache.cache_upkeep()")
+        assert connection.execute("SELECT array_agg(DISTINCT state) FROM pgcache.cache_watches").fetchone() == (["ok"],)
+        assert hits() == {"one", "two", "part"}
+        connection.execute('UPDATE "Mine"."The docs" SET "a {b" = 1 WHERE id = 1')
+        assert hits() == {"two", "part"}
+        connection.execute("INSERT INTO part VALUES (1)")
+        assert hits() == {"two"}
 
 
 @pytest.mark.once

@@ -432,3 +432,30 @@ def test_sql_for_a_schema_that_has_changed_meanwhile(ask: Session) -> None:
     ask("SELECT cache_invalidate_schema('v1')")
     value = '{"prompt_text": "p", "model": "m", "schema_version": "v1", "generated_sql": "SELECT 1"}'
     assert ask("SELECT cache_set('ai_worker', 'k', %s, token => %s)", value, token) is False
+
+
+AHEAD = "(pg_current_xact_id()::text::bigint + 1000000000)::text::xid8"
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_bumps_of_another_server_refuse_no_token(ask: Session, folded: bool) -> None:
+    """Restored where the numbers of transactions are lower, they seem to be of transactions that have not begun."""
+    ask("SELECT cache_invalidate_tags('doc:1')")
+    ask(f"UPDATE pgcache_internal.tag_bumps SET xid = {AHEAD}, bumped_at = bumped_at - interval '1 day'")
+    if folded:
+        ask("UPDATE pgcache_internal.tag_bumps SET last_xid = xid, folded_at = bumped_at")
+    token = ask("SELECT token FROM cache_fetch('store', 'k', '{doc:1}')")
+    assert ask("SELECT cache_set('store', 'k', '1', token => %s)", token) is True
+    assert ask("SELECT cache_get('store', 'k')") == 1
+    ask("SELECT cache_delete('store', 'k')")
+    token = ask("SELECT token FROM cache_fetch('store', 'k', '{doc:1}')")
+    ask("SELECT cache_invalidate_tags('doc:1')")
+    assert ask("SELECT cache_set('store', 'k', '1', token => %s)", token) is False
+    ask("CALL cache_upkeep()")
+    assert ask(f"SELECT count(*) FROM pgcache_internal.tag_bumps WHERE greatest(xid, last_xid) >= {AHEAD}") == 0
+
+
+def test_a_token_of_another_server_is_void(ask: Session) -> None:
+    token = ask("SELECT token FROM cache_fetch('store', 'k')")
+    ask("UPDATE pgcache_internal.leases SET seen = format('%1$s:%1$s:', " + AHEAD + ")::pg_snapshot")
+    assert ask("SELECT cache_set('store', 'k', '1', token => %s)", token) is False
