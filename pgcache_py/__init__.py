@@ -9,7 +9,7 @@ from .client._sync.cache import Cache
 from .client.calls import Entry, Explanation, Forgotten, Removed
 from .client.terms import Computed, Fetched
 from .client.typed_calls import Audio, Skip
-from .client.wire import MISS
+from .client.wire import MISS, NEVER
 from .errors import (
     AbortedTransactionError,
     BrokenError,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISS",
+    "NEVER",
     "AbortedTransactionError",
     "AsyncCache",
     "Audio",

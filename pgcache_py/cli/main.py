@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from .. import environment
+from ..client.wire import interval
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.adopt import Adopted, adopt
@@ -172,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("type")
     added.add_argument("key")
     added.add_argument("value", help=f"JSON, so a text needs its own quotes: '\"text\"'; {STDIN} is standard input")
-    added.add_argument("--ttl", help="seconds, or an interval such as '5 minutes' (default: the type's)")
+    added.add_argument("--ttl", help="seconds, an interval such as '5 minutes', or never (default: the type's)")
     added = command(_delete_command, server, entries)
     added.add_argument("type")
     added.add_argument("key")
@@ -497,7 +498,7 @@ def _set_command(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise PgcacheError(f"the value is no JSON: {error}", hint="A text needs its own quotes: '\"text\"'") from None
     call = "SELECT pgcache.cache_set(%s, %s, %s::jsonb, %s::interval)"
-    if not _called(options, call, options.type, options.key, value, options.ttl):
+    if not _called(options, call, options.type, options.key, value, interval(options.ttl)):
         raise PgcacheError("not stored", hint="The type is disabled, see SELECT * FROM cache_stats.")
     print("stored")
     return 0

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..client.wire import interval
 from ..errors import InvalidValueError
 from ..setup.session import Connection
 
 FORM = """\
 A line is a JSON object: {"type": "store", "key": "k", "value": [1]}, with "ttl" (seconds, or a text such as
-"5 minutes") and "tenant" if wanted. Instead of the key it may have what the key of a typed cache is made of:
+"5 minutes" or "never") and "tenant" if wanted. Instead of the key it may have what the key of a typed cache is made of:
 
     llm            prompt, model, context, provider    value: response, tokens_used
     embedding      text, model                         value: embedding
@@ -138,7 +139,7 @@ def entry(number: int, text: str, folder: Path, typed: Mapping[str, Shape]) -> E
         raise InvalidValueError(f'unknown field "{min(unknown)}"', hint=f"{kind} has {', '.join(sorted(known))}")
     ttl = fields.get("ttl")
     if isinstance(ttl, bool) or not isinstance(ttl, str | int | float | None):
-        raise InvalidValueError("ttl must be a text such as '5 minutes', or a number of seconds")
+        raise InvalidValueError("ttl must be a text such as '5 minutes', a number of seconds, or 'never'")
     if shape:
         if shape.bare and "value" in fields and not isinstance(fields["value"], dict):
             fields["value"] = {shape.bare: fields["value"]}
@@ -154,7 +155,7 @@ def entry(number: int, text: str, folder: Path, typed: Mapping[str, Shape]) -> E
         number,
         kind,
         _text(fields, "tenant", ""),
-        None if ttl is None else str(ttl),
+        interval(ttl) if isinstance(ttl, str) else None if ttl is None else str(ttl),
         shape.call if shape else SET_MANY,
         arguments,
     )

@@ -239,6 +239,11 @@ def _reasons(result: PGresult, encoding: str) -> list[tuple[str, str]]:
     ]
 
 
+def explained(place: Place, reasons: list[tuple[str, str]]) -> Explanation:
+    (outcome, cause), *notes = reasons
+    return Explanation(place.type, place.key, outcome == "hit", cause, tuple(note for _, note in notes))
+
+
 class Fetch(NamedTuple):
     """What client_fetch says. token: as text. held_since: when who is busy began, as PostgreSQL writes it."""
 

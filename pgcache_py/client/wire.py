@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TTL: TypeAlias = float | timedelta | str | None
-"""A time to live: seconds, a timedelta, an interval as PostgreSQL writes it ('5 minutes'); None: the type's default."""
+"""A time to live: seconds, a timedelta, an interval as PostgreSQL writes it ('5 minutes'), NEVER; None: the type's."""
+NEVER: Final = math.inf
+"""The time to live of what never expires, whatever its type's is. As a text: "never"."""
+_NEVER_IN_SQL = "2147483647 months"  # cache_never()
 Params: TypeAlias = tuple[str | bytes | None, ...]
 Row: TypeAlias = dict[str, Any]
 Array: TypeAlias = "Sequence[float] | NDArray[Any]"
@@ -175,6 +178,8 @@ def json_value(text: str) -> tuple[Any, int]:
 
 def interval(ttl: TTL) -> str | None:
     """The text of a time to live. Whether it is positive is the server's to say."""
+    if ttl in (NEVER, "never", "infinity"):
+        return _NEVER_IN_SQL
     if ttl is None or isinstance(ttl, str):
         return ttl
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
@@ -207,10 +212,26 @@ def _quoted(item: str | None) -> str:
 
 def json_object(values: Mapping[str, object]) -> str:
     """JSON text of an object whose keys are those of entries."""
+    _check_keys(values)
+    return json_text(dict(values))
+
+
+def json_entries(values: Mapping[str, object], ttls: Mapping[str, TTL]) -> str:
+    """JSON text of entries, some of which have a time to live of their own."""
+    _check_keys(values)
+    texts = {key: interval(ttl) for key, ttl in ttls.items()}
+    return json_text(
+        [
+            {"key": key, "value": value} | ({"ttl": texts[key]} if texts.get(key) else {})
+            for key, value in values.items()
+        ]
+    )
+
+
+def _check_keys(values: Mapping[str, object]) -> None:
     for key in values:
         if not isinstance(key, str):
             raise TypeError(f"expected str, not {type(key).__name__}: {key!r}")
-    return json_text(dict(values))
 
 
 def number(value: int | None) -> str | None:

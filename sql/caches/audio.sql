@@ -31,7 +31,7 @@ begin
     select
         scope, key, audio_data, format,
         case when fits then duration_ms end, case when fits then sample_rate end, case when fits then channels end,
-        voice, moment, moment operator(pg_catalog.+) coalesce(ttl, pgcache_internal.type_ttl('audio')), moment,
+        voice, moment, pgcache_internal.expires_at(moment, ttl, pgcache_internal.type_ttl('audio')), moment,
         pgcache_internal.type_hit_weight('audio')
     where pgcache_internal.may_write('audio', key, ttl, scope) and fits
     on conflict on constraint cache_audio_chunks_pkey do update

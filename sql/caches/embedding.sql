@@ -27,7 +27,7 @@ begin
     )
     select
         scope, key, vector, model,
-        moment, moment operator(pg_catalog.+) coalesce(ttl, pgcache_internal.type_ttl('embedding')), moment,
+        moment, pgcache_internal.expires_at(moment, ttl, pgcache_internal.type_ttl('embedding')), moment,
         pgcache_internal.type_hit_weight('embedding')
     where pgcache_internal.may_write('embedding', key, ttl, scope)
         and vector is not null

@@ -200,7 +200,9 @@ declare
     registered constant types := check_type(type);
     moment constant timestamptz := cache_now();
     expires constant timestamptz := expiry(moment, ttl, registered.ttl);
-    spread constant interval := coalesce(coalesce(ttl, registered.ttl) * check_jitter(jitter), '0');
+    spread constant interval := case
+        when check_jitter(jitter) > 0 and expires is not null then coalesce(ttl, registered.ttl) * jitter else '0'
+    end;
     misfit jsonb;
     stored bigint;
 begin
@@ -300,11 +302,13 @@ begin
         from jsonb_array_elements(entries) e group by 1
     loop
         begin
-            ttl := same_ttl.ttl::interval;
+            ttl := case
+                when same_ttl.ttl in ('never', 'infinity') then cache_never() else same_ttl.ttl::interval
+            end;
         exception when data_exception then
             raise exception using errcode = 'PC003',
                 message = format('%L is not a TTL', same_ttl.ttl),
-                hint = 'A TTL is an interval such as "5 minutes", or "3600" for seconds.';
+                hint = 'A TTL is an interval such as "5 minutes", or "3600" for seconds, or "never".';
         end;
         stored := stored + cache_set_many(type, same_ttl.keys, same_ttl.values, ttl);
     end loop;
@@ -314,4 +318,4 @@ $$;
 
 comment on function pgcache.cache_warm(text, jsonb) is
 'Stores the entries of a JSON array, [{"key": "a", "value": 1, "ttl": "5 minutes"}, ...], all or none, and returns how'
-' many. ttl, if it is there: an interval, or a number of seconds. Errors: PC004 another form; as cache_set.';
+' many. ttl, if it is there: an interval, a number of seconds, or never. Errors: PC004 another form; as cache_set.';

@@ -103,7 +103,7 @@ $frame$, $branch$type operator(pg_catalog.=) '@type' then
         insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
         select
             scope, key, @given,
-            moment, moment operator(pg_catalog.+) coalesce(ttl, pgcache_internal.type_ttl('@type')), moment,
+            moment, pgcache_internal.expires_at(moment, ttl, pgcache_internal.type_ttl('@type')), moment,
             pgcache_internal.type_hit_weight('@type')
         where pgcache_internal.may_write('@type', key, ttl, scope) and @fits
         on conflict on constraint @pkey do update
@@ -179,11 +179,34 @@ comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval
 'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003,'
 ' PC004.';
 
+create or replace function pgcache.cache_never() returns interval
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select pg_catalog.make_interval(months => 2147483647) $$;
+
+comment on function pgcache.cache_never() is
+'The ttl with which an entry never expires, whatever the type''s is: the longest interval that there is. From'
+' PostgreSQL 17 on ''infinity'' is one, too.';
+
+create or replace function pgcache_internal.expires_at(
+    moment timestamptz, ttl interval, default_ttl interval
+) returns timestamptz
+language sql stable parallel safe  -- not pinned: inlined
+as $$
+    select case
+        when ttl operator(pg_catalog.>=) pgcache.cache_never() then null
+        else moment operator(pg_catalog.+) coalesce(ttl, default_ttl)
+    end
+$$;
+
+comment on function pgcache_internal.expires_at(timestamptz, interval, interval) is
+'When an entry written at moment expires: after ttl, else after the default; NULL = never.';
+
 create or replace function pgcache_internal.is_ttl(ttl interval) returns boolean
 language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select ttl is null
         or ttl operator(pg_catalog.>) interval '0' and ttl operator(pg_catalog.<) interval '10000 years'
+        or ttl operator(pg_catalog.>=) pgcache.cache_never()
 $$;
 
 comment on function pgcache_internal.is_ttl(interval) is
@@ -203,10 +226,11 @@ language plpgsql volatile parallel restricted security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
+    perform check_jitter(jitter);
     return case
-        -- What is no TTL is refused later.
-        when is_ttl(ttl) then coalesce(ttl, (check_type(type)).ttl) * (1 - check_jitter(jitter) * random())
-        else ttl
+        when ttl is null or is_ttl(ttl) and ttl < cache_never()
+            then coalesce(ttl, (check_type(type)).ttl) * (1 - jitter * random())
+        else ttl  -- which is refused later, unless it is never
     end;
 end
 $$;
@@ -238,12 +262,12 @@ language plpgsql immutable parallel safe  -- not pinned: hot path
 as $$
 begin
     if pgcache_internal.is_ttl(ttl) then
-        return moment + coalesce(ttl, default_ttl);
+        return pgcache_internal.expires_at(moment, ttl, default_ttl);
     end if;
     raise exception using errcode = 'PC003',
         message = pg_catalog.format('a TTL of %L is not possible', ttl),
         hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds);'
-            ' NULL means the type''s default, cache_persist makes an entry permanent, cache_delete removes it.';
+            ' NULL means the type''s default, cache_never() that it never expires; cache_delete removes an entry.';
 end
 $$;
 

@@ -10,7 +10,9 @@ declare
 begin
     perform take_turn();
     registered := check_type(type);
-    perform expiry('epoch', ttl, null);
+    if ttl is not null then
+        perform check_duration('ttl', ttl, interval '1 millisecond', interval '1000 years');
+    end if;
     insert into hot_types as h (type, ttl)
     values (type, coalesce(ttl, registered.hot_ttl))
     on conflict on constraint hot_types_pkey do update set ttl = coalesce(cache_hot_on.ttl, h.ttl);

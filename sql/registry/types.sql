@@ -183,7 +183,7 @@ begin
     values (
         type, check_fields(fields),
         create_entry_table(relation, type, fields, durable, format('Entries of the cache type %s.', type)),
-        ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled
+        case when ttl < cache_never() then ttl end, max_entries, max_bytes, eviction, hit_tracking, durable, enabled
     );
     perform prepare_type(type), compile_types();
     perform give_rights(r.role) from roles_with_access() r where r.tables;
@@ -295,6 +295,7 @@ begin
     set ttl = case
             when 'ttl' = any(reset) then null
             when cache_configure.tier is not null then cache_tier(cache_configure.tier)
+            when cache_configure.ttl >= cache_never() then null
             else coalesce(cache_configure.ttl, t.ttl)
         end,
         tier = case when 'ttl' = any(given || reset) then cache_configure.tier else t.tier end,

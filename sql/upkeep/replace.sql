@@ -61,7 +61,7 @@ $frame$, $branch$type = '@type' then
         update @table t
         set (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight) = row(
             tenant, key, @given,
-            moment, moment + coalesce(ttl, type_ttl('@type')), moment, type_hit_weight('@type')
+            moment, expires_at(moment, ttl, type_ttl('@type')), moment, type_hit_weight('@type')
         ), id = default, hit_count = default, version = default,
             cache_tags = default, cache_epoch = default, cache_stale_until = default, cache_compute_ms = default
         from victim v

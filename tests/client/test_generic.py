@@ -11,6 +11,7 @@ import pytest
 
 from pgcache_py import (
     MISS,
+    NEVER,
     Cache,
     Forgotten,
     InvalidKeyError,
@@ -176,6 +177,49 @@ def test_jitter_shortens_the_ttl(cache: Any) -> None:
         cache.set("store", "k", 1, jitter=2)
     with pytest.raises(TypeError):
         cache.set("store", "k", 1, jitter="0.5")
+
+
+def test_a_ttl_of_never(cache: Any) -> None:
+    for never in (NEVER, "never", "infinity", float("inf")):
+        assert cache.set("store", "set", 1, ttl=never)
+        assert cache.set_many("store", {"many": 1}, ttl=never) == 1
+        cache.delete("store", "add")
+        assert cache.add("store", "add", 1, ttl=never)
+        cache.set("store", "touched", 1, ttl=1)
+        assert cache.touch("store", "touched", ttl=never)
+        cache.delete("store", "incr")
+        assert cache.incr("store", "incr", ttl=never) == 1
+        for key in ("set", "many", "add", "touched", "incr"):
+            assert cache.entry("store", key).expires_at is None, key
+    for ttl in (float("nan"), -float("inf")):
+        with pytest.raises(InvalidTTLError):
+            cache.set("store", "set", 1, ttl=ttl)
+
+
+def test_a_ttl_for_each_of_many(cache: Any) -> None:
+    ttls = {"short": 60, "long": timedelta(days=2), "never": NEVER, "none": None, "other": 5}
+    assert cache.set_many("store", {"short": 1, "long": [2], "never": None, "none": "x", "absent": 5}, ttls) == 5
+    assert cache.get_many("store", ["short", "long", "never", "none"]) == {
+        "short": 1,
+        "long": [2],
+        "never": None,
+        "none": "x",
+    }
+    left = {key: cache.ttl("store", key) for key in ("short", "long", "never", "none", "absent")}
+    assert left.pop("never") is None
+    assert {key: round(duration.total_seconds() / 60) for key, duration in left.items()} == {
+        "short": 1,
+        "long": 2880,
+        "none": 60,
+        "absent": 60,
+    }
+    with pytest.raises(TypeError):
+        cache.set_many("store", {1: 1}, {"a": 1})
+    with pytest.raises(ValueError, match="jitter"):
+        cache.set_many("store", {"a": 1}, {"a": 1}, jitter=0.1)
+    with pytest.raises(InvalidTTLError):
+        cache.set_many("store", {"a": 1, "b": 2}, {"a": -1})
+    assert not cache.exists("store", "b")
 
 
 def test_explain_tells_why(world: Any, dsn: str) -> None:

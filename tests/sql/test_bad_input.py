@@ -155,9 +155,8 @@ def test_ttl(shared: Session, call: str) -> None:
         with refused("PC003", "positive interval"):
             shared(f"SELECT {call}".format(ttl=ttl))
     if shared.connection.info.server_version >= 170000:
-        for ttl in ("'infinity'", "'-infinity'"):
-            with refused("PC003", "positive interval"):
-                shared(f"SELECT {call}".format(ttl=ttl))
+        with refused("PC003", "positive interval"):
+            shared(f"SELECT {call}".format(ttl="'-infinity'"))
 
 
 SETS = ("cache_set(%s, 'k', %s)", "cache_add(%s, 'k', %s)", "cache_set_many(%s, '{k}', ARRAY[%s::jsonb])")

@@ -315,3 +315,52 @@ def test_a_jitter_that_is_no_share(shared: Session, jitter: str) -> None:
         with refused("PC003", "a share from 0 to 1"):
             shared(f"SELECT {call}")
     assert not shared("SELECT cache_exists('store', 'j')")
+
+
+NEVER_EXPIRES = [
+    "cache_set('store', 'k', '1', {never})",
+    "cache_set('store', 'k', '1', {never}, '{{a}}', jitter => 0.5)",
+    "cache_set('llm', 'k', '{{\"response\": \"r\"}}', {never}, jitter => 0.5)",
+    "cache_set('embedding', 'k', '{{\"embedding\": [1]}}', {never})",
+    'cache_set(\'audio\', \'k\', \'{{"audio_data": "", "format": "f"}}\', {never})',
+    "cache_add('store', 'k', '1', {never})",
+    "cache_incr('store', 'k', 1, {never})",
+    "cache_set_many('store', '{{k}}', '{{1}}', {never}, 0.5)",
+    "cache_set_many_json('store', '{{\"k\": 1}}', {never})",
+    'cache_warm(\'store\', \'[{{"key": "k", "value": 1, "ttl": "never"}}]\')',
+    'cache_warm(\'store\', \'[{{"key": "k", "value": 1, "ttl": "infinity"}}]\')',
+    "cache_set('store', 'k', '1') AND cache_touch('store', 'k', {never})",
+]
+
+
+@pytest.mark.parametrize("call", NEVER_EXPIRES)
+def test_a_ttl_of_never(shared: Session, call: str) -> None:
+    spellings = ["cache_never()", "'2147483647 months'"]
+    if shared.connection.info.server_version >= 170000:
+        spellings.append("'infinity'")
+    type = next(type for type in ("llm", "embedding", "audio", "store") if f"'{type}'" in call)
+    for never in spellings:
+        shared("SELECT cache_delete(%s, 'k')", type)
+        shared(f"SELECT {call}".format(never=never))
+        assert shared("SELECT cache_exists(%s, 'k')", type)
+        assert shared("SELECT expires_at FROM cache_entry(%s, 'k')", type) is None
+        shared("SELECT cache_set('store', 'k', '1')")
+
+
+def test_a_type_whose_entries_never_expire(ask: Session) -> None:
+    ask("SELECT cache_create_type('mine', ttl => cache_never())")
+    assert ask("SELECT ttl FROM cache_stats WHERE type = 'mine'") is None
+    ask("SELECT cache_set('mine', 'k', '1')")
+    assert ask("SELECT expires_at FROM cache_entry('mine', 'k')") is None
+    ask("SELECT cache_configure('store', ttl => cache_never())")
+    ask("SELECT cache_set('store', 'k', '1')")
+    assert ask("SELECT expires_at FROM cache_entry('store', 'k')") is None
+    with refused("PC003"):
+        ask("SELECT cache_hot_on('store', cache_never())")
+
+
+def test_a_counter_that_was_never_to_expire_keeps_to_that(ask: Session) -> None:
+    ask("SELECT cache_incr('store', 'k', 1, cache_never()), cache_incr('store', 'k')")
+    assert ask("SELECT expires_at FROM cache_entry('store', 'k')") is None
+    ask("SELECT cache_incr('store', 'k', 1, '1 hour')")
+    assert ask("SELECT cache_ttl('store', 'k')") <= timedelta(hours=1)

@@ -91,6 +91,7 @@ VECTOR = "[0.12345671,-1e-7,123456789]"
 CALLS = [
     "cache_set('store', 'k', '{\"a\": [1.50, 1e20, \"x\", null]}', '1 hour')",
     "cache_set('store', 'it''s', '\"x\"')",
+    "cache_set('store', 'it''s', '\"x\"', cache_never())",
     "cache_set('store', 'k', '{\"a\": [1.50, 1e20, \"x\", null]}', '1 hour', jitter => 0.5)",
     "cache_set('store', 'k', '1', jitter => 1.5)",
     "cache_add('store', 'k', '1')",

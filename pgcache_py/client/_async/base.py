@@ -10,7 +10,7 @@ import psycopg
 
 from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
-from ..calls import EXPLAIN, RAISE, Call, Explanation, Place
+from ..calls import RAISE, Call
 from ..failsoft import TIMEOUT, FailSoft, check_timeout
 from ..trace import began, ended
 from ..wire import MISS, Row
@@ -140,11 +140,6 @@ class AsyncBase:
     async def _look(self, type: str, key: str) -> tuple[bool, Any]:
         """Look an entry up where that is cheaper than with a lease: whether it did, and the value, or MISS."""
         return False, MISS
-
-    async def _explain(self, place: Place) -> Explanation:
-        view = self if place.tenant is None else self.for_tenant(place.tenant)
-        (outcome, cause), *notes = await view._run(EXPLAIN, place.type, place.key)
-        return Explanation(place.type, place.key, outcome == "hit", cause, tuple(note for _, note in notes))
 
     async def _report(self, query: str) -> list[Row]:
         try:

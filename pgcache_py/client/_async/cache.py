@@ -10,7 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
-from ..calls import Entry, Explanation, Forgotten, Place
+from ..calls import Entry, Explanation, Forgotten, Place, explained
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle_async
@@ -67,7 +67,8 @@ class AsyncCache(AsyncTypedCaches):
     ) -> bool:
         """Cache a value, anything that is JSON; True if it was stored, False if the type is disabled.
 
-        ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes"; None for the type's default.
+        ttl: how long it lives, in seconds, as a timedelta or as a text like "5 minutes", or NEVER; None for the type's
+        default.
         tags: what it depends on, see invalidate_tags. token: that of fetch; the value is then stored only if nothing
         has changed since, neither the entry nor what its tags stand for, else the result is False. jitter: by which
         share of it, at random from 0 to this, the ttl is shortened (such as 0.1), so that what is stored together does
@@ -122,7 +123,7 @@ class AsyncCache(AsyncTypedCaches):
 
         Counts nothing. Typed caches and cached functions have an explain of their own, which makes the key.
         """
-        return await self._explain(Place(type, key))
+        return explained(Place(type, key), await self._run(calls.EXPLAIN, type, key))
 
     async def delete(self, type: str, key: str, *, soft: bool = False) -> bool:
         """Remove an entry; True if there was a live one. Who computes it now will not store it.
@@ -140,12 +141,16 @@ class AsyncCache(AsyncTypedCaches):
         return {key: found[key] for key in keys if key in found}
 
     async def set_many(
-        self, type: str, values: Mapping[str, Any], ttl: TTL = None, *, jitter: float | None = None
+        self, type: str, values: Mapping[str, Any], ttl: TTL | Mapping[str, TTL] = None, *, jitter: float | None = None
     ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored.
 
-        ttl, jitter: as in set, of each entry.
+        ttl: as in set, of all of them; or of some of them, by key. jitter: as in set, if it is one ttl.
         """
+        if isinstance(ttl, Mapping):
+            if jitter is not None:
+                raise ValueError("jitter goes with one ttl for all")
+            return await self._run(calls.WARM, type, wire.json_entries(values, ttl))
         return await self._run(
             calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl), wire.fraction(jitter)
         )

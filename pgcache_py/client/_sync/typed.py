@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from ...errors import InvalidValueError
 from .. import calls, typed_calls, wire
-from ..calls import Explanation, Place
+from ..calls import Explanation, Place, explained
 from ..failsoft import keeping
 from ..terms import Computed, Form, Terms, plain, terms
 from ..typed_calls import Audio, Skip
@@ -41,7 +41,8 @@ class TypedCache:
         place = calls.located(locate, params)
         if place is None:
             raise InvalidValueError("a get refuses these arguments", hint="Its error says what is wrong with them.")
-        return self._cache._explain(place)
+        view = self._cache if place.tenant is None else self._cache.for_tenant(place.tenant)
+        return explained(place, view._run(calls.EXPLAIN, place.type, place.key))
 
     def _get_or_compute(
         self,

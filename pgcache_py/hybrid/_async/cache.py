@@ -148,7 +148,7 @@ class AsyncHybridCache(AsyncCache):
         return await self._read_many(type, names)
 
     async def set_many(
-        self, type: str, values: Mapping[str, Any], ttl: TTL = None, *, jitter: float | None = None
+        self, type: str, values: Mapping[str, Any], ttl: TTL | Mapping[str, TTL] = None, *, jitter: float | None = None
     ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         stored = await super().set_many(type, values, ttl, jitter=jitter)

@@ -148,7 +148,9 @@ class HybridCache(Cache):
             return super().get_many(type, keys)
         return self._read_many(type, names)
 
-    def set_many(self, type: str, values: Mapping[str, Any], ttl: TTL = None, *, jitter: float | None = None) -> int:
+    def set_many(
+        self, type: str, values: Mapping[str, Any], ttl: TTL | Mapping[str, TTL] = None, *, jitter: float | None = None
+    ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         stored = super().set_many(type, values, ttl, jitter=jitter)
         self._changed(type, values)
