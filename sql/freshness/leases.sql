@@ -269,7 +269,7 @@ begin
         end if;
         depends_on := tags_with_groups(leased.tags || depends_on);
         if deletions_are_pending(leased.seen, had_an_id) then
-            depends_on := depends_on || deletions_of(type, '');
+            depends_on := depends_on || deletions_in(type);
         end if;
         -- First: what commits between the two is then found to have changed, what does so later makes it invalid.
         epoch := tags_epoch(tenant, depends_on);
@@ -350,14 +350,16 @@ declare
     own constant xid8 := pg_current_xact_id_if_assigned();
 begin
     return exists (
-        select from tag_bumps b
-        where (
-            b.tag = any(tags)
-            or b.tag >= deletions_of(type, '') and b.tag < deletions_of(type, chr(1114111))
-                and key like substr(b.tag, length(deletions_of(type, '')) + 1)
-        )
-        and b.scope = any(array['*', '=' || tenant])
-        and case
+        select from (
+            select b.* from tag_bumps b where b.tag = any(tags) and b.scope = any(array['*', '=' || tenant])
+            union all
+            select b.*
+            from unnest(array['*', '=' || tenant]) s (scope)
+            inner join tag_bumps b on b.scope = s.scope
+                and b.tag >= deletions_of(type, s.scope, '') and b.tag < deletions_of(type, s.scope, chr(1114111))
+                and key like substr(b.tag, length(deletions_of(type, s.scope, '')) + 1)
+        ) b
+        where case
             when coalesce(b.last_xid, b.xid) = own or is_ahead(b.xid) then b.bumped_at >= leased.claimed_at
             -- Some of them may be in a transaction that the snapshot does not show: if so, it is not older than that.
             when b.last_xid is not null then b.last_xid >= pg_snapshot_xmin(leased.seen)
@@ -426,15 +428,24 @@ $$;
 comment on function pgcache_internal.void_leases(text, text, text[]) is
 'Voids the leases of entries that are being deleted; until the transaction ends nobody can claim them.';
 
-create or replace function pgcache_internal.deletions_of(type text, pattern text) returns text
+create or replace function pgcache_internal.deletions_in(type text) returns text
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select e'\x01' operator(pg_catalog.||) type $$;
+
+comment on function pgcache_internal.deletions_in(text) is
+'The tag, which no user can write, whose bumps tell that entries of a type have been deleted, many at once.';
+
+-- With the scope in it, as a hash, since it may be long: so those of one scope stand together in the index.
+create or replace function pgcache_internal.deletions_of(type text, scope text, pattern text) returns text
 language sql immutable parallel safe  -- not pinned: inlined
 as $$
-    select e'\x01' operator(pg_catalog.||) type operator(pg_catalog.||) e'\x01' operator(pg_catalog.||) pattern
+    select pgcache_internal.deletions_in(type) operator(pg_catalog.||) e'\x01'
+        operator(pg_catalog.||) pg_catalog.hashtextextended(scope, 0)::text
+        operator(pg_catalog.||) e'\x01' operator(pg_catalog.||) pattern
 $$;
 
-comment on function pgcache_internal.deletions_of(text, text) is
-'The tag, which no user can write, whose bumps tell that the entries of a type whose keys match a LIKE pattern have'
-' been deleted; for '''', that any have.';
+comment on function pgcache_internal.deletions_of(text, text, text) is
+'The tag for the deletion of the entries of a type whose keys match a LIKE pattern, in a scope (see tag_bumps).';
 
 create or replace function pgcache_internal.void_leases_like(type text, scope text, pattern text) returns void
 language plpgsql volatile parallel unsafe
@@ -444,7 +455,7 @@ as $$
 begin
     perform check_writable();
     perform bump_tags(scope, array[
-        deletions_of(type, ''), deletions_of(type, case when octet_length(pattern) <= 1024 then pattern else '%' end)
+        deletions_in(type), deletions_of(type, scope, case when octet_length(pattern) <= 1024 then pattern else '%' end)
     ], 'deletion');
     execute format($sql$
         delete from leases d

@@ -14,10 +14,17 @@ as $$
 declare
     epoch bigint;
 begin
-    select coalesce(pg_catalog.bit_xor(b.salt), 0::bigint) into epoch
-    from pgcache_internal.tag_bumps b
-    where b.tag operator(pg_catalog.=) any(tags)
-        and b.scope operator(pg_catalog.=) any(array['*', '=' operator(pg_catalog.||) tenant]);
+    if tenant operator(pg_catalog.=) '' then  -- between the two is no other scope, so that it takes one look for both
+        select coalesce(pg_catalog.bit_xor(b.salt), 0::bigint) into epoch
+        from pgcache_internal.tag_bumps b
+        where b.tag operator(pg_catalog.=) any(tags)
+            and b.scope operator(pg_catalog.>=) '*' and b.scope operator(pg_catalog.<=) '=';
+    else
+        select coalesce(pg_catalog.bit_xor(b.salt), 0::bigint) into epoch
+        from pgcache_internal.tag_bumps b
+        where b.tag operator(pg_catalog.=) any(tags)
+            and b.scope operator(pg_catalog.=) any(array['*', '=' operator(pg_catalog.||) tenant]);
+    end if;
     return epoch;
 end
 $$;

@@ -53,8 +53,8 @@ create table pgcache_internal.tag_bumps (
     folded_at timestamptz,
     last_xid xid8
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
--- By the tenant first, as the key of leases: so no tenant's calls have to pass over what another one has there.
-create index tag_bumps_scope on pgcache_internal.tag_bumps (scope, tag);
+-- Whoever looks a tag up knows the scope, too: so no tenant's calls have to pass over what another one has there.
+create index tag_bumps_tag on pgcache_internal.tag_bumps (tag, scope);
 comment on table pgcache_internal.tag_bumps is
 'Which tags have been invalidated: a row each time, which upkeep folds. scope: * for the entries of all tenants, = and'
 ' a tenant for those of that one. salt: random; the epoch of a tag is the bitwise XOR of those that one sees. last_xid:'
