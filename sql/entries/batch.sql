@@ -251,6 +251,9 @@ declare
     bytes bigint;
 begin
     if @branches    end if;
+    if tenant_is_limited(type, scope) then
+        perform note_tenant_writes(limit_of(type, scope), stored);
+    end if;
     if stored >= sweep_every then  -- so many that they are due by themselves
         perform note_writes(type, false, bytes, stored);
     else

@@ -25,6 +25,9 @@ begin
     elsif not registered.enabled or registered.eviction = 'none' and not admit(type, key) then
         return null;
     end if;
+    if tenant_is_limited(type, current_tenant()) then
+        perform admit_tenant(type, key, current_tenant());
+    end if;
     begin
         insert into cache_store as t (
             type, tenant, cache_key, data, created_at, expires_at, last_accessed_at, hit_weight

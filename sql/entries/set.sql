@@ -25,8 +25,8 @@ comment on function pgcache.cache_set(text, text, jsonb, interval, text[], bigin
 ' jitter: by what share of it, at random from 0 to this, the ttl is shortened (0 to 1, such as 0.1), so that what is'
 ' stored together does not expire together.'
 ' Errors: PC001 unknown type, PC002 invalid key, PC003 invalid ttl,'
-' PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full (eviction none) or value larger'
-' than its max_bytes, 25006 READ ONLY transaction.';
+' PC004 value that does not fit the type, PC005 wrong vector dimension, PC009 type full, or tenant at its'
+' limit (eviction none), or value larger than max_bytes of one, 25006 READ ONLY transaction.';
 
 create or replace function pgcache.cache_add(
     type text, key text, value jsonb, ttl interval default null
@@ -140,11 +140,16 @@ as $$
     select pgcache_internal.type_hit_weight(type) is not null
         and pgcache_internal.is_key(key) and pgcache_internal.is_ttl(ttl)
         and pgcache_internal.is_tenant(tenant)
+        and (
+            not pgcache_internal.tenant_is_limited(type, tenant)
+            or pgcache_internal.admit_tenant(type, key, tenant)
+        )
         and (not pgcache_internal.type_may_be_full(type) or pgcache_internal.admit(type, key))
 $$;
 
 comment on function pgcache_internal.may_write(text, text, interval, text) is
-'Whether the type takes writes and the key, the ttl and the tenant are valid. Errors: PC009 if the type is full.';
+'Whether the type takes writes and the key, the ttl and the tenant are valid. Errors: PC009 if the type is full, or the'
+' tenant at its limit.';
 
 create or replace function pgcache_internal.is_writable() returns boolean
 language sql volatile parallel safe  -- not pinned: inlined

@@ -25,7 +25,7 @@ declare
     template templates;
     definition text;
 begin
-    perform compile_clock(), compile_settings(), compile_tenants();
+    perform compile_clock(), compile_settings(), compile_tenants(), compile_tenant_limits();
     -- The most used ones first: each look-up goes through the types before its own.
     all_types := (
         select jsonb_agg(

@@ -90,6 +90,7 @@ begin
     end if;
     perform fold_log();
     for registered in select * from types_here() t where type in (t.type) or type is null loop
+        removed := removed + make_tenants_room(registered);
         perform measure(registered.type);
         loop
             over := over_limits(registered.type);
@@ -180,18 +181,20 @@ language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
+    removed constant bigint := make_tenants_room(registered);
     over record;
 begin
     perform measure(registered.type);
     over := over_limits(registered.type);
-    return case
+    return removed + case
         when greatest(over.entries, over.bytes) > 0 then evict(registered, over.entries, over.bytes, 0) else 0
     end;
 end
 $$;
 
 comment on function pgcache_internal.evict_surplus(types) is
-'Measures a type and evicts what is over its limits, as far as that goes at once; returns how many entries it removed.';
+'Measures a type and evicts what is over its limits, and over those of tenants, as far as that goes at once; returns'
+' how many entries it removed.';
 
 -- What it is that cannot commit only the words of the error tell, which are of the session's language. A function never
 -- can, as a procedure in a transaction block.

@@ -65,7 +65,9 @@ comment on function pgcache_internal.is_full(types) is
 'Whether a type that was full by its counters still is. Of large tables most calls see a few blocks only, and take what'
 ' is nearly full for full.';
 
-create or replace function pgcache_internal.recount_admitted(type text, out entries bigint, out bytes bigint)
+create or replace function pgcache_internal.recount_admitted(
+    type text, own tenant_limits default null, out entries bigint, out bytes bigint
+)
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
@@ -74,8 +76,13 @@ declare
     held record;
 begin
     if (lock_eviction(type, admission_wait())).got and not keeps_its_snapshot() then
-        held := measure(type);
-        perform set_counter(type, 'admitted', held.entries);
+        if own.type is null then
+            held := measure(type);
+            perform set_counter(type, 'admitted', held.entries);
+        else
+            held := count_of_tenant(type, own.tenant);
+            perform setval(own.room, greatest(0, tenant_room(own, held.entries, held.bytes) - 1));
+        end if;
         entries := held.entries;
         bytes := held.bytes;
     end if;
@@ -87,27 +94,19 @@ exception when sqlstate 'UNDO0' then
 end
 $$;
 
-comment on function pgcache_internal.recount_admitted(text) is
-'Measures a type that evicts nothing, once nobody else is writing it, and sets its counter admitted to that; NULL if it'
-' would have to wait longer than admission_wait().';
+comment on function pgcache_internal.recount_admitted(text, tenant_limits) is
+'Measures a type that evicts nothing, once nobody else is writing it, and sets its counter admitted to that; or'
+' counts what the tenant with this limit has, and takes the entry that it wants to write off its room. NULL if it would'
+' have to wait longer than admission_wait().';
 
 create or replace function pgcache_internal.check_bytes(registered types, bytes bigint) returns void
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-declare
-    too_large boolean;
 begin
-    if bytes > registered.max_bytes then  -- as given; what is stored is compressed
-        execute format('select exists (select from %s t where t.created_at >= $1 and (%s) > $2)',
-            registered.relation, entry_size(registered.fields))
-        into too_large using statement_start(), registered.max_bytes;
-        if too_large then
-            raise exception using errcode = 'PC009',
-                message = format('the value is larger than all that the cache type %s may hold, %s', registered.type,
-                    pg_size_pretty(registered.max_bytes)),
-                hint = format('Raise the limit: SELECT cache_configure(%L, max_bytes => ...).', registered.type);
-        end if;
+    if bytes > registered.max_bytes then
+        perform check_value(registered, registered.max_bytes, format('the cache type %s may hold', registered.type),
+            format('cache_configure(%L, max_bytes => ...)', registered.type));
     end if;
     if registered.eviction = 'none' and counter(registered.type, 'bytes') + bytes > registered.max_bytes then
         perform measure(registered.type);
@@ -123,6 +122,31 @@ $$;
 comment on function pgcache_internal.check_bytes(types, bigint) is
 'Whether a value of so many bytes that was just written may stay. Errors: PC009 larger than max_bytes; more than there'
 ' is room for in a type that evicts nothing.';
+
+create or replace function pgcache_internal.check_value(
+    registered types, max_bytes bigint, limited text, remedy text
+) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    too_large boolean;
+begin
+    -- As it is stored, which is compressed.
+    execute format('select exists (select from %s t where t.tenant = $1 and t.created_at >= $2 and (%s) > $3)',
+        registered.relation, entry_size(registered.fields))
+    into too_large using current_tenant(), statement_start(), max_bytes;
+    if too_large then
+        raise exception using errcode = 'PC009',
+            message = format('the value is larger than all that %s, %s', limited, pg_size_pretty(max_bytes)),
+            hint = format('Raise the limit: SELECT %s.', remedy);
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.check_value(types, bigint, text, text) is
+'Whether a value that was just written is within max_bytes, all that is limited so; the remedy is the call that raises'
+' that. Errors: PC009.';
 
 create or replace function pgcache_internal.refuse_as_full(registered types) returns boolean
 language plpgsql volatile

@@ -23,6 +23,9 @@ begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
         perform check_bytes(registered, bytes);
     end if;
+    if bytes > large_value() and tenant_is_limited(type, current_tenant()) then
+        perform note_tenant_bytes(registered, current_tenant(), bytes);
+    end if;
     if batch = 0 and (struck or random() < timed_share()) then
         perform note_time(type, 'set');
     end if;
@@ -36,13 +39,7 @@ begin
         perform measure(type);
     end if;
     if writes > 0 or measure_due then
-        begin
-            -- Not the insert in here: it would take a transaction id for each of these blocks.
-            lock table room_due in row exclusive mode;
-        exception when lock_not_available then
-            return;  -- a later write makes the room
-        end;
-        insert into room_due (type, writes, measure_due) values (type, writes, measure_due);
+        perform note_room_due(type, writes, measure_due, null);
     end if;
 end
 $$;
@@ -51,6 +48,32 @@ comment on function pgcache_internal.note_writes(text, boolean, bigint, bigint, 
 'Notes a write for which the clock writes of its type has struck, or whose value is large (its bytes), or a batch of so'
 ' many that have not ticked the clock, or one for which the clock replaced has struck: ticks the clocks of the'
 ' measurements, and has the commit make room. Errors: PC009.';
+
+create or replace function pgcache_internal.note_room_due(
+    type text, writes bigint, measure_due boolean, tenant text
+) returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- a plan made when the table was empty would else read all that it has now
+as $$
+#variable_conflict use_variable
+begin
+    begin
+        -- Not the insert in here: it would take a transaction id for each of these blocks.
+        lock table room_due in row exclusive mode;
+    exception when lock_not_available then
+        return;  -- a later write makes the room
+    end;
+    insert into room_due (type, writes, measure_due, tenant)
+    select type, writes, measure_due, tenant
+    where tenant is null or not exists (
+        select from room_due d where d.xid = pg_current_xact_id() and d.type = type and d.tenant = tenant
+    );
+end
+$$;
+
+comment on function pgcache_internal.note_room_due(text, bigint, boolean, text) is
+'Has the commit make room in a type, or, once, in the limit of a tenant there.';
 
 create or replace function pgcache_internal.make_room_at_commit() returns trigger
 language plpgsql volatile security definer
@@ -67,13 +90,17 @@ begin
     end if;
     -- In one order, so that no two transactions wait for each other.
     for due in
-        select t as registered, sum(d.writes)::bigint as writes, bool_or(d.measure_due) as measure_due
+        select t as registered, d.tenant, sum(d.writes)::bigint as writes, bool_or(d.measure_due) as measure_due
         from take_room_due() d inner join types t on t.type = d.type
-        group by t.type order by t.type
+        group by t.type, d.tenant order by t.type, d.tenant  -- the type comes last
     loop
         for attempt in 1..3 loop
             begin
-                perform make_room(due.registered, due.writes, due.measure_due);
+                if due.tenant is null then
+                    perform make_room(due.registered, due.writes, due.measure_due);
+                else
+                    perform make_tenant_room(due.registered, due.tenant, true);
+                end if;
                 exit;
             exception when serialization_failure or deadlock_detected or lock_not_available then
                 null;  -- the hand has moved on; in the end a later write makes the room

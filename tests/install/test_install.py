@@ -380,6 +380,7 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
         connection.execute("SELECT pgcache.cache_create_type('orders', ttl => '30 days')")
         connection.execute("SELECT pgcache.cache_set('orders', 'o', '7')")
         connection.execute("SELECT pgcache.cache_set_embedding('t', 'm', '[1,2,3]')")
+        connection.execute("SELECT pgcache.cache_tenant_limit('orders', '', 1)")
         connection.execute("SET pgcache.tenant = 'acme'")
         connection.execute("SELECT pgcache.cache_set_llm('p', 'm', 'r', 7), pgcache.cache_get_llm('p', 'm')")
         connection.execute("SELECT pgcache.cache_clear('llm')")
@@ -395,6 +396,8 @@ def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str,
     assert install(empty_dsn).action == "current"
     assert fetch(empty_dsn, "SELECT cache_set('orders', 'o', '8')") is True
     assert fetch(empty_dsn, "SELECT cache_get('orders', 'o')") == 8
+    assert fetch(empty_dsn, "SELECT cache_set('orders', 'other', '9')") is True
+    assert fetch(empty_dsn, "SELECT array_agg(cache_key) FROM pgcache.cache_type_orders") == ["other"]
 
 
 @pytest.mark.parametrize("options", [(), ("-x",), ("--inserts", "--quote-all-identifiers")])

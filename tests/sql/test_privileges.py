@@ -15,6 +15,7 @@ pytestmark = pytest.mark.upgraded
 ADMINISTRATION = [
     "cache_create_type('other')",
     "cache_configure('store', ttl => '1 hour')",
+    "cache_tenant_limit('mine', 'a', 10)",
     "cache_drop_type('mine')",
     "cache_set_price('m', 1)",
     "cache_configure_setting('ttl_short', '5 minutes')",

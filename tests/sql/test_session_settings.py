@@ -167,6 +167,7 @@ CALLS = [
     "cache_keys('store', E'm\\\\')",
     "(SELECT count(*) FROM get_all_cache_keys())",
     "cache_create_type('t1', ttl => '1 day 2 hours', max_entries => 100)",
+    "cache_tenant_limit('t1', E'it''s \\\\', 10)",
     "cache_set('t1', 'k', '1')",
     "cache_ttl('t1', 'k') BETWEEN '1 day 01:59' AND '1 day 2 hours'",
     """cache_create_type('t2', fields =>

@@ -144,7 +144,22 @@ def test_statistics_of_tenants(filled: Session, walled: Walled) -> None:
         "acme",
         "other",
     ]
-    assert walled("third").rows("SELECT * FROM cache_tenant_stats()") == []
+    filled("SELECT cache_tenant_limit('llm', 'third', 5), cache_tenant_limit('llm', 'acme', NULL, 7000)")
+    query = "SELECT tenant, entries, max_entries, max_bytes FROM cache_tenant_stats() WHERE type = 'llm'"
+    assert walled("acme").rows(query) == [("acme", 2, None, 7000)]
+    assert walled("third").rows(query) == [("third", 0, 5, None)]
+    assert walled("fourth").rows("SELECT * FROM cache_tenant_stats()") == []
+
+
+def test_a_tenant_that_forgets_itself_keeps_its_limit(filled: Session, walled: Walled) -> None:
+    theirs = walled("acme")
+    filled("SELECT cache_tenant_limit('store', 'acme', 3)")
+    theirs("SELECT * FROM cache_forget('acme')")
+    theirs("SELECT count(cache_set('store', i::text, '1')) FROM generate_series(1, 9) i")
+    assert filled("SELECT count(*) FROM cache_store WHERE tenant = 'acme'") == 3
+    filled("SELECT cache_configure('store', eviction => 'none')")
+    with refused("PC009"):
+        theirs("SELECT cache_set('store', 'new', '1')")
 
 
 def test_calls_about_many_entries_leave_those_of_others(filled: Session, walled: Walled) -> None:

@@ -55,7 +55,7 @@ SOURCE = "\n".join(file.read_text() for file in sorted(SQL.rglob("*.sql")))
 DEFINED = set(re.findall(r"create or replace (?:function|procedure) pgcache(?:_internal)?\.(\w+)", SOURCE))
 COMPILED = {
     "type_ttl", "type_hit_weight", "type_may_be_full", "type_dimensions", "type_has_fields", "cache_now",
-    "statement_start",
+    "statement_start", "tenant_is_limited",
 }  # fmt: skip
 CORE = DEFINED | COMPILED
 NOT_PINNED = dict(
@@ -315,7 +315,7 @@ CALLS = {
 def warm_dsn(dsn: str) -> str:
     """There is a value in each type, and hits are not counted."""
     session = Session(dsn)
-    session("SELECT cache_create_type('mine')")
+    session("SELECT cache_create_type('mine'), cache_tenant_limit('mine', 'another', 10)")
     for type, values in {**VALUES, "mine": ["1"]}.items():
         session("SELECT cache_configure(%s, hit_tracking => 'off')", type)
         session("SELECT cache_set(%s, 'k', %s)", type, values[0])
