@@ -332,6 +332,7 @@ CREATE_TYPE = Call(
 CONFIGURE = Call("cache_configure($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)", read_nothing, tier=SWEEPS)
 DROP_TYPE = Call("cache_drop_type($1)", read_nothing, tier=SWEEPS, repeatable=False)
 # What is evicted or has expired is still true, and leaves Redis with the relay.
+TENANT_LIMIT = Call("cache_tenant_limit($1, $2, $3, $4)", read_nothing, tier=BYPASSES)
 CLEANUP = Call("cache_cleanup($1)", read_count, tier=BYPASSES)
 WARM = Call("cache_warm($1, $2)", read_count, tier=SEVERAL)
 

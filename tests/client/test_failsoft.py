@@ -89,6 +89,7 @@ def manages(cache: Any, error: type[PgcacheError]) -> None:
     for call in (
         lambda: cache.create_type("x"),
         lambda: cache.configure("store", ttl=5),
+        lambda: cache.tenant_limit("x", "a", max_entries=1),
         lambda: cache.drop_type("x"),
         lambda: cache.cleanup(),
         lambda: cache.forget("x"),

@@ -261,6 +261,13 @@ def test_types(cache: Any) -> None:
     cache.configure("mine", reset=["ttl", "max_age", "tenant_share"])
     row = next(row for row in cache.stats() if row["type"] == "mine")
     assert (row["ttl"], row["tier"], row["max_age"], row["tenant_share"]) == (None, None, None, None)
+    for limits in ({"max_entries": 1}, {"max_bytes": 10_000_000}, {}):
+        cache.tenant_limit("mine", "", **limits)
+        cache.set("mine", "other", 1)
+        assert cache.exists("mine", "k") == ("max_entries" not in limits)
+        cache.set("mine", "k", 1)
+    with pytest.raises(InvalidSettingError):
+        cache.tenant_limit("mine", "a", max_entries=0)
     cache.configure("mine", enabled=False)
     assert cache.set("mine", "k", 1) is False
     cache.drop_type("mine")

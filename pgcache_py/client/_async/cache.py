@@ -474,6 +474,16 @@ class AsyncCache(AsyncTypedCaches):
             wire.fraction(tenant_share),
         )
 
+    async def tenant_limit(
+        self, type: str, tenant: str, *, max_entries: int | None = None, max_bytes: int | None = None
+    ) -> None:
+        """Limit what one tenant, whatever this cache's own is, may have of a type; both None: no limit any more.
+
+        Its own entries are evicted then; in a type that evicts nothing new keys raise CacheFullError. Raises
+        UnknownTypeError, InvalidKeyError, InvalidSettingError.
+        """
+        await self._run(calls.TENANT_LIMIT, type, tenant, wire.number(max_entries), wire.number(max_bytes))
+
     async def drop_type(self, type: str) -> None:
         """Drop a type that a user created, with its entries. Raises UnknownTypeError, BuiltinTypeError."""
         await self._run(calls.DROP_TYPE, type)
