@@ -17,14 +17,6 @@ $$;
 
 comment on function pgcache_internal.limit_of(text, text) is 'The limit of a tenant in a type; NULL: it has none.';
 
-create or replace function pgcache_internal.tenant_reserve(max_held bigint) returns bigint
-language sql immutable parallel safe  -- not pinned: inlined
-as $$ select case when max_held < 400 then least(8, max_held / 32) else max_held / 50 end $$;
-
-comment on function pgcache_internal.tenant_reserve(bigint) is
-'Room that is left of a tenant''s limit of entries, or of bytes, when some of it is made: 1/50, of small limits a'
-' little more, so that not each write has to. NULL for NULL.';
-
 create or replace function pgcache_internal.tenant_room(own tenant_limits, entries bigint, bytes bigint) returns bigint
 language sql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -36,37 +28,41 @@ comment on function pgcache_internal.tenant_room(tenant_limits, bigint, bigint) 
 -- What writes call.
 
 create or replace function pgcache_internal.admit_tenant(type text, key text, tenant text) returns boolean
-language plpgsql volatile
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+language plpgsql volatile  -- not pinned: hot path
 as $$
+#variable_conflict use_variable
 declare
-    own constant tenant_limits := limit_of(type, tenant);
+    own pgcache_internal.tenant_limits;  -- NULL: it has just been lifted
 begin
-    if not type_may_be_full(type) then
-        perform note_tenant_writes(own, 1);
-    elsif not cache_exists(type, key) then
-        perform lock_eviction(type, admission_wait(), shared => true);  -- as admit
-        if room_has_gone(own, 1) then
-            perform admit_to_limit(own);
-        end if;
-    elsif own.max_bytes is not null and room_has_gone(own, 1) then
-        perform refuse_surplus(own);
+    select l.* into own from pgcache_internal.tenant_limits l
+    where l.type operator(pg_catalog.=) type and l.tenant operator(pg_catalog.=) tenant;
+    if pgcache_internal.type_may_be_full(type) and own.type is not null then
+        perform pgcache_internal.admit_to_limit(own, key);
+    elsif pg_catalog.nextval(own.room) operator(pg_catalog.<) 0::bigint then
+        perform pgcache_internal.note_room_due(type, 0, false, tenant);
     end if;
     return true;
 end
 $$;
 
 comment on function pgcache_internal.admit_tenant(text, text, text) is
-'Notes that a tenant with a limit is writing a key, and returns true. Errors: PC009 in types that evict nothing, if it'
-' is at its limit.';
+'Counts that a tenant with a limit is writing a key, and has the commit make room if there may be none left; returns'
+' true. Errors: PC009 in types that evict nothing, if it is at its limit.';
 
 create or replace function pgcache_internal.room_has_gone(own tenant_limits, writes bigint) returns boolean
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
+declare
+    room bigint;
 begin
-    return writes > least(tenant_reserve(own.max_entries), tenant_reserve(own.max_bytes) / large_value())
-        or (select min(nextval(own.room)) < 0 from generate_series(1, writes));
+    if writes > least(tenant_reserve(own.max_entries), tenant_reserve(own.max_bytes) / large_value()) then
+        return true;
+    end if;
+    for write in 1..writes loop
+        room := nextval(own.room);
+    end loop;
+    return room < 0;
 end
 $$;
 
@@ -114,15 +110,30 @@ comment on function pgcache_internal.note_tenant_bytes(types, text, bigint) is
 
 -- Types that evict nothing.
 
-create or replace function pgcache_internal.admit_to_limit(own tenant_limits) returns void
+create or replace function pgcache_internal.admit_to_limit(own tenant_limits, key text) returns void
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
-    -- What is committed may be enough to refuse, and nobody waits for that.
-    held record := count_of_tenant(own.type, own.tenant);
+    held record;
+    spared bigint;  -- so many writes may come before it matters what others have not committed yet
 begin
-    if coalesce(held.entries < own.max_entries, true) and coalesce(held.bytes < own.max_bytes, true) then
+    if cache_exists(own.type, key) then
+        if own.max_bytes is not null and nextval(own.room) < 0 then
+            perform refuse_surplus(own);
+        end if;
+        return;
+    end if;
+    perform lock_eviction(own.type, admission_wait(), shared => true);  -- as admit
+    if nextval(own.room) >= 0 then
+        return;
+    end if;
+    held := count_of_tenant(own.type, own.tenant);
+    spared := tenant_room(own, 2 * held.entries, 2 * held.bytes) / 2;
+    if spared > tenant_spared() then
+        perform setval(own.room, spared);
+        return;
+    elsif coalesce(held.entries < own.max_entries, true) and coalesce(held.bytes < own.max_bytes, true) then
         held := recount_admitted(own.type, own);
     end if;
     if held.entries is null or held.entries >= own.max_entries or held.bytes >= own.max_bytes then
@@ -131,9 +142,9 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.admit_to_limit(tenant_limits) is
-'Counts what a tenant has, in a type that evicts nothing, before it writes a new key. Errors: PC009 it is at its'
-' limit.';
+comment on function pgcache_internal.admit_to_limit(tenant_limits, text) is
+'Counts that a tenant is writing a key, in a type that evicts nothing, and what it has if there may be no room left.'
+' Errors: PC009 it is at its limit.';
 
 create or replace function pgcache_internal.refuse_surplus(own tenant_limits) returns void
 language plpgsql volatile

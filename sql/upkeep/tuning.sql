@@ -177,6 +177,14 @@ as $$ select max_entries / 12 $$;
 comment on function pgcache_internal.reserve_unseen(bigint) is
 'Room that is left by a transaction in REPEATABLE READ, which does not see what others have written since it began.';
 
+create or replace function pgcache_internal.tenant_reserve(max_held bigint) returns bigint
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select case when max_held < 400 then least(8, max_held / 32) else max_held / 50 end $$;
+
+comment on function pgcache_internal.tenant_reserve(bigint) is
+'Room that is left of a tenant''s limit of entries, or of bytes, when some of it is made: 1/50, of small limits a'
+' little more, so that not each write has to. NULL for NULL.';
+
 create or replace function pgcache_internal.max_rate() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
 as $$ select 2 $$;
@@ -208,6 +216,14 @@ as $$ select 100 $$;
 
 comment on function pgcache_internal.admission_wait() is
 'Milliseconds that a write waits at most for the count of a type that seems full.';
+
+create or replace function pgcache_internal.tenant_spared() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 50 $$;
+
+comment on function pgcache_internal.tenant_spared() is
+'A tenant that is less than half way to its limit, with so many writes to go to that at least, is counted without'
+' waiting for what others have not committed: that is less than the other half.';
 
 create or replace function pgcache_internal.glanced_blocks() returns integer
 language sql immutable parallel safe  -- not pinned: inlined
