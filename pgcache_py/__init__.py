@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .client._async.cache import AsyncCache
 from .client._sync.cache import Cache
-from .client.calls import Entry, Explanation, Forgotten, Removed
+from .client.calls import Entry, Explanation, Forgotten, Removed, Scanned
 from .client.terms import Computed, Fetched
 from .client.typed_calls import Audio, Skip
 from .client.wire import MISS, NEVER
@@ -81,6 +81,7 @@ __all__ = [
     "PgcacheError",
     "ReadOnlyError",
     "Removed",
+    "Scanned",
     "Skip",
     "TimedOutError",
     "TooSlowError",

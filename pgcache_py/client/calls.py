@@ -6,7 +6,7 @@ it means for the hot tier. The typed caches' calls are in typed_calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -16,11 +16,15 @@ from psycopg.pq.abc import PGresult
 
 from .wire import (
     MISS,
+    NEVER,
     Params,
     Sentinel,
+    binary_json,
     json_value,
+    left,
     moment,
     read_count,
+    read_count_if_any,
     read_document,
     read_duration,
     read_flag,
@@ -221,6 +225,31 @@ def _forgotten(result: PGresult, encoding: str) -> Forgotten:
     return Forgotten(int(total), tuple(Removed(type, place, int(removed)) for type, place, removed in parts))
 
 
+class Scanned(NamedTuple):
+    """An entry. ttl: what is left, NEVER for one that never expires."""
+
+    key: str
+    value: Any
+    ttl: timedelta | float
+
+
+def _scanned(result: PGresult, encoding: str) -> Sequence[Scanned]:
+    rows = []
+    for row in range(result.ntuples):
+        key, value, ttl = (result.get_value(row, column) for column in range(3))
+        rows.append(
+            Scanned(
+                (key or b"").decode(encoding), binary_json(value or b"", encoding), NEVER if ttl is None else left(ttl)
+            )
+        )
+    return rows
+
+
+def _with_ttl(result: PGresult, encoding: str) -> tuple[Any, timedelta | float | None]:
+    value, ttl = result.get_value(0, 0), result.get_value(0, 1)
+    return (MISS, None) if value is None or ttl is None else (binary_json(value, encoding), left(ttl))
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a get hits or misses. cause: in words. notes: what else is known. key: the entry's, if there is one."""
@@ -292,7 +321,14 @@ SET = flag("cache_set($1, $2, $3, $4)", tier=Writes(_set))
 # second, and only it knows when the third expire.
 SET_FRESH = flag("cache_set($1, $2, $3, $4, $5, $6, $7)", tier=Changes(generic))
 ADD = flag("cache_add($1, $2, $3, $4)", tier=Changes(generic), repeatable=False)
-INCR: Call[int] = Call("cache_incr($1, $2, $3, $4)", read_count, 0, tier=Changes(generic), repeatable=False)
+INCR: Call[int | None] = Call(
+    "cache_incr($1, $2, $3, $4, $5, $6)", read_count_if_any, None, tier=Changes(generic), repeatable=False
+)
+INCR_FLOAT: Call[str | None] = Call(
+    "cache_incr_float($1, $2, $3, $4, $5, $6)", read_text, None, tier=Changes(generic), repeatable=False
+)
+REPLACE = flag("cache_replace($1, $2, $3, $4, $5, $6)", tier=Changes(generic), repeatable=False)
+DELETE_IF = flag("cache_delete_if($1, $2, $3)", tier=Changes(generic), repeatable=False)
 GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_document, {}, tier=SEVERAL)
 SET_MANY = count("cache_set_many_json($1, $2, $3, $4)", tier=SEVERAL)
 EXISTS = flag("cache_exists($1, $2)", tier=BYPASSES)
@@ -300,12 +336,18 @@ TTL_LEFT = Call("cache_ttl($1, $2)", read_duration, None, tier=BYPASSES, binary=
 TOUCH = flag("cache_touch($1, $2, $3)", tier=Changes(generic))
 PERSIST = flag("cache_persist($1, $2)", tier=Changes(generic))
 EXPLAIN = Call("cache_explain($1, $2)", _reasons, tier=BYPASSES, rows=True)
+GET_WITH_TTL: Call[tuple[Any, timedelta | float | None]] = Call(
+    "cache_get_with_ttl($1, $2)", _with_ttl, (MISS, None), tier=BYPASSES, rows=True, binary=True
+)
+SCAN: Call[Sequence[Scanned]] = Call("cache_scan($1, $2, $3, $4)", _scanned, (), tier=BYPASSES, rows=True, binary=True)
+COUNT = count("cache_count($1, $2)", tier=BYPASSES)
 ENTRY = Call("cache_entry($1, $2)", _entry, None, tier=BYPASSES, rows=True, binary=True)
 KEYS: Call[Iterable[str]] = Call("cache_keys($1, $2, $3)", read_texts, (), tier=BYPASSES, rows=True)
 
 DELETE = flag("cache_delete($1, $2, $3)", tier=Changes(generic))
 DELETE_MANY = count("cache_delete_many($1, $2, $3)", tier=SEVERAL)
 DELETE_PATTERN = count("cache_delete_pattern($1, $2, $3)", tier=SWEEPS)
+DELETE_PREFIX = count("cache_delete_prefix($1, $2, $3)", tier=SWEEPS)
 CLEAR = count("cache_clear($1)", tier=SWEEPS)
 CLEAR_EXPIRED = count("cache_clear_expired($1)", tier=BYPASSES)
 CLEAR_ALL = count("cache_clear_all()", tier=SWEEPS)

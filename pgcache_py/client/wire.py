@@ -322,6 +322,11 @@ def read_count(result: PGresult, encoding: str) -> int:
     return int(result.get_value(0, 0) or 0)
 
 
+def read_count_if_any(result: PGresult, encoding: str) -> int | None:
+    data = result.get_value(0, 0)
+    return None if data is None else int(data)
+
+
 def read_duration(result: PGresult, encoding: str) -> timedelta | None:
     data = result.get_value(0, 0)
     return None if data is None else timedelta_of(data)
@@ -358,6 +363,16 @@ def timedelta_of(data: bytes) -> timedelta:
         return timedelta(days=days + 30 * months, microseconds=microseconds)
     except OverflowError:
         return timedelta.min if min(microseconds, days, months) < 0 else timedelta.max
+
+
+def left(data: bytes) -> timedelta | float:
+    """What an entry has left to live."""
+    return NEVER if data[-4:] == b"\x7f\xff\xff\xff" else timedelta_of(data)
+
+
+def binary_json(data: bytes, encoding: str) -> Any:
+    """The value of a jsonb in binary format, which is its text after a version number."""
+    return json_value(data[1:].decode(encoding))[0]
 
 
 # What a function of the caller's has computed.

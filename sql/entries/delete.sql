@@ -32,7 +32,7 @@ comment on function pgcache.cache_delete_many(text, text[], boolean) is
 'Removes many entries of the current tenant, as cache_delete does; returns how many live ones there were. Errors:'
 ' PC001, PC002, 25006.';
 
--- condition comes from this file only, never from a caller; what callers pass is $1.
+-- condition is never a caller's; what callers pass is $1.
 create or replace function pgcache_internal.delete_where(
     type text, condition text, arguments text[], soft boolean default false
 ) returns bigint
@@ -88,6 +88,17 @@ comment on function pgcache.cache_delete_pattern(text, text, boolean) is
 'Removes the current tenant''s entries whose key matches a LIKE pattern (\% and \_ are literal; a pattern with a fixed'
 ' beginning uses the index); returns how many live ones there were. soft: as in cache_delete. Errors: PC001, PC006,'
 ' 25006.';
+
+create or replace function pgcache.cache_delete_prefix(
+    type text, prefix text, soft boolean default false
+) returns bigint
+language sql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ select cache_delete_pattern(type, pattern_of(prefix), soft) $$;
+
+comment on function pgcache.cache_delete_prefix(text, text, boolean) is
+'Removes the current tenant''s entries whose keys begin with prefix, in which no character is special; returns how many'
+' live ones there were. soft: as in cache_delete. Errors: PC001, PC006 for NULL, 25006.';
 
 create or replace function pgcache.cache_clear(type text) returns bigint
 language plpgsql volatile parallel unsafe security definer

@@ -80,6 +80,26 @@ comment on function pgcache.cache_ttl(text, text) is
 'How long an entry still has; NULL if it never expires or is not there (cache_exists tells which). Errors: PC001,'
 ' PC002.';
 
+create or replace function pgcache.cache_get_with_ttl(type text, key text, out value jsonb, out ttl interval)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+begin
+    value := cache_get(type, key);
+    if value is not null then
+        select coalesce(e - cache_now(), cache_never()) into ttl from live_expiry(type, key) e;
+        if not found then
+            ttl := interval '0';  -- it has gone since
+        end if;
+    end if;
+end
+$$;
+
+comment on function pgcache.cache_get_with_ttl(text, text) is
+'cache_get, and how long the entry still has: cache_never() if it never expires; both NULL on a miss. Errors: as'
+' cache_get.';
+
 create or replace function pgcache_internal.set_expiry(type text, key text, expires timestamptz) returns boolean
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp

@@ -18,6 +18,7 @@ from pgcache_py import (
     InvalidSettingError,
     InvalidTTLError,
     InvalidValueError,
+    NotANumberError,
     Removed,
     UnknownTypeError,
 )
@@ -220,6 +221,55 @@ def test_a_ttl_for_each_of_many(cache: Any) -> None:
     with pytest.raises(InvalidTTLError):
         cache.set_many("store", {"a": 1, "b": 2}, {"a": -1})
     assert not cache.exists("store", "b")
+
+
+def test_conditional_writes(cache: Any) -> None:
+    assert cache.replace("store", "k", 1) is False
+    cache.set("store", "k", None, ttl=60)
+    assert cache.replace("store", "k", 2, expected=1) is False
+    assert cache.replace("store", "k", 2, expected=None, keep_ttl=True) is True
+    assert cache.ttl("store", "k") <= timedelta(seconds=60)
+    assert cache.replace("store", "k", [3], ttl=NEVER, expected=2) is True
+    assert cache.get_with_ttl("store", "k") == ([3], NEVER)
+    assert cache.delete_if("store", "k", 2) is False
+    assert cache.delete_if("store", "k", [3]) is True
+    assert cache.get_with_ttl("store", "k", MISS) == (MISS, None)
+    cache.set("store", "k", None, ttl=60)
+    value, ttl = cache.get_with_ttl("store", "k", MISS)
+    assert value is None
+    assert timedelta(seconds=50) < ttl <= timedelta(seconds=60)
+
+
+def test_counters(cache: Any) -> None:
+    assert cache.incr("store", "n", create_if_missing=False) is None
+    assert cache.incr("store", "n", 2, ttl=60, keep_ttl=True) == 2
+    assert cache.incr("store", "n", 2, ttl=6000, keep_ttl=True) == 4
+    assert cache.ttl("store", "n") <= timedelta(seconds=60)
+    assert cache.incr("store", "n", create_if_missing=False) == 5
+    assert cache.incr_float("store", "n", 0.5) == 5.5
+    assert cache.incr_float("store", "n", Decimal("-0.25")) == 5.25
+    assert cache.incr_float("store", "other", 1, create_if_missing=False) is None
+    with pytest.raises(NotANumberError):
+        cache.incr("store", "n")
+    with pytest.raises(TypeError):
+        cache.incr("store", "n", 0.5)
+    with pytest.raises(TypeError):
+        cache.incr_float("store", "n", "1")
+
+
+def test_namespaces(cache: Any) -> None:
+    values = {"user:1": {"a": "é"}, "user:2": None, "user%:3": 3, "other": 4}
+    cache.set_many("store", values, ttl={"user:1": NEVER})
+    assert cache.count("store") == 4
+    assert cache.count("store", "user:") == 2
+    first, second = cache.scan("store", "user:")
+    assert (first, second.key, second.value) == (("user:1", {"a": "é"}, NEVER), "user:2", None)
+    assert timedelta(minutes=59) < second.ttl <= timedelta(hours=1)
+    assert [key for key, *_ in cache.scan("store", "user:", after="user:1")] == ["user:2"]
+    assert [key for key, *_ in cache.scan("store", max_entries=1)] == ["other"]
+    assert cache.delete_prefix("store", "user%") == 1
+    assert cache.delete_prefix("store", "user") == 2
+    assert cache.scan("store", "user", max_entries=None) == []
 
 
 def test_explain_tells_why(world: Any, dsn: str) -> None:

@@ -349,7 +349,7 @@ def test_settings(shared: Session) -> None:
 
 
 def test_other_arguments(shared: Session) -> None:
-    with refused("PC011", "whole number"):
+    with refused("PC011", "Pass a number"):
         shared("SELECT cache_incr('store', 'n', NULL)")
     for type in set(VALUES) - {"store"}:
         with refused("PC004", "store"):

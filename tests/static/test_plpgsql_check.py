@@ -24,6 +24,10 @@ EXPLAINED = {
     ("declare_type", "text type variable is not sanitized"): OURS + ": the definition of a column, already quoted",
     ("delete_where", "text type variable is not sanitized"): OURS
     + ": the conditions are in entries/delete.sql and caches/",
+    ("cache_delete_if", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
+    ("cache_replace", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
+    ("cache_scan", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
+    ("cache_scan", "OUT variable"): NEVER_RETURNS_VARIABLES,
     ("peek", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
     ("give_rights", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("give_spending", "text type variable is not sanitized"): OURS + ": what regprocedure writes",

@@ -6,12 +6,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from types import MethodType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
 from .. import calls, typed_calls, wire
-from ..calls import Entry, Explanation, Forgotten, Place, explained
+from ..calls import Entry, Explanation, Forgotten, Place, Scanned, explained
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle
@@ -92,12 +93,91 @@ class Cache(TypedCaches):
         """Cache a value only if there is none, or an expired one; True if it was stored."""
         return self._run(calls.ADD, type, key, wire.json_text(value), wire.interval(ttl))
 
-    def incr(self, type: str, key: str, by: int = 1, ttl: TTL = None) -> int:
+    @overload
+    def incr(self, type: str, key: str, by: int = 1, ttl: TTL = None, *, keep_ttl: bool = False) -> int: ...
+
+    @overload
+    def incr(
+        self,
+        type: str,
+        key: str,
+        by: int = 1,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        create_if_missing: bool,
+    ) -> int | None: ...
+
+    def incr(
+        self,
+        type: str,
+        key: str,
+        by: int = 1,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        create_if_missing: bool = True,
+    ) -> int | None:
         """Add to a whole number and return the sum; an absent one starts from 0 and gets the ttl.
 
-        Raises NotANumberError for another value. Fail-soft: 0.
+        ttl: that of the sum; None leaves a number that is there its own, and so does keep_ttl whatever the ttl is.
+        create_if_missing: False returns None for an absent one, and stores nothing. Raises NotANumberError for another
+        value. Fail-soft: 0, or None.
         """
-        return self._run(calls.INCR, type, key, wire.number(by), wire.interval(ttl))
+        total = self._run(
+            calls.INCR,
+            type,
+            key,
+            wire.number(by),
+            wire.interval(ttl),
+            wire.boolean(create_if_missing),
+            wire.boolean(keep_ttl),
+        )
+        return total or 0 if create_if_missing else total
+
+    def incr_float(
+        self,
+        type: str,
+        key: str,
+        by: float | Decimal,
+        ttl: TTL = None,
+        *,
+        keep_ttl: bool = False,
+        create_if_missing: bool = True,
+    ) -> float | None:
+        """Add to any number, exactly as both are written, and return the sum; else as incr. None if none is stored."""
+        total = self._run(
+            calls.INCR_FLOAT,
+            type,
+            key,
+            wire.fraction(by),
+            wire.interval(ttl),
+            wire.boolean(create_if_missing),
+            wire.boolean(keep_ttl),
+        )
+        return None if total is None else float(total)
+
+    def replace(
+        self, type: str, key: str, value: Any, ttl: TTL = None, *, expected: Any = MISS, keep_ttl: bool = False
+    ) -> bool:
+        """Cache a value only in place of a live one; True if it was stored.
+
+        expected: only if that is the one (compare and set). keep_ttl: it expires when the old one would have.
+        """
+        return self._run(
+            calls.REPLACE,
+            type,
+            key,
+            wire.json_text(value),
+            wire.interval(ttl),
+            None if expected is MISS else wire.json_text(expected),
+            wire.boolean(keep_ttl),
+        )
+
+    def get_with_ttl(self, type: str, key: str, default: Any = None) -> tuple[Any, timedelta | float | None]:
+        """The value and how long it has left to live, NEVER if it never expires; the default and None on a miss."""
+        value, ttl = self._run(calls.GET_WITH_TTL, type, key)
+        return (default if value is MISS else value), ttl
 
     def exists(self, type: str, key: str) -> bool:
         """Whether there is a live entry. Counts as neither hit nor miss."""
@@ -133,6 +213,10 @@ class Cache(TypedCaches):
         """
         return self._run(calls.DELETE, type, key, wire.boolean(soft))
 
+    def delete_if(self, type: str, key: str, expected: Any) -> bool:
+        """Remove an entry only if its value is this one; True if it did."""
+        return self._run(calls.DELETE_IF, type, key, wire.json_text(expected))
+
     # Many entries in one round trip.
 
     def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
@@ -164,6 +248,24 @@ class Cache(TypedCaches):
         soft: as in delete.
         """
         return self._run(calls.DELETE_PATTERN, type, pattern, wire.boolean(soft))
+
+    def delete_prefix(self, type: str, prefix: str, *, soft: bool = False) -> int:
+        """Remove the entries whose key begins with a text; how many live ones there were. soft: as in delete."""
+        return self._run(calls.DELETE_PREFIX, type, prefix, wire.boolean(soft))
+
+    def count(self, type: str, prefix: str = "") -> int:
+        """How many live entries have a key that begins with a text."""
+        return self._run(calls.COUNT, type, prefix)
+
+    def scan(
+        self, type: str, prefix: str = "", *, after: str | None = None, max_entries: int | None = 1000
+    ) -> list[Scanned]:
+        """A page of the live entries whose key begins with a text, in byte order: (key, value, ttl) of each.
+
+        after: the last key of the page before. max_entries: None for all. Counts no hits.
+        """
+        found = self._run(calls.SCAN, type, prefix, after, wire.number(max_entries))
+        return list(found)
 
     def keys(self, type: str, pattern: str = "%", max_keys: int | None = 1000) -> list[str]:
         """The keys of the live entries that match a LIKE pattern, in byte order. max_keys: None for all."""
