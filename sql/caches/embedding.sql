@@ -101,7 +101,7 @@ declare
         select pgcache.embedding_key(a.text, cache_get_embeddings.model)
         from pg_catalog.unnest(texts) with ordinality a (text, place) order by a.place
     ) end;
-    crowding constant integer := pgcache_internal.hit_log_crowding();
+    crowding constant integer := pgcache_internal.hit_log_crowding(pg_catalog.cardinality(texts));
     logged integer[];
     found pg_catalog.record;
 begin

@@ -8,7 +8,7 @@ as $body$
 declare
     scope constant pg_catalog.text := pgcache_internal.current_tenant();
     moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
-    crowding constant integer := pgcache_internal.hit_log_crowding();
+    crowding constant integer := pgcache_internal.hit_log_crowding(pg_catalog.cardinality(keys));
     found_values pg_catalog.jsonb[];
     weights integer[];  -- of lines of the log; NULL for a miss
     models pg_catalog.text[];
@@ -50,7 +50,7 @@ as $body$
 declare
     scope constant pg_catalog.text := pgcache_internal.current_tenant();
     moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
-    crowding constant integer := pgcache_internal.hit_log_crowding();
+    crowding constant integer := pgcache_internal.hit_log_crowding(pg_catalog.cardinality(keys));
     entries pg_catalog.json;
     missed bigint;
     logged pg_catalog.text[];  -- the keys of the hits that the log gets

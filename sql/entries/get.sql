@@ -106,7 +106,10 @@ as $$
     select case
         when weight operator(pg_catalog.<) 0 then 1
         when weight operator(pg_catalog.<) 32767
-            and (pg_catalog.random() operator(pg_catalog.*) crowding::float) operator(pg_catalog.<) 1::float
+            and (
+                crowding operator(pg_catalog.=) 1
+                or (pgcache_internal.chance() operator(pg_catalog.*) crowding::float) operator(pg_catalog.<) 1::float
+            )
             then weight operator(pg_catalog.*) crowding
         else 0
     end
@@ -135,21 +138,22 @@ comment on function pgcache_internal.count_and_draw(regclass, smallint, integer)
 ' NULL for no weight, which is no hit.';
 
 -- With nobody folding the log it thins itself: each megabyte halves the rate at which it grows.
-create or replace function pgcache_internal.hit_log_crowding() returns integer
+create or replace function pgcache_internal.hit_log_crowding(lines integer default 0) returns integer
 language sql volatile parallel safe  -- not pinned: inlined
 as $$
     select case
         when pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off'
             then 1 operator(pg_catalog.<<) least(
                 14::bigint,
-                pg_catalog.pg_relation_size('pgcache_internal.hit_log') operator(pg_catalog./) 1048576::bigint
+                (pg_catalog.pg_relation_size('pgcache_internal.hit_log') operator(pg_catalog./) 1048576::bigint)
+                    operator(pg_catalog.+) (lines operator(pg_catalog./) 65536)::bigint
             )::integer
     end
 $$;
 
-comment on function pgcache_internal.hit_log_crowding() is
+comment on function pgcache_internal.hit_log_crowding(integer) is
 'One in how many hits the log still takes: 1 while it is below a megabyte, twice as many for each megabyte more; NULL'
-' in a READ ONLY transaction: none.';
+' in a READ ONLY transaction: none. lines: how many come at once, of which each 65536 count as a megabyte.';
 
 create or replace function pgcache_internal.count_miss(type text, key text) returns void
 language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path

@@ -123,7 +123,7 @@ as $$
 begin
     insert into tag_bumps (tag, scope, salt, bumped_by)
     select t.tag, scope, random_number(), bumped_by from (select distinct unnest(tags) as tag) t;
-    if random() < 0.01 then  -- a tag that is invalidated all the time is not to have thousands of rows
+    if chance() < 0.01 then  -- a tag that is invalidated all the time is not to have thousands of rows
         perform fold_bumps(scope, tags);
     end if;
 end
@@ -143,18 +143,30 @@ $$;
 
 comment on function pgcache_internal.random_number() is 'A 64-bit number that nobody can guess.';
 
+create or replace function pgcache_internal.chance() returns float8
+language sql volatile parallel safe  -- not pinned: inlined
+as $$
+    select (
+        pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)
+        operator(pg_catalog.&) 9007199254740991
+    )::float8 operator(pg_catalog./) 9007199254740992::float8
+$$;
+
+comment on function pgcache_internal.chance() is
+'As random(), for what concerns others: a session cannot foresee it, and choose by setseed to be spared.';
+
 create or replace function pgcache_internal.scope_here() returns text
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    return case when reaches_all() then '*' else '=' || tenant_here() end;
+    return case when reaches_all() then '*' else '=' || check_tenant() end;
 end
 $$;
 
 comment on function pgcache_internal.scope_here() is
 'The scope of what the caller invalidates: the current tenant''s entries; those of all, if there is none and the caller'
-' may see all. Errors: 42501.';
+' may see all. Errors: PC002, 42501.';
 
 create or replace function pgcache.cache_invalidate_tags(variadic tags text[]) returns void
 language plpgsql volatile parallel unsafe security definer

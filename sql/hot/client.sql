@@ -152,7 +152,9 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     registered constant types := check_type(type);
-    crowding constant integer := case when registered.hit_tracking = 'exact' then 1 else hit_log_crowding() end;
+    crowding constant integer := case
+        when registered.hit_tracking = 'exact' then 1 else hit_log_crowding(cardinality(keys))
+    end;
     -- At most what a client that was cut off for a while may have: each of them is counted.
     total constant bigint := least(1000000, (select coalesce(sum(n), 0) from unnest(counts) n));
 begin
@@ -170,7 +172,7 @@ begin
             insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
             select $1, $2, r.key, least(r.hits, 100000) * $5, $6, %s
             from unnest($3, $4) r (key, hits) left join %s t on t.tenant = $2 and t.cache_key = r.key
-            where random() * $5 < 1
+            where chance() * $5 < 1
             $sql$,
             case
                 when registered.fields ? 'tokens_used'

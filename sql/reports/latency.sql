@@ -9,7 +9,7 @@ begin
     -- Only where it is the client's own statement: else it would be the time of what has called it, such as a model's.
     if current_setting('transaction_read_only') = 'off'
         and current_query() ~* '^[[:space:]]*select[[:space:]].*cache_(get|set|add)(?![a-z_]*_many)'
-        and random() * (1 << least(14, pg_relation_size('timings') / 1048576)::integer) < 1
+        and chance() * (1 << least(14, pg_relation_size('timings') / 1048576)::integer) < 1
     then
         insert into timings (type, operation, began_at, milliseconds)
         values (

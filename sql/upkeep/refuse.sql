@@ -44,7 +44,7 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     -- To count a large table costs much. If a glance at it shows what the last count did, most calls leave it at that.
-    spared constant boolean := random() * heap_blocks(registered.relation) > glanced_blocks();
+    spared constant boolean := chance() * heap_blocks(registered.relation) > glanced_blocks();
     held record;
 begin
     if spared then

@@ -410,3 +410,36 @@ def test_a_tenants_clear_takes_its_hits_only(ask: Session, new_session: NewSessi
     fold(ask)
     hits = "SELECT hit_count FROM cache_entry('store', 'k')"
     assert (ask(hits), other(hits)) == (3, 0)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cache_get_many('store', array_fill('k'::text, '{200000}'))",
+        "pgcache_internal.hot_report_hits('store', array_fill('k'::text, '{200000}'), array_fill(1, '{200000}'))",
+    ],
+)
+def test_many_hits_at_once_do_not_flood_the_log(ask: Session, call: str) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask(f"SELECT count(*) FROM {call}")
+    lines, hits = ask.rows("SELECT count(*), sum(weight) FROM pgcache_internal.hit_log")[0]
+    assert lines < 35_000
+    assert abs(hits - 200_000) < 10_000
+
+
+@pytest.mark.once
+def test_no_session_chooses_what_is_logged(ask: Session) -> None:
+    """By setseed it could have each of its hits drawn, whatever the log's size."""
+    ask("SELECT cache_set('store', 'k', '1')")
+    ask(
+        "INSERT INTO pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at)"
+        " SELECT 'store', '', 'other', 1, now() FROM generate_series(1, 80000)"
+    )
+    assert ask("SELECT pgcache_internal.hit_log_crowding()") >= 16
+    second = "SELECT (array(SELECT random() FROM generate_series(1, 2)))[2]"  # the first one draws the hit
+    seed = next(i / 1000 for i in range(1000) if ask("SELECT setseed(%s)", i / 1000) == "" and ask(second) < 1 / 64)
+    for _ in range(200):
+        ask("SELECT setseed(%s), cache_get('store', 'k')", seed)
+    assert ask("SELECT count(*) FROM pgcache_internal.hit_log") < 80_100
+    ask("DELETE FROM pgcache_internal.hit_log")
