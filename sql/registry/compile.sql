@@ -82,7 +82,8 @@ begin
         '@excess', coalesce(excess_over_share(registered), '0'),
         '@expired', format(
             '(pgcache_internal.is_dead('
-            't.expires_at, t.cache_stale_until, t.cache_tags, t.tenant, t.cache_epoch, moment)%s)',
+            't.expires_at, t.cache_stale_until, case when whose is null or t.tenant = whose then t.cache_tags end,'
+            ' t.tenant, t.cache_epoch, moment)%s)',
             ' or t.created_at <= moment - ' || interval_constant(registered.max_age)
         ),
         -- A standby has nothing of an UNLOGGED table: there its entries are misses.
@@ -115,9 +116,9 @@ comment on function pgcache_internal.expressions_of(types) is
 ' condition that new entries replace others; of a JSON value `value`: @fits (the condition that it fits), @columns,'
 ' @given (what goes into them), @updates (the same for ON CONFLICT), @untagged (ON CONFLICT, too: what was known of the'
 ' freshness of the old one goes); of an entry `t`: @value, @bytes (of its value), @size, @model, at a moment @expired'
-' and @worth (the lowest is evicted first); @readable: a further condition to read it; of what a tenant has, `h`:'
-' @excess over its share. What stands in @tokens{} is left out of types without tokens, what stands in @share{} of'
-' those without tenant_share.';
+' and @worth (the lowest is evicted first), both with a look at tags of the tenant `whose` only, of all for NULL;'
+' @readable: a further condition to read it; of what a tenant has, `h`: @excess over its share. What stands in'
+' @tokens{} is left out of types without tokens, what stands in @share{} of those without tenant_share.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe

@@ -16,7 +16,8 @@ begin
     end if;
     for registered in select * from types_here() t where type in (t.type) or type is null loop
         if tenants_of_caller() is null then
-            removed := removed + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null)).expired;
+            removed := removed
+                + (sweep(registered.type, 0, heap_blocks(registered.relation), 0, 0, null, null)).expired;
         else
             execute format($sql$
                 with gone as (
@@ -250,13 +251,15 @@ begin
             exit when batch operator(pg_catalog.<) pgcache_internal.folded_lines();
         end loop;
     end loop;
+    perform pgcache_internal.fold_bumps();  -- first, as each look at tags passes over what is not folded
+    commit;
     for registered in select * from pgcache_internal.types t order by t.type using operator(pg_catalog.<) loop
         first_block := 0;
         -- Each commit lets go of the types: one may be dropped then.
         while pgcache_internal.is_here(registered)
             and first_block operator(pg_catalog.<) pgcache_internal.heap_blocks(registered.relation)
         loop
-            batch := (pgcache_internal.sweep(registered.type, first_block, blocks, 0, 0, null)).expired;
+            batch := (pgcache_internal.sweep(registered.type, first_block, blocks, 0, 0, null, null)).expired;
             removed_total := removed_total operator(pg_catalog.+) batch;
             first_block := first_block operator(pg_catalog.+) blocks;
             commit;
@@ -269,8 +272,6 @@ begin
         end loop;
     end loop;
     perform pgcache_internal.settle_counters();
-    commit;
-    perform pgcache_internal.fold_bumps();
     commit;
     perform pgcache_internal.prune_bumps();
     commit;

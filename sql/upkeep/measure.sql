@@ -11,6 +11,7 @@ as $body$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := cache_now();
+    whose constant text := coalesce(current_tenant(), '');
     blocks bigint;
     run bigint;  -- so many blocks are read at a stretch
     stride bigint;  -- and from the beginning of one stretch to that of the next it is so many
@@ -20,8 +21,9 @@ end
 $body$;
 comment on function pgcache_internal.count_entries(text, bigint) is
 'Entries and bytes of a type: a count up to max_blocks blocks, beyond that an estimate from so many. Of types that'
-' evict nothing, what has expired does not count. over: in types with tenant_share, the tenants that have more than'
-' that, NULL: nobody has; excess: how many entries at least each of them has too much.';
+' evict nothing, what has expired does not count, nor what is invalid of the current tenant''s. over: in types with'
+' tenant_share, the tenants that have more than that, NULL: nobody has; excess: how many entries at least each of them'
+' has too much.';
 $frame$, $branch$type = '@type' then
         blocks := heap_blocks('@table');
         run := case when blocks > max_blocks then chunk_blocks() else greatest(blocks, 1) end;
@@ -33,14 +35,17 @@ $frame$, $branch$type = '@type' then
             select sum(s.entries) * stride / run as entries, sum(s.bytes) * stride / run as bytes@share{, s.tenant,
                 sum(sum(s.entries)) over () * stride / run as all_entries,
                 sum(sum(s.bytes)) over () * stride / run as all_bytes}
-            from generate_series(floor(random() * (stride - run + 1))::bigint, blocks - 1, stride) b (first_block)
+            from generate_series(floor(chance() * (stride - run + 1))::bigint, blocks - 1, stride) b (first_block)
             cross join lateral (
                 select count(*) as entries, sum((@size)::integer) as bytes@share{, t.tenant} from @table t
                 where t.ctid >= format('(%s,0)', b.first_block)::tid
                     and t.ctid < format('(%s,0)', b.first_block + run)::tid
                     and (
                         not type_may_be_full('@type')
-                        or is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
+                        or is_live(
+                            t.expires_at, case when t.tenant = whose then t.cache_tags end, t.tenant, t.cache_epoch,
+                            moment
+                        )
                     )
                 @share{group by t.tenant}
             ) s

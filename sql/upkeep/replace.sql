@@ -14,13 +14,14 @@ as $body$
 #variable_conflict use_variable
 declare
     tenant constant text := current_tenant();
+    whose constant text := tenant;
     blocks constant bigint := counter(type, 'blocks');
     visited constant float8 := sampled() * blocks / greatest(1.0, counter(type, 'entries'));
     -- In several parts of the table: what was written together may all be worth keeping.
     parts constant bigint := least(blocks, 4);
     part constant bigint := blocks / greatest(1, parts);  -- blocks in each
     run constant bigint := least(part, ceil(visited / greatest(1, parts)));  -- of which so many are read
-    first constant bigint := floor(random() * (part - run + 1));
+    first constant bigint := floor(chance() * (part - run + 1));
     over text[];  -- tenants; NULL: nobody has more than its share
     clock bigint;  -- what the clock replaced shows after this one; NULL: nothing was replaced
 begin

@@ -17,7 +17,7 @@ declare
     writes constant bigint := batch + case when struck then period else 0 end;
     volume constant float8 := case when bytes > large_value() or batch > 0 then bytes else 0 end
         + case when struck then period * large_value() else 0 end;
-    ticks constant bigint := least(volume_ticks(), floor(volume / volume_tick(registered.max_bytes) + random()));
+    ticks constant bigint := least(volume_ticks(), floor(volume / volume_tick(registered.max_bytes) + chance()));
     measure_due boolean := replaced;
 begin
     if bytes > registered.max_bytes or registered.eviction = 'none' then
@@ -157,6 +157,7 @@ declare
     visit constant bigint := case when stale then writes else greatest(writes, visited_at_least()) end;
     -- Where the size is an estimate, its error stays below the limit.
     aim constant float8 := case when heap_blocks(registered.relation) > counted_blocks() then safe_share() else 1 end;
+    whose constant text := coalesce(current_tenant(), '');
     reserve bigint := period - 1;  -- room for the writes until the clock strikes again
     eviction record;
     max_entries bigint;
@@ -172,7 +173,7 @@ begin
         if not stale then
             perform fold_hits();
         end if;
-        perform evict(registered, 0, 0, writes);
+        perform evict(registered, 0, 0, writes, whose);
         return;
     elsif stale then
         reserve := greatest(reserve, reserve_unseen(registered.max_entries));
@@ -186,7 +187,7 @@ begin
         perform fold_hits();
     end if;
     if writes > period then  -- so many that they should not evict before all that has expired is gone
-        perform evict(registered, 0, 0, writes);
+        perform evict(registered, 0, 0, writes, whose);
     end if;
     if measure_due then
         perform measure(type);
@@ -198,7 +199,7 @@ begin
         need_entries := coalesce(entries - max_entries, 0);
         need_bytes := coalesce(bytes - max_bytes, 0);
         removed := evict(registered, need_entries, need_bytes,
-            case when need_entries > 0 or need_bytes > 0 then visit else writes end);
+            case when need_entries > 0 or need_bytes > 0 then visit else writes end, whose);
         perform set_counter(type, 'entries', entries - removed),
             set_counter(type, 'bytes', bytes - bytes * removed / greatest(1, entries));
     elsif writes > 0 then
@@ -206,7 +207,9 @@ begin
         rate := least(max_rate(), greatest(0,
             (entries - max_entries) / measured::float8 + 1,
             (bytes - max_bytes) / (volume_tick(registered.max_bytes) * volume_ticks()) + 1));
-        perform evict(registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then visit else writes end);
+        perform evict(
+            registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then visit else writes end, whose
+        );
     end if;
 end
 $$;

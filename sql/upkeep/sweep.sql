@@ -15,7 +15,7 @@ comment on function pgcache_internal.heap_blocks(regclass) is 'How many blocks t
 -- to run them.
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.sweep(
-    type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint, over text[],
+    type text, first_block bigint, blocks bigint, need_entries bigint, need_bytes bigint, over text[], whose text,
     out expired bigint, out evicted bigint, out freed bigint
 )
 language plpgsql volatile security definer
@@ -35,10 +35,12 @@ begin
     perform count_events(type, 'expired', expired), count_events(type, 'evicted', evicted);
 end
 $body$;
-comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint, text[]) is
+comment on function pgcache_internal.sweep(text, bigint, bigint, bigint, bigint, text[], text) is
 'Deletes from a window of a type''s heap what has expired or is older than its max_age, and by the type''s policy,'
 ' until need_entries and need_bytes are met, at most one of visited_for_one() of the others, worst first; in types with'
-' tenant_share only of the tenants in over, NULL for all. Rows that are locked are skipped.';
+' tenant_share only of the tenants in over, NULL for all. Of entries with tags that were invalidated it knows if they'
+' are of the tenant whose, NULL for all: no write is to pay for what others have tagged and invalidated. Rows that are'
+' locked are skipped.';
 $frame$, $branch$type = '@type' then
         if need_entries > 0 or need_bytes > 0 then
             with visited as materialized (
@@ -104,7 +106,7 @@ comment on function pgcache_internal.eviction_policies() is
 ' the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
 
 create or replace function pgcache_internal.evict(
-    registered types, need_entries bigint, need_bytes bigint, visit_entries bigint
+    registered types, need_entries bigint, need_bytes bigint, visit_entries bigint, whose text default null
 ) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -150,7 +152,7 @@ begin
             first := (select min(nextval(hand_counter)) from generate_series(1, wanted)) % chunks;
         end if;
         swept := sweep(type, first * chunk_blocks(), wanted * chunk_blocks(),
-            least(to_look, need_entries)::bigint, least(to_look * bytes_per_entry, need_bytes)::bigint, over);
+            least(to_look, need_entries)::bigint, least(to_look * bytes_per_entry, need_bytes)::bigint, over, whose);
         if over is not null then
             spared := case when swept.evicted > 0 then 0 else spared + 1 end;
             to_look := to_look - swept.evicted;
@@ -174,7 +176,7 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.evict(types, bigint, bigint, bigint) is
+comment on function pgcache_internal.evict(types, bigint, bigint, bigint, text) is
 'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, over'
 ' max_windows() at most; returns how many entries it removed. As long as tenants have more than their share, theirs'
-' go.';
+' go. whose: see sweep.';

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -416,3 +417,96 @@ def test_what_others_invalidate_voids_no_token(ask: Session, walled: Walled) -> 
     assert ask("SELECT count(*) FROM pgcache_internal.tag_bumps WHERE scope = '=other'") < 2000  # it was folded
     ask("SELECT pgcache_internal.fold_bumps()")
     assert mine("SELECT cache_set('store', 'k', '1', token => %s)", token) is True
+
+
+# What one might find out whether {key}, which is another tenant's or nobody's, is there.
+PROBES = [
+    "cache_get('store', '{key}')", "cache_get_many('store', '{{{key}}}')",
+    "cache_get_many_json('store', '{{{key}}}')::text", "cache_exists('store', '{key}')",
+    "cache_ttl('store', '{key}')", "cache_entry('store', '{key}')",
+    "cache_explain('store', '{key}')", "cache_keys('store', '{key}%')", "cache_touch('store', '{key}')",
+    "cache_persist('store', '{key}')", "cache_set('store', '{key}', '1')", "cache_add('store', '{key}', '1')",
+    "cache_set('store', '{key}', '1', tags => '{{{key}}}')", "cache_set_many('store', '{{{key}}}', '{{1}}')",
+    "cache_incr('store', '{key}')", "cache_delete('store', '{key}')", "cache_delete('store', '{key}', soft => true)",
+    "cache_delete_many('store', '{{{key}}}')", "cache_delete_pattern('store', '{key}%')",
+    "cache_delete_pattern('store', '{key}%', soft => true)", "cache_invalidate_tags('{key}')",
+    "(SELECT (state, token IS NULL)::text FROM cache_fetch('store', '{key}', wait => '0'))",
+    "(SELECT (state, held_since)::text"
+    " FROM pgcache_internal.client_fetch('store', '{key}', '{{}}', NULL, NULL, '1 s', true))",
+    "pgcache_internal.claim_anew('store', '{key}', '{{}}', NULL, NULL, '1 s') <> 0",
+    "cache_release('store', '{key}', 1)", "pgcache_internal.hold_lease('store', '{key}', 1, '1 s')",
+    "cache_forget('{key}', kind => 'user')",
+]  # fmt: skip
+TOUCHED = """
+    SELECT jsonb_object_agg(relname, array[seq_tup_read, idx_tup_fetch, n_tup_ins, n_tup_upd, n_tup_del])
+    FROM pg_stat_xact_all_tables WHERE schemaname ~ '^pgcache' AND seq_tup_read + idx_scan + n_tup_ins > 0
+"""
+
+
+def traces(session: Session, call: str, key: str) -> dict[str, object]:
+    """What a call leaves that its session can see: what it returns, the rows that it has touched, what it was planned
+    for."""
+    printed: list[str] = []
+    handler = session.connection.add_notice_handler
+    handler(note := lambda message: printed.append(message.message_detail or ""))
+    call = call.format(key=key)
+    for _ in range(3):  # what is planned, or read from the catalog, once only is no trace
+        printed.clear()
+        session("BEGIN")
+        before = session(TOUCHED) or {}
+        session("SET LOCAL debug_print_plan = on")
+        session("SET LOCAL client_min_messages = log")
+        found = session.rows(f"SELECT {call}")
+        session("SET LOCAL client_min_messages = notice")
+        session("SET LOCAL debug_print_plan = off")
+        after = session(TOUCHED) or {}
+        session("ROLLBACK")
+    session.connection.remove_notice_handler(note)
+    return {
+        "returned": str(found).replace(key, ""),
+        "touched": {
+            name: touched
+            for name, counts in after.items()
+            if any(touched := [now - was for now, was in zip(counts, before.get(name, [0] * 5), strict=True)])
+        },
+        "planned": re.findall(r":plan_rows ([\d.]+)", "".join(printed)),
+    }
+
+
+@pytest.mark.once
+def test_no_call_leaves_a_trace_of_what_others_have(ask: Session, walled: Walled) -> None:
+    """Not what it returns, nor how many rows it touches, nor what the planner expects, who knows the keys of all."""
+    mine, other = walled("acme"), walled("other")
+    mine("SET plan_cache_mode = force_custom_plan")
+    mine("SELECT count(cache_set('store', 'mine' || i, '1')) FROM generate_series(1, 1000) i")
+    other("SELECT count(cache_set('store', 'theirs' || i, '1')) FROM generate_series(1, 1000) i")
+    other("SELECT count(cache_fetch('store', 'theirs' || i, wait => '0')) FROM generate_series(1001, 1100) i")
+    ask("ANALYZE")
+    for present, absent in (("theirs1", "theirsx"), ("theirs", "nobodys"), ("theirs1001", "theirs100x")):
+        for call in PROBES:
+            assert traces(mine, call, present) == traces(mine, call, absent), call
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("eviction", ["lru", "none"])
+def test_no_write_looks_at_what_others_tag_and_invalidate(ask: Session, walled: Walled, eviction: str) -> None:
+    """Though it looks at their entries for those that may go: a walled role could else stop all who write a type."""
+    mine, other = walled("acme"), walled("other")
+    ask("SELECT cache_create_type('mine', max_entries => 300, eviction => %s)", eviction)
+
+    def looks() -> int:
+        for session in (mine, other):
+            session("SELECT pg_stat_force_next_flush()")
+        return int(ask("SELECT idx_scan FROM pg_stat_all_tables WHERE relname = 'tag_bumps'"))
+
+    other("SELECT count(cache_set('mine', 'k' || i, '1', tags => '{a, b}')) FROM generate_series(1, 250) i")
+    other("SELECT cache_invalidate_tags('a')")
+    before = looks()
+    mine("SELECT count(cache_set('mine', 'k' || i, '1')) FROM generate_series(1, 40) i")
+    for i in range(80):  # one by one: they replace
+        with suppress(psycopg.errors.DatabaseError):
+            mine("SELECT cache_set('mine', %s, '1')", f"n{i}")
+    assert mine("SELECT entries FROM cache_tenant_stats() WHERE type = 'mine'") >= 50
+    assert looks() == before
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT count(*) FROM cache_type_mine WHERE tenant = 'other'") == 0
