@@ -211,6 +211,9 @@ language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select ttl is null
         or ttl operator(pg_catalog.>) interval '0' and ttl operator(pg_catalog.<) interval '10000 years'
+            -- In a comparison a month has 30 days, so what many months and days less amount to is not what they add.
+            and pg_catalog.date_trunc('month', ttl) operator(pg_catalog.>=) interval '0'
+            and pg_catalog.date_trunc('month', ttl) operator(pg_catalog.<) interval '10000 years'
         or ttl operator(pg_catalog.>=) pgcache.cache_never()
 $$;
 

@@ -80,8 +80,7 @@ declare
     tenant constant text := tenant_here();
     token bigint;
 begin
-    perform check_type(type), check_key(key), check_tags(tags),
-        check_duration('lease', lease, interval '1 millisecond', longest_lease());
+    perform check_type(type), check_key(key), check_lease(tags, greatest(stale_for, stale_if_error), lease);
     if not may_lease(type) then
         return null;
     end if;

@@ -31,6 +31,7 @@ begin
         if pgcache_internal.renewal_due(type, key, pgcache_internal.cache_now())
             and pgcache_internal.may_lease(type)
         then
+            perform pgcache_internal.check_lease(tags, stale_for, lease);
             token := pgcache_internal.claim_lease(type, key, tags, stale_for, interval '0', lease);
             if token is not null then
                 state := 'stale_won';
@@ -66,11 +67,7 @@ declare
     pause float8 := 0.005;
     found_entry record;
 begin
-    perform check_tags(tags), check_duration('wait', wait, interval '0', longest_lease()),
-        check_duration('lease', lease, interval '1 millisecond', longest_lease());
-    if stale_for is not null then
-        perform check_duration('stale_for', stale_for, interval '0', interval '10000 years');
-    end if;
+    perform check_lease(tags, stale_for, lease), check_duration('wait', wait, interval '0', longest_lease());
     loop
         if leasable then
             token := claim_lease(type, key, tags, stale_for, ends - clock_timestamp(), lease);
@@ -120,7 +117,11 @@ language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if value between shortest and longest is not true then
+    if (
+        value between shortest and longest
+        -- In a comparison a month has 30 days; what is added may be another thing.
+        and date_trunc('month', value) between '0' and longest and date_trunc('day', value) between '0' and longest
+    ) is not true then
         raise exception using errcode = 'PC003',
             message = format('%s cannot be %L', name, value),
             hint = format('Pass an interval from %s to %s.', shortest, longest);
@@ -131,6 +132,21 @@ $$;
 
 comment on function pgcache_internal.check_duration(text, interval, interval, interval) is
 'The interval itself. Errors: PC003 if it is not between the two.';
+
+create or replace function pgcache_internal.check_lease(tags text[], stale_for interval, lease interval) returns void
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_tags(tags), check_duration('lease', lease, interval '1 millisecond', longest_lease());
+    if stale_for is not null then
+        perform check_duration('stale_for', stale_for, interval '0', interval '10000 years');
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.check_lease(text[], interval, interval) is
+'Whether a lease may be claimed with these. Errors: PC003, PC013.';
 
 create or replace function pgcache_internal.peek(
     type text, key text, stale_for interval, out value jsonb, out live boolean

@@ -371,6 +371,38 @@ def test_bad_calls(shared: Session, arguments: str, sqlstate: str | None) -> Non
             shared(f"SELECT cache_fetch({arguments})")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sqlstate"),
+    [
+        ("lease => '1 month -30 days 1 minute'", "PC003"), ("lease => '119000 months -3570000 days 1 minute'", "PC003"),
+        ("lease => '1000 years'", "PC003"), ("stale_for => '3500000 months -104999970 days'", "PC003"),
+        ("stale_for => '178000000 years'", "PC003"), ("tags => array_fill('t'::text, '{1000}')", "PC013"),
+        ("tags => array[e'\\x01store\\x01']", "PC013"),
+    ],
+)  # fmt: skip
+def test_what_no_lease_can_have(shared: Session, arguments: str, sqlstate: str) -> None:
+    """A comparison takes a month for 30 days; a lease until the year 2169 would be one for good."""
+    shared("SELECT cache_clear('store')")
+    name, _, value = arguments.partition(" => ")
+    given = {"tags": "'{}'", "stale_for": "NULL", "lease": "'1 minute'", name: value}
+    anew = "pgcache_internal.claim_anew('store', 'k', {tags}, {stale_for}, NULL, {lease})".format(**given)
+    calls = [f"cache_fetch('store', 'k', {arguments})", anew]
+    for call in calls:
+        with refused(sqlstate):
+            shared(f"SELECT {call}")
+    shared(SET, won(shared))
+    shared("UPDATE cache_type_store SET cache_compute_ms = 1e30")  # so that whoever reads it renews it
+    for call in calls:
+        with refused(sqlstate):
+            shared(f"SELECT {call}")
+    assert shared("SELECT count(*) FROM pgcache_internal.leases WHERE deadline > now()") == 0
+    if name == "lease":
+        token = shared("SELECT token FROM cache_fetch('store', 'k')")
+        with refused(sqlstate):
+            shared(f"SELECT pgcache_internal.hold_lease('store', 'k', %s, {value})", token)
+        shared("SELECT cache_release('store', 'k', %s)", token)
+
+
 def test_a_token_that_is_none(ask: Session) -> None:
     assert ask("SELECT cache_set('store', 'k', '1', token => 0)") is False
     assert ask("SELECT cache_set('store', 'k', '1', token => -1)") is False
