@@ -214,13 +214,12 @@ comment on function pgcache_internal.is_tenant(text) is
 'Whether entries may be stored for a tenant: its name has 1024 bytes at most, so that index rows fit a page; NULL for'
 ' NULL.';
 
-create or replace function pgcache_internal.check_tenant() returns text
+create or replace function pgcache_internal.check_tenant(tenant text default null) returns text
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-declare
-    tenant constant text := tenant_here();
 begin
+    tenant := coalesce(tenant, tenant_here());
     if not is_tenant(tenant) then
         raise exception using errcode = 'PC002',
             message = format('a tenant of %s bytes is too long: the limit is 1024', octet_length(tenant)),
@@ -230,8 +229,9 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.check_tenant() is
-'The current tenant, if entries may be stored for it. Errors: PC002 for one of over 1024 bytes, 42501.';
+comment on function pgcache_internal.check_tenant(text) is
+'The tenant (default: the current one), if entries may be stored for it. Errors: PC002 for one of over 1024 bytes,'
+' 42501 for a current one that the caller may not see.';
 
 -- The caches of images name their tenant in the call; the setting is put back, so that it does not outlive the call
 -- (after an error, by the rollback). A SET clause would do that too, but only superusers may create one for a setting

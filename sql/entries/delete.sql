@@ -23,7 +23,7 @@ as $$
 begin
     perform check_type(type), check_keys(keys), check_writable();
     -- First: who is storing one of them has then committed, and is seen.
-    perform void_leases(type, tenant_here(), keys);
+    perform void_leases(type, check_tenant(), keys);
     return delete_where(type, own_entries() || ' and t.cache_key = any($1)', keys, soft);
 end
 $$;
@@ -77,9 +77,12 @@ create or replace function pgcache.cache_delete_pattern(
 ) returns bigint
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+-- What the planner expects of a pattern it knows from the keys of all tenants: by whether the table is read as a whole
+-- a role behind a wall would learn of those of others.
+set enable_seqscan to off
 as $$
 begin
-    perform check_type(type), check_pattern(pattern), void_leases_like(type, '=' || tenant_here(), pattern);
+    perform check_type(type), check_pattern(pattern), void_leases_like(type, '=' || check_tenant(), pattern);
     return delete_where(type, own_entries() || format(' and t.cache_key like %L', pattern), null, soft);
 end
 $$;
@@ -132,7 +135,7 @@ language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_may_name(check_given('tenant', tenant));
+    perform check_may_name(check_tenant(check_given('tenant', tenant)));
     perform void_leases_like(t.type, '=' || tenant, '%') from types_here() t;
     return (select coalesce(sum(delete_where(t.type, 't.tenant = $1[1]', array[tenant])), 0) from types_here() t);
 end
@@ -148,7 +151,7 @@ as $$
 begin
     perform check_given('user', user_id);
     -- A lease does not say whose entry it is about.
-    perform void_leases_like(t.type, '=' || tenant_here(), '%') from types_here() t
+    perform void_leases_like(t.type, '=' || check_tenant(), '%') from types_here() t
     where t.fields ->> 'user_id' ~ '^string';
     return (
         select coalesce(sum(delete_where(
@@ -190,7 +193,7 @@ begin
             hint = format('Pass the %1$s''s name. What is of no %1$s goes with cache_invalidate_%1$s('''').', kind);
     end if;
     whose := case kind
-        when 'tenant' then format('t.tenant = %L', check_may_name(subject))
+        when 'tenant' then format('t.tenant = %L', check_may_name(check_tenant(subject)))
         else format('%s and t.user_id::text = %L', reach(), subject)
     end;
     -- Before any entry is locked: who folds hits would wait for that. From here on nobody folds.

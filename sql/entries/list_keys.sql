@@ -5,6 +5,7 @@ create or replace function pgcache.cache_keys(
 ) returns setof text
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as cache_delete_pattern
 as $$
 declare
     registered constant types := check_type(type);

@@ -155,6 +155,7 @@ begin
         return next case
             when registered.eviction = 'none'
                 then format('the type %s is full: new entries are refused', registered.type)
+            when tenants_of_caller() is not null then format('the type %s is full', registered.type)
             else format('the type %s is full: it has evicted %s entries', registered.type,
                 counter(registered.type, 'evicted'))
         end;

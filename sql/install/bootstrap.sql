@@ -261,6 +261,14 @@ begin
             message = pg_catalog.format('there is a %I.%I already that pgcache has not made', schema, name),
             hint = 'Give yours another name, or move it to a schema of yours, and install again.';
     end if;
+    -- A session that prints plans (debug_print_plan) would see what the planner expects of others' entries.
+    -- Where search_path is not pinned either, each setting would cost too much.
+    if exists (
+        select from pg_catalog.pg_proc p cross join lateral pg_catalog.unnest(p.proconfig) c (setting)
+        where p.oid = made and p.prosecdef and pg_catalog.starts_with(c.setting, 'search_path=')
+    ) then
+        execute pg_catalog.format('alter routine %s set debug_print_plan to off', made::pg_catalog.regprocedure);
+    end if;
     call pgcache_internal.note_made(kind, schema, name, arguments, component);
     -- There are no overloads: what else has the name is of an earlier version.
     foreach earlier in array own loop

@@ -53,6 +53,16 @@ def test_a_lease_a_disabled_and_a_full_type(ask: Session) -> None:
     assert any("is full" in note for note in explained(ask)[2])
 
 
+def test_how_much_others_write_is_not_for_a_walled_role(ask: Session, role: NewRole) -> None:
+    ask("SELECT cache_configure('store', max_entries => 1)")
+    ask("SELECT count(cache_set('store', 'k' || i, '1')) FROM generate_series(1, 5) i")
+    ask("SELECT cache_cleanup('store')")
+    assert "the type store is full: it has evicted 4 entries" in explained(ask)[2]
+    walled = role("read")
+    ask("SELECT cache_grant(%s, 'read', tenants => '{b}')", walled("SELECT current_user"))
+    assert explained(walled)[2] == ["the type store is full"]
+
+
 def test_other_tenants_are_named_to_who_may_see_them(ask: Session, role: NewRole) -> None:
     ask("SET pgcache.tenant = 'a'")
     ask("SELECT cache_set('store', 'k', '1')")

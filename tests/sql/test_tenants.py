@@ -150,7 +150,9 @@ def test_images_of_the_null_tenant_are_shared(ask: Session) -> None:
         "cache_set('store', 'k', '1')", "cache_add('store', 'k', '1')", "cache_incr('store', 'k')",
         "cache_set_many('store', ARRAY['k'], ARRAY['1']::jsonb[])", "cache_set_llm('p', 'm', 'r')",
         "cache_set_embedding('t', 'm', '[1]')", "cache_set_phash('i', {long}, 'f')",
-        "crawl_store('u', 'i', 'r', 'h', {long})",
+        "crawl_store('u', 'i', 'r', 'h', {long})", "cache_delete('store', 'k')", "cache_delete_pattern('store', 'k%%')",
+        "cache_clear('store')", "cache_invalidate_tags('t')", "cache_invalidate_tenant({long})", "cache_forget({long})",
+        "cache_fetch('store', 'k')",
     ],
 )  # fmt: skip
 def test_a_long_tenant_is_refused(ask: Session, call: str) -> None:
