@@ -214,6 +214,7 @@ as $body$
 #variable_conflict use_variable
 declare
     moment constant timestamptz := cache_now();
+    whose constant text := tenant;
     row_ids tid[];
 begin
     if @branches    end if;
