@@ -107,6 +107,20 @@ $$;
 comment on function pgcache_internal.check_given(text, text) is
 'The value itself. Errors: PC002 for NULL, which would silently invalidate nothing.';
 
+create or replace function pgcache_internal.is_span(
+    value interval, shortest interval, longest interval
+) returns boolean
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select value between shortest and longest
+        and date_trunc('month', value) between '0' and longest and date_trunc('day', value) between '0' and longest
+$$;
+
+comment on function pgcache_internal.is_span(interval, interval, interval) is
+'Whether an interval is between two others, and so is what it adds to a time: in a comparison a month has 30 days, so'
+' many months and days less can be a minute there and an age, or no time at all, in a sum.';
+
 create or replace function pgcache_internal.check_pattern(pattern text) returns text
 language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp

@@ -175,7 +175,7 @@ begin
             hint = 'Pass two arrays of the same length: cache_set_many(type, keys, values).';
     end if;
     perform check_keys(keys);
-    if array_position("values", null) is not null then
+    if exists (select from unnest("values") v where v is null) then  -- also of an array of arrays
         perform reject_value(type, null);
     end if;
     return (

@@ -62,12 +62,13 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-    ends constant timestamptz := clock_timestamp() + wait;
+    ends timestamptz;
     leasable constant boolean := may_lease(type);
     pause float8 := 0.005;
     found_entry record;
 begin
     perform check_lease(tags, stale_for, lease), check_duration('wait', wait, interval '0', longest_lease());
+    ends := clock_timestamp() + wait;
     loop
         if leasable then
             token := claim_lease(type, key, tags, stale_for, ends - clock_timestamp(), lease);
@@ -117,11 +118,7 @@ language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if (
-        value between shortest and longest
-        -- In a comparison a month has 30 days; what is added may be another thing.
-        and date_trunc('month', value) between '0' and longest and date_trunc('day', value) between '0' and longest
-    ) is not true then
+    if is_span(value, shortest, longest) is not true then
         raise exception using errcode = 'PC003',
             message = format('%s cannot be %L', name, value),
             hint = format('Pass an interval from %s to %s.', shortest, longest);

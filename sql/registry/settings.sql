@@ -41,13 +41,13 @@ as $kinds$
     values
         (
             '{ttl_short,ttl_medium,ttl_long,ttl_week,keep_history,keep_runs,overdue_after,alert_latency}'::text[],
-            $$value::interval > '0' and value::interval <= '1000 years'$$,
+            $$is_span(value::interval, '1 microsecond', '1000 years')$$,
             'a positive interval of at most 1000 years such as ''1 hour'''
         ),
         ('{alert_hit_rate,alert_size}', 'value::numeric between 0 and 1', 'a share from 0 to 1'),
         ('{usd_per_million_tokens}', 'value::numeric between 0 and 1e12', 'US dollars, 0 or more'),
         ('{test_clock}', $$value in ('on', 'off')$$, 'on or off'),
-        ('{hot_max_staleness}', $$value::interval between '0.1 seconds' and '1 hour'$$,
+        ('{hot_max_staleness}', $$is_span(value::interval, '0.1 seconds', '1 hour')$$,
             'an interval from 0.1 seconds to 1 hour'),
         ('{hot_outbox_limit}', 'value::bigint between 1 and 1000000000', '1 to 1000000000 rows'),
         ('{hot_prefix}', $$value ~ '^[A-Za-z0-9_.:{}-]{1,64}$'$$, 'up to 64 letters, digits and _ . : { } -'),
@@ -201,9 +201,11 @@ language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if model is null or usd_per_million_tokens is null or usd_per_million_tokens not between 0 and 1e12 then
+    if model is null or octet_length(model) > 1024
+        or usd_per_million_tokens is null or usd_per_million_tokens not between 0 and 1e12
+    then
         raise exception using errcode = 'PC010',
-            message = 'a price needs a model and a number that is not negative',
+            message = 'a price needs a model, of 1024 bytes at most, and a number that is not negative',
             hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', 0.60)';
     end if;
     perform fold_log();  -- hits up to now count with the old price

@@ -219,7 +219,7 @@ begin
                 'a positive number of entries; cache_configure(..., reset => ''{max_entries}'') takes the limit away'),
             ('max_bytes', max_bytes::text, max_bytes > 0,
                 'a positive number of bytes; cache_configure(..., reset => ''{max_bytes}'') takes the limit away'),
-            ('max_age', quote_literal(max_age), max_age > '0' and max_age <= '1000 years',
+            ('max_age', quote_literal(max_age), is_span(max_age, '1 microsecond', '1000 years'),
                 'a positive interval of at most 1000 years such as ''30 days'';'
                 ' cache_configure(..., reset => ''{max_age}'') takes it away'),
             ('tenant_share', tenant_share::text, tenant_share between 0.01 and 1,

@@ -335,6 +335,7 @@ def test_the_ttl_in_redis_is_set_by_type(ask: Session) -> None:
         ("cache_hot_off('nope')", "PC001"),
         ("cache_hot_configure(max_staleness => '0')", "PC010"),
         ("cache_hot_configure(max_staleness => '2 hours')", "PC010"),
+        ("cache_hot_configure(max_staleness => '119000 months -3570000 days 1 minute')", "PC010"),
         ("cache_hot_configure(outbox_limit => 0)", "PC010"),
         ("cache_hot_configure(prefix => '')", "PC010"),
         ("cache_hot_configure(prefix => 'a b')", "PC010"),

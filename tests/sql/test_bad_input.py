@@ -322,6 +322,7 @@ def test_settings(shared: Session) -> None:
     for name, value, takes in (
         ("ttl_short", "soon", "interval"), ("ttl_short", "0", "interval"), ("ttl_short", None, "interval"),
         ("keep_history", "-1 day", "interval"), ("keep_history", "9999 years", "interval"),
+        ("keep_runs", "3500000 months -104999970 days", "interval"), ("alert_latency", "-1 month 31 days", "interval"),
         ("overdue_after", "", "interval"), ("alert_hit_rate", "high", "from 0 to 1"),
         ("alert_hit_rate", "-0.1", "from 0 to 1"), ("alert_hit_rate", "7", "from 0 to 1"),
         ("alert_size", None, "from 0 to 1"), ("usd_per_million_tokens", "-1", "0 or more"),

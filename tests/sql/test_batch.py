@@ -130,6 +130,8 @@ def test_nested_arrays_and_odd_bounds(ask: Session) -> None:
     assert ask("SELECT cache_set_many('store', '[5:6]={a,b}', '[-1:0]={1,2}'::jsonb[])") == 2
     assert ask("SELECT cache_get('store', 'b')") == 2
     assert ask.column("SELECT value FROM cache_get_many('store', '[0:1]={b,a}')") == [2, 1]
+    assert ask("SELECT cache_set_many('store', '{{c,d}}', '{{3,4}}'::jsonb[])") == 2
+    assert ask("SELECT cache_get('store', 'd')") == 4
 
 
 def test_ten_thousand_at_once(ask: Session) -> None:

@@ -359,7 +359,8 @@ def test_a_slow_entry_is_renewed_early_by_one(ask: Session) -> None:
     ("arguments", "sqlstate"),
     [
         ("'store', 'k', wait => '-1 s'", "PC003"), ("'store', 'k', wait => NULL", "PC003"),
-        ("'store', 'k', wait => '2 hours'", "PC003"), ("'store', 'k', lease => '0'", "PC003"),
+        ("'store', 'k', wait => '2 hours'", "PC003"), ("'store', 'k', wait => '178000000 years'", "PC003"),
+        ("'store', 'k', lease => '0'", "PC003"),
         ("'store', 'k', lease => NULL", "PC003"), ("'store', 'k', lease => 'infinity'", None),
         ("'store', 'k', stale_for => '-1 s'", "PC003"), ("'store', ''", "PC002"), ("'store', NULL", "PC002"),
         ("NULL, 'k'", "PC001"), ("'nope', 'k'", "PC001"), ("'store', 'k', NULL", None),
