@@ -234,15 +234,12 @@ class Scanned(NamedTuple):
 
 
 def _scanned(result: PGresult, encoding: str) -> Sequence[Scanned]:
-    rows = []
-    for row in range(result.ntuples):
-        key, value, ttl = (result.get_value(row, column) for column in range(3))
-        rows.append(
-            Scanned(
-                (key or b"").decode(encoding), binary_json(value or b"", encoding), NEVER if ttl is None else left(ttl)
-            )
-        )
-    return rows
+    rows = ([result.get_value(row, column) for column in range(3)] for row in range(result.ntuples))
+    return [
+        Scanned(key.decode(encoding), binary_json(value or b"", encoding), NEVER if ttl is None else left(ttl))
+        for key, value, ttl in rows
+        if key is not None
+    ]
 
 
 def _with_ttl(result: PGresult, encoding: str) -> tuple[Any, timedelta | float | None]:

@@ -117,7 +117,7 @@ def test_mistakes_raise_in_both_modes(world: Any, dsn: str, fail_soft: bool) -> 
         assert cache.get("store", "text") == "x"  # nothing is left broken
 
 
-@pytest.mark.parametrize("ttl", [True, float("nan"), float("inf"), [], object()])
+@pytest.mark.parametrize("ttl", [True, float("nan"), -float("inf"), [], object()])
 def test_what_is_no_time_to_live(ttl: Any) -> None:
     with pytest.raises(InvalidTTLError, match="time to live"):
         pgcache_py.Cache("").set("store", "k", 1, ttl)
