@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-hybrid test lint sync docs bench server stop dist freeze clean
+.PHONY: help demo demo-hybrid test test-adapters lint sync docs bench server stop dist freeze clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,10 @@ demo-hybrid: .venv/ready-dev ## the same with Redis in front, on a full local se
 test: .venv/ready-dev ## run the tests on every server that this machine can run
 	@$(BIN)/python -m tests.servers provision
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(SERVERS:%=--server=%) $(ARGS)
+
+test-adapters: $(STATE)/adapters/ready ## run the suites that the frameworks have for their caches, on the embedded server
+	@$(STATE)/adapters/bin/python -m pytest -n auto -o asyncio_default_fixture_loop_scope=function \
+		--server=embedded-18 $(ARGS) tests/adapters
 
 sync: .venv/ready-dev ## make the clients without await from those with it
 	@$(BIN)/python tools/async_to_sync.py
@@ -65,6 +69,13 @@ clean: ## remove everything that the other targets made
 
 $(BIN)/pip:
 	@$(PYTHON) -m venv .venv
+
+# Not in .venv: they bring plugins for pytest, and versions, of their own.
+$(STATE)/adapters/ready: pyproject.toml
+	@echo "installing pgcache[adapters] into $(STATE)/adapters"
+	@$(PYTHON) -m venv $(STATE)/adapters
+	@$(STATE)/adapters/bin/python -m pip install -qq --editable '.[adapters]'
+	@touch $@
 
 .venv/ready-demo: EXTRAS := binary,embedded,progress
 .venv/ready-dev: EXTRAS := dev

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from itertools import repeat
 from typing import Any
 
@@ -31,6 +32,8 @@ from tests.tools.session import Session, user
 
 TEMPLATE = "pgcache_template"
 SERVERS = pytest.StashKey[list[Server]]()
+# The suites of frameworks run in an environment of their own: make test-adapters.
+collect_ignore = [] if find_spec("langchain_tests") else ["adapters"]
 AT_WORK = pytest.StashKey[ExitStack]()
 NewSession = Callable[..., Session]
 NewRole = Callable[..., Session]

@@ -1,1 +1,1 @@
-"""Faces of the cache for programs that speak something else than SQL or Python."""
+"""Faces of the cache for frameworks, and for programs that speak something else than SQL or Python."""

@@ -1,0 +1,148 @@
+"""LangChain: its own suites for caches, and whole calls of models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_tests.integration_tests import AsyncCacheTestSuite, SyncCacheTestSuite
+from pydantic import BaseModel
+
+from pgcache_py import Cache
+from pgcache_py.adapters.langchain import PgcacheCache
+
+
+@pytest.fixture
+def cache(dsn: str) -> Iterator[PgcacheCache]:
+    with Cache(dsn) as ours:
+        yield PgcacheCache(ours)
+
+
+@pytest.fixture
+def used(cache: PgcacheCache) -> Iterator[PgcacheCache]:
+    """It, as LangChain's cache of answers."""
+    set_llm_cache(cache)
+    yield cache
+    set_llm_cache(None)
+
+
+class TestSync(SyncCacheTestSuite):
+    @pytest.fixture
+    def cache(self, cache: PgcacheCache) -> PgcacheCache:
+        return cache
+
+
+@pytest.mark.asyncio
+class TestAsync(AsyncCacheTestSuite):
+    @pytest.fixture
+    def cache(self, cache: PgcacheCache) -> PgcacheCache:
+        return cache
+
+
+def llm_stats(cache: PgcacheCache) -> dict[str, Any]:
+    return next(row for row in cache.cache.stats() if row["type"] == "llm")
+
+
+def test_a_model_is_asked_once(used: PgcacheCache) -> None:
+    model = FakeListLLM(responses=["first", "second", "third"])
+    assert [model.invoke("p"), model.invoke("p"), model.invoke("other")] == ["first", "first", "second"]
+    model = FakeListLLM(responses=["first", "second"], sleep=0.001)
+    assert model.invoke("p") == "first", "a model with other settings has answers of its own"
+    used.clear()
+    assert model.invoke("p") == "second"
+
+
+def answer(text: str, **metadata: Any) -> AIMessage:
+    usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    call = {"name": "look_up", "args": {"a": [1, "é"]}, "id": "1"}
+    return AIMessage(text, usage_metadata=usage, response_metadata=metadata, tool_calls=[call])
+
+
+def test_tokens_are_counted(used: PgcacheCache) -> None:
+    model = GenericFakeChatModel(messages=iter([answer("one"), answer("two")]))
+    first = model.invoke([HumanMessage("question")])
+    again = model.invoke([HumanMessage("question")])
+    assert (again.content, again.tool_calls) == ("one", first.tool_calls)
+    assert llm_stats(used)["tokens_saved"] == 12
+
+
+def test_the_price_is_that_of_the_model(cache: PgcacheCache, dsn: str) -> None:
+    for llm_string in (
+        "[('model_name', 'gpt-4o'), ('stop', None)]",
+        '{"lc": 1, "kwargs": {"model_name": "gpt-4o", "n": 1}}---[(\'stop\', None)]',
+    ):
+        cache.update("p", llm_string, [ChatGeneration(message=answer("x"))])
+        assert cache.lookup("p", llm_string) is not None
+        assert cache.lookup("p", llm_string.replace("None", "['x']")) is None
+    keys = [key for key, *_ in cache.cache.scan("llm")]
+    assert [cache.cache.get("llm", key)["model"] for key in keys] == ["gpt-4o", "gpt-4o"]
+
+
+@pytest.mark.parametrize("metadata", [{"finish_reason": "length"}, {"stop_reason": "max_tokens"}])
+def test_what_was_cut_off_is_not_kept(cache: PgcacheCache, metadata: dict[str, str]) -> None:
+    cache.update("p", "m", [ChatGeneration(message=answer("half", **metadata))])
+    cache.update("p", "m", [Generation(text="half", generation_info=metadata)])
+    assert cache.lookup("p", "m") is None
+    cache.update("p", "m", [ChatGeneration(message=answer("whole", finish_reason="stop"))])
+    assert cache.lookup("p", "m") is not None
+
+
+def test_what_cannot_be_serialized_is_not_kept(cache: PgcacheCache) -> None:
+    class Parsed(BaseModel):
+        a: int
+
+    message = AIMessage("x", additional_kwargs={"parsed": Parsed(a=1)})
+    cache.update("p", "m", [ChatGeneration(message=message)])
+    assert cache.lookup("p", "m") is None
+
+
+def test_a_value_of_others_makes_no_object_of_theirs(cache: PgcacheCache) -> None:
+    evil = (
+        '[{"lc": 1, "type": "constructor", "id": ["langchain", "prompts", "prompt", "PromptTemplate"], "kwargs": {}}]'
+    )
+    cache.cache.llm.set("p", "", evil, context="m")
+    with pytest.raises(ValueError, match="not allowed"):
+        cache.lookup("p", "m")
+
+
+def test_without_the_cache_models_are_asked() -> None:
+    set_llm_cache(PgcacheCache("postgresql://nobody@127.0.0.1:1/none"))
+    try:
+        model = FakeListLLM(responses=["first", "second"])
+        assert [model.invoke("p"), model.invoke("p")] == ["first", "second"]
+    finally:
+        set_llm_cache(None)
+
+
+def test_event_loops_in_two_threads(used: PgcacheCache) -> None:
+    """More calls than the model has answers, so that it fails if one is not cached."""
+    found: list[str] = []
+
+    async def ask() -> None:
+        model = FakeListLLM(responses=["answer"])
+        found.extend(await asyncio.gather(*(model.ainvoke(f"prompt {number % 5}") for number in range(40))))
+
+    threads = [threading.Thread(target=asyncio.run, args=(ask(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == ["answer"] * 80
+    assert used.cache.count("llm") == 5
+
+
+def test_tenants(dsn: str) -> None:
+    acme, other = (PgcacheCache(dsn, tenant=tenant) for tenant in ("acme", "other"))
+    acme.update("p", "m", [Generation(text="theirs")])
+    assert other.lookup("p", "m") is None
+    other.clear()
+    assert acme.lookup("p", "m") == [Generation(text="theirs")]
+    for each in (acme, other):
+        each.cache.close()
