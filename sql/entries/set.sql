@@ -211,9 +211,6 @@ language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select ttl is null
         or ttl operator(pg_catalog.>) interval '0' and ttl operator(pg_catalog.<) interval '10000 years'
-            -- In a comparison a month has 30 days, so what many months and days less amount to is not what they add.
-            and pg_catalog.date_trunc('month', ttl) operator(pg_catalog.>=) interval '0'
-            and pg_catalog.date_trunc('month', ttl) operator(pg_catalog.<) interval '10000 years'
         or ttl operator(pg_catalog.>=) pgcache.cache_never()
 $$;
 
@@ -263,6 +260,20 @@ $$;
 comment on function pgcache_internal.check_jitter(float8) is
 'The jitter itself, NULL for none. Errors: PC003 if it is not from 0 to 1.';
 
+create or replace function pgcache_internal.refuse_ttl(ttl interval) returns timestamptz
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    raise exception using errcode = 'PC003',
+        message = format('a TTL of %L is not possible', ttl),
+        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds);'
+            ' NULL means the type''s default, cache_never() that it never expires; cache_delete removes an entry.';
+end
+$$;
+
+comment on function pgcache_internal.refuse_ttl(interval) is 'Says that an interval is no TTL. Errors: PC003.';
+
 create or replace function pgcache_internal.expiry(
     moment timestamptz, ttl interval, default_ttl interval
 ) returns timestamptz
@@ -272,10 +283,7 @@ begin
     if pgcache_internal.is_ttl(ttl) then
         return pgcache_internal.expires_at(moment, ttl, default_ttl);
     end if;
-    raise exception using errcode = 'PC003',
-        message = pg_catalog.format('a TTL of %L is not possible', ttl),
-        hint = 'Pass a positive interval under 10000 years, such as ''5 minutes'' or ''3600'' (seconds);'
-            ' NULL means the type''s default, cache_never() that it never expires; cache_delete removes an entry.';
+    return pgcache_internal.refuse_ttl(ttl);
 end
 $$;
 

@@ -212,7 +212,9 @@ as $$
 declare
     allowed record;
 begin
-    perform expiry('epoch', ttl, null);
+    if not (is_ttl(ttl) and (ttl >= cache_never() or is_span(ttl, '0', '10000 years'))) then
+        perform refuse_ttl(ttl);
+    end if;
     for allowed in
         select * from (values
             ('max_entries', max_entries::text, max_entries > 0,

@@ -151,14 +151,20 @@ def test_arrays_of_keys_that_are_null(shared: Session) -> None:
 
 @pytest.mark.parametrize("call", TAKE_A_TTL)
 def test_ttl(shared: Session, call: str) -> None:
-    odd = ("'-1 month 40 days'", "'-80000 months 2400030 days'", "'3500000 months -104999970 days'",
-        "'178000000 years'")  # fmt: skip
-    for ttl in ("'0'", "'-1 second'", "'-00:00:00.000001'", "'1 month -31 days'", "'10000 years'", *odd):
+    for ttl in ("'0'", "'-1 second'", "'-00:00:00.000001'", "'1 month -31 days'", "'10000 years'", "'178000000 years'"):
         with refused("PC003", "positive interval"):
             shared(f"SELECT {call}".format(ttl=ttl))
     if shared.connection.info.server_version >= 170000:
         with refused("PC003", "positive interval"):
             shared(f"SELECT {call}".format(ttl="'-infinity'"))
+
+
+@pytest.mark.parametrize("call", [call for call in TAKE_A_TTL if call.startswith(("cache_create", "cache_configure"))])
+def test_ttl_of_a_type(shared: Session, call: str) -> None:
+    """With months less days, which compare as one and add another, each set of the type could fail."""
+    for ttl in ("'-80000 months 2400030 days'", "'3507000 months -105209970 days'"):
+        with refused("PC003", "positive interval"):
+            shared(f"SELECT {call}".format(ttl=ttl))
 
 
 SETS = ("cache_set(%s, 'k', %s)", "cache_add(%s, 'k', %s)", "cache_set_many(%s, '{k}', ARRAY[%s::jsonb])")
