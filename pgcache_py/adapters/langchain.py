@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core import messages
 from langchain_core.caches import BaseCache
-from langchain_core.load import Serializable, dumps, loads
+from langchain_core.messages import message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
 from ..client._sync.cache import Cache
 from ..client.wire import TTL
 
-# What an answer may be made of. Others who may write to the cache could otherwise have any class made.
-CLASSES: list[type[Serializable]] = [
-    *(Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk),
-    *(each for each in vars(messages).values() if isinstance(each, type) and issubclass(each, messages.BaseMessage)),
-]
+# LangChain's loads would make objects of whatever classes the text names, and others may write to the cache.
+KINDS: dict[str, Any] = {
+    each.__name__: each for each in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
+}
 MODEL = re.compile(r"""["'](?:model_name|model|model_id|deployment_name)["']\s*[:,]\s*["']([^"']+)["']""")
 # An answer that ended so is not the whole of it.
 CUT_OFF = {"length", "max_tokens", "content_filter", "refusal", "SAFETY", "MAX_TOKENS"}
@@ -29,7 +28,7 @@ class PgcacheCache(BaseCache):
 
     source: what Cache takes, or a Cache. ttl: default the type's. options: those of Cache, tenant for one; fail_soft is
     True unless you say otherwise, so that without the cache models are asked. Answers that were cut off or filtered, or
-    that have parts which LangChain cannot serialize, are not kept. From a coroutine the calls run in threads, so any
+    that have parts which are no JSON, are not kept. From a coroutine the calls run in threads, so any
     number of event loops may share a cache; give it a ConnectionPool if they are many. No tags, no leases: LangChain
     asks for an answer and stores it in calls of its own.
     """
@@ -40,20 +39,48 @@ class PgcacheCache(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         row = self.cache.llm.get(prompt, _model(llm_string), llm_string)
-        if row is None:
+        try:
+            return None if row is None else _answer(row["response"])
+        except (KeyError, TypeError, ValueError):  # another program's
             return None
-        answer: list[Generation] = loads(row["response"], allowed_objects=CLASSES)
-        return answer
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        text = dumps(list(return_val))
-        if return_val and '"not_implemented"' not in text and not any(map(_is_cut_off, return_val)):
+        text = _text(return_val)
+        if text is not None and not any(map(_is_cut_off, return_val)):
             tokens = max(map(_tokens, return_val)) or None
             self.cache.llm.set(prompt, _model(llm_string), text, tokens_used=tokens, context=llm_string, ttl=self.ttl)
 
     def clear(self, **kwargs: Any) -> None:
         """Remove all entries of the type llm, those of other programs too; of the cache's tenant, if it has one."""
         self.cache.clear("llm")
+
+
+def _text(answer: Sequence[Generation]) -> str | None:
+    """An answer as JSON; None if there is nothing in it, or not all of it comes back the same."""
+    parts = []
+    for generation in answer:
+        part: dict[str, Any] = {
+            "kind": type(generation).__name__,
+            "text": generation.text,
+            "info": generation.generation_info,
+        }
+        if isinstance(generation, ChatGeneration):
+            part["message"] = message_to_dict(generation.message)
+        parts.append(part)
+    try:
+        text = json.dumps(parts)
+        return text if parts and _answer(text) == list(answer) else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _answer(text: str) -> list[Generation]:
+    return [
+        KINDS[part["kind"]](message=messages_from_dict([part["message"]])[0], generation_info=part["info"])
+        if "message" in part
+        else KINDS[part["kind"]](text=part["text"], generation_info=part["info"])
+        for part in json.loads(text)
+    ]
 
 
 def _model(llm_string: str) -> str:

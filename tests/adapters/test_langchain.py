@@ -103,13 +103,18 @@ def test_what_cannot_be_serialized_is_not_kept(cache: PgcacheCache) -> None:
     assert cache.lookup("p", "m") is None
 
 
-def test_a_value_of_others_makes_no_object_of_theirs(cache: PgcacheCache) -> None:
-    evil = (
-        '[{"lc": 1, "type": "constructor", "id": ["langchain", "prompts", "prompt", "PromptTemplate"], "kwargs": {}}]'
-    )
-    cache.cache.llm.set("p", "", evil, context="m")
-    with pytest.raises(ValueError, match="not allowed"):
-        cache.lookup("p", "m")
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"kind": "PromptTemplate", "text": "x", "info": null}]',
+        '[{"kind": "ChatGeneration", "text": "x", "info": null, "message": {"type": "evil", "data": {"content": ""}}}]',
+        '[{"lc": 1, "type": "constructor", "id": ["langchain", "prompts", "prompt", "PromptTemplate"], "kwargs": {}}]',
+        "an answer that another program stored",
+    ],
+)
+def test_what_is_no_answer_of_ours_is_a_miss(cache: PgcacheCache, text: str) -> None:
+    cache.cache.llm.set("p", "", text, context="m")
+    assert cache.lookup("p", "m") is None
 
 
 def test_without_the_cache_models_are_asked() -> None:
