@@ -368,9 +368,10 @@ begin
             union all
             select b.*
             from unnest(array['*', '=' || tenant]) s (scope)
+            cross join lateral (select deletions_of(type, s.scope, '')) p (prefix)  -- ends with the character 1
             inner join tag_bumps b on b.scope = s.scope
-                and b.tag >= deletions_of(type, s.scope, '') and b.tag < deletions_of(type, s.scope, chr(1114111))
-                and key like substr(b.tag, length(deletions_of(type, s.scope, '')) + 1)
+                and b.tag > p.prefix and b.tag < left(p.prefix, -1) || e'\x02'
+                and key like substr(b.tag, length(p.prefix) + 1)
         ) b
         where case
             when coalesce(b.last_xid, b.xid) = own or is_ahead(b.xid) then b.bumped_at >= leased.claimed_at

@@ -84,6 +84,39 @@ def test_a_client_over_a_connection_of_another_encoding(dsn: str, encoding: str)
             assert cache.llm.get(text, "m") == {"response": text, "model": "m"}
 
 
+def test_freshness(dsn: str, encoding: str) -> None:
+    """Leases, tags, watches, and what else compares or composes texts of its own."""
+    install(dsn, cron=False)
+    text, _ = TEXTS[encoding]
+    with psycopg.connect(dsn, autocommit=True, client_encoding="utf-8") as db:
+        cache = Cache(db, tenant=text)
+
+        def computed() -> bool:
+            lease = cache.fetch("store", text, tags=[f"doc:{text}"])
+            assert lease.state == "won"
+            return cache.set("store", text, text, token=lease.token)
+
+        assert computed()
+        assert cache.fetch("store", text).value == text
+        cache.invalidate_tags(f"doc:{text}")
+        assert text in cache.explain("store", text).cause
+        assert computed()
+        lease = cache.fetch("store", f"{text}2")
+        assert cache.delete_prefix("store", text) == 1
+        assert cache.set("store", f"{text}2", 1, token=lease.token) is False
+        db.execute(f'CREATE TABLE "{text}" (id int, "{text}" text)'.encode())
+        db.execute("SELECT pgcache.cache_watch(%s, %s)", [f'"{text}"', f"{text}:{{{text}}}"])
+        assert cache.set("store", text, 1, tags=[f"{text}:{text}"])
+        db.execute(f'INSERT INTO "{text}" VALUES (1, %s)'.encode(), [text])
+        assert cache.get("store", text) is None
+        db.execute("CALL pgcache.cache_upkeep()")
+        assert cache.count("store", text) == len(cache.scan("store", text)) == 0
+        assert cache.set("store", text, {"a": text})
+        assert cache.replace("store", text, 2, expected={"a": text})
+        cache.tenant_limit("store", text, max_entries=5)
+        assert cache.forget(text).removed[0].removed == 1
+
+
 def test_what_the_encoding_lacks(dsn: str, encoding: str) -> None:
     install(dsn, cron=False)
     text, lacking = TEXTS[encoding]
