@@ -374,6 +374,7 @@ DROP_TYPE = Call("cache_drop_type($1)", read_nothing, tier=SWEEPS, repeatable=Fa
 TENANT_LIMIT = Call("cache_tenant_limit($1, $2, $3, $4)", read_nothing, tier=BYPASSES)
 CLEANUP = Call("cache_cleanup($1)", read_count, tier=BYPASSES)
 WARM = Call("cache_warm($1, $2)", read_count, tier=SEVERAL)
+SET_MANY_TTLS = count("cache_warm($1, $2)", tier=SEVERAL)
 
 # Reports for people: read through psycopg's adapters, a dict for each row.
 STATS = "SELECT * FROM pgcache.cache_stats"

@@ -39,6 +39,7 @@ Array: TypeAlias = "Sequence[float] | NDArray[Any]"
 
 
 class Sentinel(Enum):
+    ANYTHING = "ANYTHING"
     MISS = "MISS"
     RAISE = "RAISE"
 
@@ -48,6 +49,9 @@ class Sentinel(Enum):
 
 MISS: Final = Sentinel.MISS
 """What `get` returns for a miss if it is given as the default; unlike None it is no value that could be cached."""
+
+ANYTHING: Final = Sentinel.ANYTHING
+"""What `replace` expects unless it is told."""
 
 
 # Parameters.

@@ -34,6 +34,11 @@ language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
+    if prefix is null then
+        raise exception using errcode = 'PC006',
+            message = 'the prefix of keys is NULL',
+            hint = 'Pass what the keys begin with; '''' is every key.';
+    end if;
     return check_pattern(replace(replace(replace(prefix, e'\\', e'\\\\'), '%', e'\\%'), '_', e'\\_') || '%');
 end
 $$;

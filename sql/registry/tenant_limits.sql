@@ -15,10 +15,10 @@ begin
     perform check_type(type);
     if is_tenant(tenant) is not true then
         raise exception using errcode = 'PC002',
-            message = coalesce(
-                format('a tenant of %s bytes is too long: the limit is 1024', octet_length(tenant)),
-                'the tenant to limit is NULL'
-            ),
+            message = case
+                when tenant is null then 'the tenant to limit is NULL'
+                else format('a tenant of %s bytes is too long: the limit is 1024', octet_length(tenant))
+            end,
             hint = 'Pass the name of a tenant, of 1024 bytes at most; '''' is the shared one.';
     end if;
     select l.* into wrong from (values ('max_entries', max_entries), ('max_bytes', max_bytes)) l (name, value)

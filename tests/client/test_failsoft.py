@@ -58,6 +58,7 @@ def misses(cache: Any) -> None:
     assert cache.touch("store", "k", 5) is False
     assert cache.persist("store", "k") is False
     assert cache.entry("store", "k") is None
+    assert cache.set_many("store", {"k": 1}, ttl={"k": 5}) == 0
     assert cache.keys("store") == []
     assert cache.delete("store", "k") is False
     assert cache.delete_many("store", ["a"]) == 0

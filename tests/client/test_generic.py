@@ -231,6 +231,7 @@ def test_conditional_writes(cache: Any) -> None:
     assert cache.ttl("store", "k") <= timedelta(seconds=60)
     assert cache.replace("store", "k", [3], ttl=NEVER, expected=2) is True
     assert cache.get_with_ttl("store", "k") == ([3], NEVER)
+    assert cache.replace("store", "k", 2, expected=cache.get("store", "absent", MISS)) is False
     assert cache.delete_if("store", "k", 2) is False
     assert cache.delete_if("store", "k", [3]) is True
     assert cache.get_with_ttl("store", "k", MISS) == (MISS, None)

@@ -10,7 +10,7 @@ import numpy
 import psycopg
 import pytest
 
-from pgcache_py import Audio, DimensionError, InvalidValueError, Skip
+from pgcache_py import Audio, DimensionError, InvalidKeyError, InvalidValueError, Skip
 from tests.client.proxy import Proxy
 
 
@@ -257,6 +257,10 @@ def test_every_typed_cache_explains_the_key_that_its_get_looks_for(cache: Any) -
         assert scope.exists(found.type, found.key)
     with pytest.raises(InvalidValueError, match="a get refuses these arguments"):
         cache.llm.explain("\0", "m")
+    for explain in (cache.llm.explain, cache.embedding.explain, cache.audio.explain):
+        for wrong in ((None, "m"), ("p", None)):
+            with pytest.raises(InvalidKeyError):
+                explain(*wrong)
 
 
 def test_needs_neither_numpy_nor_psycopg_pool() -> None:

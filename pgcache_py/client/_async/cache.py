@@ -15,7 +15,7 @@ from ..calls import Entry, Explanation, Forgotten, Place, Scanned, explained
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle_async
-from ..wire import MISS, TTL, Row
+from ..wire import ANYTHING, MISS, TTL, Row
 from .once import AsyncOnce, fetched_by
 from .typed import AsyncTypedCaches
 
@@ -157,19 +157,22 @@ class AsyncCache(AsyncTypedCaches):
         return None if total is None else float(total)
 
     async def replace(
-        self, type: str, key: str, value: Any, ttl: TTL = None, *, expected: Any = MISS, keep_ttl: bool = False
+        self, type: str, key: str, value: Any, ttl: TTL = None, *, expected: Any = ANYTHING, keep_ttl: bool = False
     ) -> bool:
         """Cache a value only in place of a live one; True if it was stored.
 
-        expected: only if that is the one (compare and set). keep_ttl: it expires when the old one would have.
+        expected: only if that is the one (compare and set); MISS never is. keep_ttl: it expires when the old one would
+        have.
         """
+        if expected is MISS:
+            return False
         return await self._run(
             calls.REPLACE,
             type,
             key,
             wire.json_text(value),
             wire.interval(ttl),
-            None if expected is MISS else wire.json_text(expected),
+            None if expected is ANYTHING else wire.json_text(expected),
             wire.boolean(keep_ttl),
         )
 
@@ -234,7 +237,7 @@ class AsyncCache(AsyncTypedCaches):
         if isinstance(ttl, Mapping):
             if jitter is not None:
                 raise ValueError("jitter goes with one ttl for all")
-            return await self._run(calls.WARM, type, wire.json_entries(values, ttl))
+            return await self._run(calls.SET_MANY_TTLS, type, wire.json_entries(values, ttl))
         return await self._run(
             calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl), wire.fraction(jitter)
         )

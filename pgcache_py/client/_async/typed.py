@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
-from ...errors import InvalidValueError
+from ...errors import InvalidKeyError, InvalidValueError
 from .. import calls, typed_calls, wire
 from ..calls import Explanation, Place, explained
 from ..failsoft import keeping
@@ -36,8 +36,10 @@ class AsyncTypedCache:
     def _in_savepoints(self: Self) -> Self:
         return self.__class__(self._cache._in_savepoints())
 
-    async def _explain(self, locate: Callable[..., Place], *params: Any) -> Explanation:
-        place = calls.located(locate, params)
+    async def _explain(self, locate: Callable[..., Place], required: tuple[Any, ...], *params: Any) -> Explanation:
+        if None in required:
+            raise InvalidKeyError("what the key is made of is None", hint="Pass what you would pass to get.")
+        place = calls.located(locate, (*required, *params))
         if place is None:
             raise InvalidValueError("a get refuses these arguments", hint="Its error says what is wrong with them.")
         view = self._cache if place.tenant is None else self._cache.for_tenant(place.tenant)
@@ -73,7 +75,7 @@ class AsyncLLMCache(AsyncTypedCache):
 
     async def explain(self, prompt: str, model: str, context: str = "", provider: str | None = None) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.llm, prompt, model, context, provider)
+        return await self._explain(typed_calls.llm, (prompt, model), context, provider)
 
     async def set(
         self,
@@ -150,7 +152,7 @@ class AsyncEmbeddingCache(AsyncTypedCache):
 
     async def explain(self, text: str, model: str) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.embedding, text, model)
+        return await self._explain(typed_calls.embedding, (text, model))
 
     async def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
         """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
@@ -258,9 +260,7 @@ class AsyncVectorSearchCache(AsyncTypedCache):
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
         return await self._explain(
             typed_calls.vector_search,
-            wire.vector(query),
-            wire.json_text(filters or {}),
-            wire.number(top_k),
+            (wire.vector(query), wire.json_text(filters or {}), wire.number(top_k)),
             user_id,
         )
 
@@ -303,7 +303,7 @@ class AsyncAudioCache(AsyncTypedCache):
         self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None
     ) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.audio, text, voice, provider, wire.json_text(settings or {}))
+        return await self._explain(typed_calls.audio, (text, voice), provider, wire.json_text(settings or {}))
 
     async def set(
         self,
@@ -343,7 +343,7 @@ class AsyncAIWorkerCache(AsyncTypedCache):
 
     async def explain(self, prompt: str, model: str, schema_version: str) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.ai_worker, prompt, model, schema_version)
+        return await self._explain(typed_calls.ai_worker, (prompt, model, schema_version))
 
     async def set(
         self,
@@ -411,7 +411,7 @@ class AsyncFaceCache(AsyncTypedCache):
 
     async def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.face, wire.data(image), tenant)
+        return await self._explain(typed_calls.face, (wire.data(image),), tenant)
 
     async def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
@@ -431,7 +431,7 @@ class AsyncPhashCache(AsyncTypedCache):
 
     async def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.phash, wire.data(image), tenant)
+        return await self._explain(typed_calls.phash, (wire.data(image),), tenant)
 
     async def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
@@ -447,7 +447,7 @@ class AsyncCrawlCache(AsyncTypedCache):
 
     async def explain(self, url: str, image: bytes, tenant: str | None = None) -> Explanation:
         """Why should_skip says so now, and under which key. See Cache.explain."""
-        return await self._explain(typed_calls.crawl, url, wire.data(image), tenant)
+        return await self._explain(typed_calls.crawl, (url, wire.data(image)), tenant)
 
     async def store(
         self,

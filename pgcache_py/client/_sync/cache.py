@@ -16,7 +16,7 @@ from ..calls import Entry, Explanation, Forgotten, Place, Scanned, explained
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle
-from ..wire import MISS, TTL, Row
+from ..wire import ANYTHING, MISS, TTL, Row
 from .once import Once, fetched_by
 from .typed import TypedCaches
 
@@ -158,19 +158,22 @@ class Cache(TypedCaches):
         return None if total is None else float(total)
 
     def replace(
-        self, type: str, key: str, value: Any, ttl: TTL = None, *, expected: Any = MISS, keep_ttl: bool = False
+        self, type: str, key: str, value: Any, ttl: TTL = None, *, expected: Any = ANYTHING, keep_ttl: bool = False
     ) -> bool:
         """Cache a value only in place of a live one; True if it was stored.
 
-        expected: only if that is the one (compare and set). keep_ttl: it expires when the old one would have.
+        expected: only if that is the one (compare and set); MISS never is. keep_ttl: it expires when the old one would
+        have.
         """
+        if expected is MISS:
+            return False
         return self._run(
             calls.REPLACE,
             type,
             key,
             wire.json_text(value),
             wire.interval(ttl),
-            None if expected is MISS else wire.json_text(expected),
+            None if expected is ANYTHING else wire.json_text(expected),
             wire.boolean(keep_ttl),
         )
 
@@ -235,7 +238,7 @@ class Cache(TypedCaches):
         if isinstance(ttl, Mapping):
             if jitter is not None:
                 raise ValueError("jitter goes with one ttl for all")
-            return self._run(calls.WARM, type, wire.json_entries(values, ttl))
+            return self._run(calls.SET_MANY_TTLS, type, wire.json_entries(values, ttl))
         return self._run(calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl), wire.fraction(jitter))
 
     def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
-from ...errors import InvalidValueError
+from ...errors import InvalidKeyError, InvalidValueError
 from .. import calls, typed_calls, wire
 from ..calls import Explanation, Place, explained
 from ..failsoft import keeping
@@ -37,8 +37,10 @@ class TypedCache:
     def _in_savepoints(self: Self) -> Self:
         return self.__class__(self._cache._in_savepoints())
 
-    def _explain(self, locate: Callable[..., Place], *params: Any) -> Explanation:
-        place = calls.located(locate, params)
+    def _explain(self, locate: Callable[..., Place], required: tuple[Any, ...], *params: Any) -> Explanation:
+        if None in required:
+            raise InvalidKeyError("what the key is made of is None", hint="Pass what you would pass to get.")
+        place = calls.located(locate, (*required, *params))
         if place is None:
             raise InvalidValueError("a get refuses these arguments", hint="Its error says what is wrong with them.")
         view = self._cache if place.tenant is None else self._cache.for_tenant(place.tenant)
@@ -74,7 +76,7 @@ class LLMCache(TypedCache):
 
     def explain(self, prompt: str, model: str, context: str = "", provider: str | None = None) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.llm, prompt, model, context, provider)
+        return self._explain(typed_calls.llm, (prompt, model), context, provider)
 
     def set(
         self,
@@ -149,7 +151,7 @@ class EmbeddingCache(TypedCache):
 
     def explain(self, text: str, model: str) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.embedding, text, model)
+        return self._explain(typed_calls.embedding, (text, model))
 
     def set(self, text: str, model: str, vector: Array, *, ttl: TTL = None) -> bool:
         """Cache the vector of a text. Raises DimensionError if the type is configured for other dimensions."""
@@ -255,9 +257,7 @@ class VectorSearchCache(TypedCache):
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
         return self._explain(
             typed_calls.vector_search,
-            wire.vector(query),
-            wire.json_text(filters or {}),
-            wire.number(top_k),
+            (wire.vector(query), wire.json_text(filters or {}), wire.number(top_k)),
             user_id,
         )
 
@@ -298,7 +298,7 @@ class AudioCache(TypedCache):
         self, text: str, voice: str, provider: str = "", settings: Mapping[str, Any] | None = None
     ) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.audio, text, voice, provider, wire.json_text(settings or {}))
+        return self._explain(typed_calls.audio, (text, voice), provider, wire.json_text(settings or {}))
 
     def set(
         self,
@@ -338,7 +338,7 @@ class AIWorkerCache(TypedCache):
 
     def explain(self, prompt: str, model: str, schema_version: str) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.ai_worker, prompt, model, schema_version)
+        return self._explain(typed_calls.ai_worker, (prompt, model, schema_version))
 
     def set(
         self,
@@ -406,7 +406,7 @@ class FaceCache(TypedCache):
 
     def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.face, wire.data(image), tenant)
+        return self._explain(typed_calls.face, (wire.data(image),), tenant)
 
     def set(
         self, image: bytes, tenant: str | None, embeddings: Sequence[Mapping[str, Any]], *, ttl: TTL = None
@@ -424,7 +424,7 @@ class PhashCache(TypedCache):
 
     def explain(self, image: bytes, tenant: str | None = None) -> Explanation:
         """Why a get of these hits or misses now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.phash, wire.data(image), tenant)
+        return self._explain(typed_calls.phash, (wire.data(image),), tenant)
 
     def set(self, image: bytes, tenant: str | None, phash: str, *, ttl: TTL = None) -> bool:
         """Cache the hash of an image."""
@@ -440,7 +440,7 @@ class CrawlCache(TypedCache):
 
     def explain(self, url: str, image: bytes, tenant: str | None = None) -> Explanation:
         """Why should_skip says so now, and under which key. See Cache.explain."""
-        return self._explain(typed_calls.crawl, url, wire.data(image), tenant)
+        return self._explain(typed_calls.crawl, (url, wire.data(image)), tenant)
 
     def store(
         self,
