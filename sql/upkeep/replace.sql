@@ -21,7 +21,7 @@ declare
     parts constant bigint := least(blocks, 4);
     part constant bigint := blocks / greatest(1, parts);  -- blocks in each
     run constant bigint := least(part, ceil(visited / greatest(1, parts)));  -- of which so many are read
-    first constant bigint := floor(chance() * (part - run + 1));
+    first constant bigint := floor(chance() * blocks);  -- the parts begin anywhere, or what is left over stays for ever
     over text[];  -- tenants; NULL: nobody has more than its share
     clock bigint;  -- what the clock replaced shows after this one; NULL: nothing was replaced
 begin
@@ -45,7 +45,7 @@ $frame$, $branch$type = '@type' then
         @share{over := tenants_over('@type');
         }with worst as (
             select s.row_id, s.expired
-            from (values (first), (first + part), (first + 2 * part), (first + 3 * part)) p (block)
+            from (select (first + n * part) % greatest(1, blocks) from generate_series(0, parts - 1) n) p (block)
             cross join lateral (
                 select t.ctid as row_id, @expired as expired, @worth as score
                 from @table t
