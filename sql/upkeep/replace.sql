@@ -21,7 +21,8 @@ declare
     parts constant bigint := least(blocks, 4);
     part constant bigint := blocks / greatest(1, parts);  -- blocks in each
     run constant bigint := least(part, ceil(visited / greatest(1, parts)));  -- of which so many are read
-    first constant bigint := floor(chance() * blocks);  -- the parts begin anywhere, or what is left over stays for ever
+    -- The parts may begin later by what is left over of the blocks, which would else stay for ever.
+    first constant bigint := floor(chance() * (blocks - greatest(0, parts - 1) * part - run + 1));
     over text[];  -- tenants; NULL: nobody has more than its share
     clock bigint;  -- what the clock replaced shows after this one; NULL: nothing was replaced
 begin
@@ -45,7 +46,7 @@ $frame$, $branch$type = '@type' then
         @share{over := tenants_over('@type');
         }with worst as (
             select s.row_id, s.expired
-            from (select (first + n * part) % greatest(1, blocks) from generate_series(0, parts - 1) n) p (block)
+            from (values (first), (first + part), (first + 2 * part), (first + 3 * part)) p (block)
             cross join lateral (
                 select t.ctid as row_id, @expired as expired, @worth as score
                 from @table t
