@@ -28,9 +28,9 @@ class PgcacheCache(BaseCache):
 
     source: what Cache takes, or a Cache. ttl: default the type's. options: those of Cache, tenant for one; fail_soft is
     True unless you say otherwise, so that without the cache models are asked. Answers that were cut off or filtered, or
-    that have parts which are no JSON, are not kept. From a coroutine the calls run in threads, so any
-    number of event loops may share a cache; give it a ConnectionPool if they are many. No tags, no leases: LangChain
-    asks for an answer and stores it in calls of its own.
+    that have parts which are no JSON, are not kept. From a coroutine the calls run in threads, so any number of event
+    loops may share a cache; give it a ConnectionPool if they are many. No tags, no leases: LangChain asks for an answer
+    and stores it in calls of its own.
     """
 
     def __init__(self, source: Any = None, *, ttl: TTL = None, **options: Any) -> None:

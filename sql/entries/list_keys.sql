@@ -51,6 +51,7 @@ create or replace function pgcache.cache_scan(
 ) returns table (key text, value jsonb, ttl interval)
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as cache_delete_pattern
 as $$
 #variable_conflict use_column
 declare
@@ -78,6 +79,7 @@ comment on function pgcache.cache_scan(text, text, text, bigint) is
 create or replace function pgcache.cache_count(type text, prefix text default '') returns bigint
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as cache_delete_pattern
 as $$
 declare
     registered constant types := check_type(type);

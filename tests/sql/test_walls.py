@@ -435,7 +435,10 @@ PROBES = [
     " FROM pgcache_internal.client_fetch('store', '{key}', '{{}}', NULL, NULL, '1 s', true))",
     "pgcache_internal.claim_anew('store', '{key}', '{{}}', NULL, NULL, '1 s') <> 0",
     "cache_release('store', '{key}', 1)", "pgcache_internal.hold_lease('store', '{key}', 1, '1 s')",
-    "cache_forget('{key}', kind => 'user')",
+    "cache_forget('{key}', kind => 'user')", "cache_scan('store', '{key}')", "cache_count('store', '{key}')",
+    "cache_delete_prefix('store', '{key}')", "cache_replace('store', '{key}', '1')",
+    "cache_delete_if('store', '{key}', '1')", "cache_get_with_ttl('store', '{key}')",
+    "cache_incr('store', '{key}', create_if_missing => false)", "cache_incr_float('store', '{key}', 1)",
 ]  # fmt: skip
 TOUCHED = """
     SELECT jsonb_object_agg(relname, array[seq_tup_read, idx_tup_fetch, n_tup_ins, n_tup_upd, n_tup_del])
