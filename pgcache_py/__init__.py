@@ -40,7 +40,7 @@ from .errors import (
     UnknownTypeError,
     UnrepresentableError,
 )
-from .keys import cache_key, cache_key_json
+from .keys import cache_key, cache_key_json, cache_llm_key
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ __all__ = [
     "UnrepresentableError",
     "cache_key",
     "cache_key_json",
+    "cache_llm_key",
 ]
 
 

@@ -1,13 +1,21 @@
-"""Keys, computed here as pgcache.cache_key and pgcache.cache_key_json compute them in the database."""
+"""Keys, computed here as pgcache.cache_key, cache_key_json and cache_llm_key compute them in the database."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from hashlib import sha256
+from typing import Any
 
-from .errors import NotTextError, UnrepresentableError
+from .errors import InvalidKeyError, NotTextError, UnrepresentableError
+
+# What of a request to a model makes no difference to what is answered: how it is sent, for whom, and how fast.
+IGNORED = frozenset({
+    "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata",
+    "store", "service_tier", "timeout", "max_retries", "extra_headers", "pgcache",
+})  # fmt: skip
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -34,6 +42,43 @@ def cache_key_json(value: object) -> str:
         raise UnrepresentableError("the value is nested too deeply for Python") from error
     except ValueError as error:  # half a surrogate, or too long an int
         raise UnrepresentableError(f"a value that PostgreSQL or Python cannot hold: {error}") from error
+
+
+def cache_llm_key(request: Mapping[str, Any], ignored: Iterable[str] = ()) -> str:
+    """The key of the answer to a whole request to a model, as pgcache.cache_llm_key makes it.
+
+    request: what the API takes, with provider and base_url beside it if answers of several are kept. All fields are in
+    the key, also unknown ones, but those in IGNORED, which do not change the answer, and those in ignored.
+    """
+    if not isinstance(request, Mapping):
+        raise InvalidKeyError(
+            f"a request to a model is a mapping, not {type(request).__name__}",
+            hint='Pass what you would send: {"model": "gpt-4o", "messages": [...]}.',
+        )
+    left_out = IGNORED.union((ignored,) if isinstance(ignored, str) else ignored)
+    fields = {name: value for name, value in request.items() if name not in left_out}
+    if isinstance(address := fields.get("base_url"), str):
+        fields["base_url"] = address.rstrip("/")
+    try:
+        text = canonical_json(_without_nulls(fields))
+    except RecursionError as error:
+        raise UnrepresentableError("the request is nested too deeply for Python") from error
+    except ValueError as error:  # too long an int
+        raise UnrepresentableError(f"a value that PostgreSQL or Python cannot hold: {error}") from error
+    return cache_key("request", text)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without the fields of an object that are null, and those of the objects in its lists, theirs, and so on."""
+    if isinstance(value, list | tuple):
+        return [_without_nulls(each) for each in value]
+    if isinstance(value, Mapping):
+        return {
+            name: _without_nulls(each) if isinstance(each, list | tuple) else each
+            for name, each in value.items()
+            if each is not None
+        }
+    return value
 
 
 def canonical_json(value: object) -> str:

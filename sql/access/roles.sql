@@ -31,8 +31,8 @@ as $$
     select f.name, c.access, c.walled
     from (values
         ('read', true, '{
-            ai_worker_key, ai_worker_legacy_key, audio_key, cache_key, cache_key_json, crawl_key, embedding_key,
-            image_key, llm_key, vector_search_key,
+            ai_worker_key, ai_worker_legacy_key, audio_key, cache_key, cache_key_json, cache_llm_key, crawl_key,
+            embedding_key, image_key, llm_key, vector_search_key,
             cache_get, cache_get_many, cache_get_many_json, cache_get_llm, cache_get_embedding, cache_get_embeddings,
             cache_get_vector_search, cache_get_audio, cache_get_ai_worker, cache_get_face, cache_get_phash,
             crawl_should_skip, cache_exists, cache_ttl, cache_entry, cache_explain, cache_keys, get_all_cache_keys,
@@ -42,11 +42,12 @@ as $$
         }'::name[]),
         -- What these and the clients call as their caller: it is inlined, or looks at what the caller may do.
         ('read', true, '{
-            current_tenant, caller, tenant_of_member, cache_now, canonical_json, get_for_tenant, ai_worker_stored_key,
-            hot_identity, top_entries, cache_never, is_ttl, expires_at, expiry, refuse_ttl, check_writable, count_miss,
-            ai_setting, ai_may_spend, ai_check_spending, ai_check_text, ai_check_temp, ai_take_turn, ai_is_fresh,
-            ai_is_whole, ai_ask, ai_validate, ai_explain, ai_worker_hit, ai_worker_answer, ai_worker_instructions,
-            ai_embed_missing, ai_embeddings_here, ai_store, ai_store_embeddings
+            current_tenant, caller, tenant_of_member, cache_now, canonical_json, llm_ignored, without_nulls,
+            get_for_tenant, ai_worker_stored_key, hot_identity, top_entries, cache_never, is_ttl, expires_at, expiry,
+            refuse_ttl, check_writable, count_miss, ai_setting, ai_may_spend, ai_check_spending, ai_check_text,
+            ai_check_temp, ai_take_turn, ai_is_fresh, ai_is_whole, ai_ask, ai_validate, ai_explain, ai_worker_hit,
+            ai_worker_answer, ai_worker_instructions, ai_embed_missing, ai_embeddings_here, ai_store,
+            ai_store_embeddings
         }'),
         ('read', false, '{
             cache_live, cache_health, get_cache_index_usage,

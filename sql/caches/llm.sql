@@ -22,6 +22,73 @@ comment on function pgcache.llm_key(text, text, text, text) is
 'The key of an answer: cache_key(prompt, model, context), or cache_key(prompt, model, context, provider) where one is'
 ' given; NULL if prompt or model is.';
 
+-- What of a request makes no difference to what is answered: how it is sent, for whom, and how fast.
+create or replace function pgcache_internal.llm_ignored() returns text[]
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select '{
+        stream, stream_options, user, safety_identifier, prompt_cache_key, prompt_cache_retention, metadata, store,
+        service_tier, timeout, max_retries, extra_headers, pgcache
+    }'::text[]
+$$;
+
+comment on function pgcache_internal.llm_ignored() is
+'The fields of a request to a model that are in no key, see cache_llm_key.';
+
+create or replace function pgcache_internal.without_nulls(value jsonb) returns jsonb
+language sql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select case jsonb_typeof(value)
+        when 'object' then (
+            select coalesce(
+                jsonb_object_agg(
+                    e.key, case when jsonb_typeof(e.value) = 'array' then without_nulls(e.value) else e.value end
+                ), '{}'
+            )
+            from jsonb_each(value) e where e.value <> 'null'
+        )
+        when 'array' then (
+            select coalesce(jsonb_agg(without_nulls(e.value) order by e.place), '[]')
+            from jsonb_array_elements(value) with ordinality e (value, place)
+        )
+        else value
+    end
+$$;
+
+comment on function pgcache_internal.without_nulls(jsonb) is
+'An object without its fields that are null, and without those of the objects in its lists, theirs, and so on: of a'
+' request, its messages and their parts. What is in an object in an object, as a JSON schema is, stays as it is.';
+
+create or replace function pgcache.cache_llm_key(request jsonb, ignored text[] default '{}') returns text
+language plpgsql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    address constant jsonb := request -> 'base_url';
+begin
+    if request is null then
+        return null;
+    elsif jsonb_typeof(request) <> 'object' then
+        raise exception using errcode = 'PC002',
+            message = format('a request to a model is a JSON object, not %s', left(request::text, 100)),
+            hint = 'Pass what you would send: ''{"model": "gpt-4o", "messages": [...]}''.';
+    elsif jsonb_typeof(address) = 'string' then
+        request := jsonb_set(request, '{base_url}', to_jsonb(rtrim(address #>> '{}', '/')));
+    end if;
+    return cache_key('request', canonical_json(without_nulls(request - llm_ignored() - coalesce(ignored, '{}'))));
+end
+$$;
+
+comment on function pgcache.cache_llm_key(jsonb, text[]) is
+'The key of the answer to a whole request to a model, as the API takes it, with provider and base_url beside it if'
+' answers of several are kept. All its fields are in it, also unknown ones, but those that do not change the answer:'
+' stream, stream_options, user, safety_identifier, prompt_cache_key, prompt_cache_retention, metadata, store,'
+' service_tier, timeout, max_retries, extra_headers, pgcache, and those in ignored. The order of fields, 1.0 for 1, a'
+' field of the request, a message, a tool or a part that is null, and a slash at the end of base_url make no'
+' difference. Never a key of llm_key. NULL for NULL. Errors: PC002 for what is no object.';
+
 create or replace function pgcache.cache_get_llm(
     prompt text, model text, context text default '', provider text default null
 ) returns jsonb

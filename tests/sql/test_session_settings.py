@@ -151,6 +151,8 @@ CALLS = [
     "cache_key('ab', NULL, '', chr(92))",
     'cache_key_json(\'{"b": [1.0, 1e2, "x"], "a": null}\')',
     "llm_key('p', 'm')",
+    'cache_llm_key(\'{"model": "m", "a": [1.50, 1e2, {"b": null}]}\', \'{x}\')',
+    "cache_llm_key('[]')",
     "crawl_key('u', 'x')",
     "ai_worker_key('p', 'm', 'v')",
     "(SELECT count(*) FROM cache_adopt())",
@@ -277,7 +279,7 @@ def test_the_calls_do_what_they_should(expected: dict[str, Any]) -> None:
     """Spot checks, so that it is not two times the same failure that is compared."""
     sqlstates = {call: result for call, result in expected.items() if re.fullmatch(r"[0-9A-Z]{5}", str(result))}
     assert all(sqlstate.startswith("PC") for sqlstate in sqlstates.values()), sqlstates
-    assert len(sqlstates) == 18
+    assert len(sqlstates) == 19
 
     assert expected[f"cache_get_vector_search('{VECTOR}', '{{\"a\": [null], \"b\": 1}}', 5, 'u')"] == [{"doc": "A"}]
 
