@@ -47,8 +47,8 @@ class PgcacheCache(BaseCache):
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         text = _text(return_val)
         if text is not None and not any(map(_is_cut_off, return_val)):
-            tokens = max(map(_tokens, return_val)) or None
-            self.cache.llm.set(prompt, _model(llm_string), text, tokens_used=tokens, context=llm_string, ttl=self.ttl)
+            tokens = max(map(_tokens, return_val), key=lambda tokens: tokens["tokens_used"] or 0)
+            self.cache.llm.set(prompt, _model(llm_string), text, **tokens, context=llm_string, ttl=self.ttl)
 
     def clear(self, **kwargs: Any) -> None:
         """Remove all entries of the type llm, those of other programs too; of the cache's tenant, if it has one."""
@@ -88,9 +88,13 @@ def _model(llm_string: str) -> str:
     return found[1] if found else ""
 
 
-def _tokens(generation: Generation) -> int:
+def _tokens(generation: Generation) -> dict[str, Any]:
     usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
-    return int(usage.get("total_tokens", 0))
+    return {
+        "tokens_used": usage.get("total_tokens"),
+        "input_tokens": usage.get("input_tokens"),
+        "cached_input_tokens": usage.get("input_token_details", {}).get("cache_read"),
+    }
 
 
 def _is_cut_off(generation: Generation) -> bool:

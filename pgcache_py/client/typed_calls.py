@@ -47,7 +47,7 @@ def _digest(image: bytes) -> str:
 
 # llm
 
-LLM_FIELDS = ("response", "model", "provider", "tokens_used")
+LLM_FIELDS = ("response", "model", "provider", "tokens_used", "input_tokens", "cached_input_tokens")
 
 
 def llm(prompt: str, model: str, context: str | None, provider: str | None) -> Place:
@@ -63,9 +63,10 @@ def _set_llm(
     context: str | None,
     provider: str | None,
     ttl: str | None,
+    *kinds: str | None,
 ) -> Write:
-    tokens = None if tokens_used is None else int(tokens_used)
-    value = _fields(response=response, model=model, provider=provider, tokens_used=tokens)
+    tokens = (None if count is None else int(count) for count in (tokens_used, *kinds))
+    value = _fields(**dict(zip(LLM_FIELDS, (response, model, provider, *tokens), strict=True)))
     return Write(llm(prompt, model, context, provider), value, ttl)
 
 
@@ -83,7 +84,7 @@ def llm_form(model: str, provider: str | None) -> Form:
 
 
 GET_LLM = Call("cache_get_llm($1, $2, $3, $4)", read_document, None, tier=Reads(llm))
-SET_LLM = flag("cache_set_llm($1, $2, $3, $4, $5, $6, $7)", tier=Writes(_set_llm))
+SET_LLM = flag("cache_set_llm($1, $2, $3, $4, $5, $6, $7, $8, $9)", tier=Writes(_set_llm))
 
 # embedding. By the dozen they are looked up in PostgreSQL alone.
 

@@ -2,7 +2,8 @@
 
 select pgcache_internal.declare_type(
     'llm', 'cache_llm_responses', 'answers of language models',
-    fields => '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "count"}'
+    fields => '{"response": "string!", "model": "string", "provider": "string", "tokens_used": "count",
+        "input_tokens": "count", "cached_input_tokens": "count"}'
 );
 
 create or replace function pgcache.llm_key(
@@ -96,26 +97,29 @@ language sql volatile parallel unsafe  -- not pinned: hot path
 as $$ select pgcache.cache_get('llm', pgcache.llm_key(prompt, model, context, provider)) $$;
 
 comment on function pgcache.cache_get_llm(text, text, text, text) is
-'The cached answer to a prompt: {"response", "model", "provider", "tokens_used"}, without what was not stored; NULL on'
-' a miss. What was stored with a provider is found with that provider only. Errors: PC002 prompt or model NULL; as'
-' cache_get.';
+'The cached answer to a prompt: {"response", "model", "provider", "tokens_used", "input_tokens",'
+' "cached_input_tokens"}, without what was not stored; NULL on a miss. What was stored with a'
+' provider is found with that provider only. Errors: PC002 prompt or model NULL; as cache_get.';
 
 create or replace function pgcache.cache_set_llm(
     prompt text, model text, response text, tokens_used bigint default null, context text default '',
-    provider text default null, ttl interval default null
+    provider text default null, ttl interval default null, input_tokens bigint default null,
+    cached_input_tokens bigint default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache.cache_set(
         'llm', pgcache.llm_key(prompt, model, context, provider),
         pg_catalog.jsonb_build_object(
-            'response', response, 'model', model, 'provider', provider, 'tokens_used', tokens_used
+            'response', response, 'model', model, 'provider', provider, 'tokens_used', tokens_used,
+            'input_tokens', input_tokens, 'cached_input_tokens', cached_input_tokens
         ),
         ttl
     )
 $$;
 
-comment on function pgcache.cache_set_llm(text, text, text, bigint, text, text, interval) is
+comment on function pgcache.cache_set_llm(text, text, text, bigint, text, text, interval, bigint, bigint) is
 'Caches the answer of a model to a prompt. context: whatever else the answer depends on (system prompt, user level).'
-' provider: who runs the model, for whom the answer then is kept apart. ttl: default of the type, 1 hour. Errors: as'
-' cache_set.';
+' provider: who runs the model, for whom the answer then is kept apart. ttl: default of the type, 1 hour. Of'
+' tokens_used so many were input_tokens, and of these cached_input_tokens by the provider: see cache_set_price. Errors:'
+' as cache_set.';

@@ -13,10 +13,14 @@ declare
     weights integer[];  -- of lines of the log; NULL for a miss
     models pg_catalog.text[];
     tokens integer[];
+    input_tokens integer[];
+    cached_tokens integer[];
 begin
     if @branches    end if;
     perform pgcache_internal.record_hits(
-        type, keys, pg_catalog.cardinality(pg_catalog.array_positions(weights, null)), keys, weights, models, tokens);
+        type, keys, pg_catalog.cardinality(pg_catalog.array_positions(weights, null)), keys, weights, models, tokens,
+        input_tokens, cached_tokens
+    );
     return query select * from unnest(keys, found_values);
 end
 $body$;
@@ -26,13 +30,14 @@ comment on function pgcache.cache_get_many(text, text[]) is
 $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         select
             pg_catalog.array_agg(f.value), pg_catalog.array_agg(f.weight)@tokens{,
-            pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used)}
-        into found_values, weights@tokens{, models, tokens}
+            pg_catalog.array_agg(f.model), pg_catalog.array_agg(f.tokens_used), pg_catalog.array_agg(f.input_tokens),
+            pg_catalog.array_agg(f.cached_tokens)}
+        into found_values, weights@tokens{, models, tokens, input_tokens, cached_tokens}
         from (
             select
                 case when t.hit_weight is not null then @value end as value,
                 pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding)
-                    as weight@tokens{, @model as model, t.tokens_used}
+                    as weight@tokens{, @model as model, t.tokens_used, @input as input_tokens, @cached as cached_tokens}
             from pg_catalog.unnest(keys) with ordinality a (key, place)
             left join @table t
                 on t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) a.key
@@ -57,6 +62,8 @@ declare
     weights integer[];
     models pg_catalog.text[];
     tokens integer[];
+    input_tokens integer[];
+    cached_tokens integer[];
 begin
     if @branches    end if;
     if missed operator(pg_catalog.>) 0::bigint then  -- unless a key was given twice
@@ -67,7 +74,9 @@ begin
         );
     end if;
     if missed is null or missed operator(pg_catalog.<>) 0::bigint or logged is not null then
-        perform pgcache_internal.record_hits(type, keys, missed, logged, weights, models, tokens);
+        perform pgcache_internal.record_hits(
+            type, keys, missed, logged, weights, models, tokens, input_tokens, cached_tokens
+        );
     end if;
     return coalesce(entries, '{}');
 end
@@ -82,13 +91,15 @@ $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
             pg_catalog.array_agg(f.cache_key) filter (where f.weight operator(pg_catalog.>) 0),
             pg_catalog.array_agg(f.weight) filter (where f.weight operator(pg_catalog.>) 0)@tokens{,
             pg_catalog.array_agg(f.model) filter (where f.weight operator(pg_catalog.>) 0),
-            pg_catalog.array_agg(f.tokens_used) filter (where f.weight operator(pg_catalog.>) 0)}
-        into entries, missed, logged, weights@tokens{, models, tokens}
+            pg_catalog.array_agg(f.tokens_used) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.input_tokens) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.cached_tokens) filter (where f.weight operator(pg_catalog.>) 0)}
+        into entries, missed, logged, weights@tokens{, models, tokens, input_tokens, cached_tokens}
         from (
             select
                 t.cache_key, @value as value,
                 pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding)
-                    as weight@tokens{, @model as model, t.tokens_used}
+                    as weight@tokens{, @model as model, t.tokens_used, @input as input_tokens, @cached as cached_tokens}
             from @table t
             where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) any(keys)
                 and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
@@ -97,7 +108,8 @@ $branch$);
 
 create or replace function pgcache_internal.record_hits(
     type text, asked text[], misses bigint, keys text[], weights integer[],
-    models text[] default null, tokens integer[] default null
+    models text[] default null, tokens integer[] default null, input_tokens integer[] default null,
+    cached_tokens integer[] default null
 ) returns void
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
@@ -110,15 +122,21 @@ begin
         end if;
     end if;
     if 0 operator(pg_catalog.<) any(weights) then
-        insert into pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        select type, pgcache_internal.current_tenant(), l.key, l.weight, pgcache_internal.cache_now(), l.model, l.tokens
-        from unnest(keys, weights, models, tokens) l (key, weight, model, tokens)
+        insert into pgcache_internal.hit_log
+            (type, tenant, cache_key, weight, hit_at, model, tokens, input_tokens, cached_input_tokens)
+        select
+            type, pgcache_internal.current_tenant(), l.key, l.weight, pgcache_internal.cache_now(), l.model, l.tokens,
+            l.input, l.cached
+        from unnest(keys, weights, models, tokens, input_tokens, cached_tokens)
+            l (key, weight, model, tokens, input, cached)
         where l.weight operator(pg_catalog.>) 0;
     end if;
 end
 $$;
 
-comment on function pgcache_internal.record_hits(text, text[], bigint, text[], integer[], text[], integer[]) is
+comment on function pgcache_internal.record_hits(
+    text, text[], bigint, text[], integer[], text[], integer[], integer[], integer[]
+) is
 'Counts the misses of a batch (NULL: the type is unknown or not readable here) after the checks of the call, and logs'
 ' the hits with a weight. Errors: PC001, PC002.';
 

@@ -269,7 +269,8 @@ begin
         select
             count(*),
             array_agg(row(
-                (g.t).type, null, '', (g.t).weight, (g.t).hit_at, (g.t).model, (g.t).tokens, (g.t).saved
+                (g.t).type, null, '', (g.t).weight, (g.t).hit_at, (g.t).model, (g.t).tokens, (g.t).saved,
+                (g.t).input_tokens, (g.t).cached_input_tokens
             )::hit_log)
         from gone g
         $sql$, whose)

@@ -21,13 +21,15 @@ declare
     value pg_catalog.jsonb;
     model pg_catalog.text;
     tokens integer;
+    input_tokens integer;
+    cached_tokens integer;
     counted bigint;  -- NULL: there was no hit; 0: it could not be counted
     weight smallint;  -- how many hits a line of the log stands for
     drawn boolean;  -- whether this hit is to be logged; NULL: there was none
 begin
     if @branches    end if;
     if drawn is not false then
-        perform pgcache_internal.record_hit(type, key, counted, weight, model, tokens);
+        perform pgcache_internal.record_hit(type, key, counted, weight, model, tokens, input_tokens, cached_tokens);
     end if;
     return value;
 end
@@ -38,9 +40,10 @@ comment on function pgcache.cache_get(text, text) is
 ' PC002 invalid key.';
 $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         select
-            @value, @tokens{@model, t.tokens_used, }pgcache_internal.count_hit('pgcache_internal.hits_@type'),
-            t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
-        into value, @tokens{model, tokens, }counted, weight, drawn
+            @value, @tokens{@model, t.tokens_used, @input, @cached, }
+            pgcache_internal.count_hit('pgcache_internal.hits_@type'), t.hit_weight,
+            pgcache_internal.draw_hit(t.hit_weight)
+        into value, @tokens{model, tokens, input_tokens, cached_tokens, }counted, weight, drawn
         from @table t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
             and pgcache_internal.is_live(
@@ -72,7 +75,8 @@ comment on function pgcache_internal.draw_hit(smallint) is
 'True for one in weight hits; for a negative weight, which is that of hit_tracking exact, always.';
 
 create or replace function pgcache_internal.record_hit(
-    type text, key text, counted bigint, weight integer, model text default null, tokens integer default null
+    type text, key text, counted bigint, weight integer, model text default null, tokens integer default null,
+    input_tokens integer default null, cached_tokens integer default null
 ) returns void
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
@@ -84,8 +88,11 @@ begin
         perform pgcache_internal.count_miss(type, key);
     elsif counted operator(pg_catalog.>) 0::bigint then
         crowding := pgcache_internal.hit_log_crowding();
-        insert into pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
-        select type, pgcache_internal.current_tenant(), key, l.weight, pgcache_internal.cache_now(), model, tokens
+        insert into pgcache_internal.hit_log
+            (type, tenant, cache_key, weight, hit_at, model, tokens, input_tokens, cached_input_tokens)
+        select
+            type, pgcache_internal.current_tenant(), key, l.weight, pgcache_internal.cache_now(), model, tokens,
+            input_tokens, cached_tokens
         from (select pgcache_internal.log_weight(weight, crowding) as weight) l
         where l.weight operator(pg_catalog.>) 0;
         -- Not where nothing is logged: it would give the transaction an id.
@@ -96,7 +103,7 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.record_hit(text, text, bigint, integer, text, integer) is
+comment on function pgcache_internal.record_hit(text, text, bigint, integer, text, integer, integer, integer) is
 'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call.'
 ' One in 64 of those that are logged is timed. Errors: PC001, PC002.';
 

@@ -169,15 +169,16 @@ begin
     perform count_events(type, 'hits', total);
     if registered.hit_tracking <> 'off' then
         execute format($sql$
-            insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens)
+            insert into hit_log
+                (type, tenant, cache_key, weight, hit_at, model, tokens, input_tokens, cached_input_tokens)
             select $1, $2, r.key, least(r.hits, 100000) * $5, $6, %s
             from unnest($3, $4) r (key, hits) left join %s t on t.tenant = $2 and t.cache_key = r.key
             where chance() * $5 < 1
             $sql$,
             case
                 when registered.fields ? 'tokens_used'
-                    then (expressions_of(registered) ->> '@model') || ', t.tokens_used'
-                else 'null, null'
+                    then fill('@model, t.tokens_used, @input, @cached', expressions_of(registered))
+                else 'null, null, null::integer, null::integer'
             end,
             registered.relation)
         using type, current_tenant(), keys, counts, crowding, cache_now();

@@ -77,6 +77,13 @@ begin
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::pg_catalog.text' end,
+        '@input', case
+            when registered.fields ->> 'input_tokens' like 'count%' then 't.input_tokens' else 'null::integer'
+        end,
+        '@cached', case
+            when registered.fields ->> 'cached_input_tokens' like 'count%' then 't.cached_input_tokens'
+            else 'null::integer'
+        end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
         '@share', case when registered.tenant_share is not null then e'\\1' else '' end,
         '@excess', coalesce(excess_over_share(registered), '0'),
@@ -114,10 +121,11 @@ $$;
 comment on function pgcache_internal.expressions_of(types) is
 'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; @full: the'
 ' condition that new entries replace others; of a JSON value `value`: @fits (the condition that it fits), @columns,'
-' @given (what goes into them), @updates (the same for ON CONFLICT), @untagged (ON CONFLICT, too: what was known of the'
-' freshness of the old one goes); of an entry `t`: @value, @bytes (of its value), @size, @model, at a moment @expired'
-' and @worth (the lowest is evicted first), both with a look at tags of the tenant `whose` only, of all for NULL;'
-' @readable: a further condition to read it; of what a tenant has, `h`: @excess over its share. What stands in'
+' @given (what goes into them), @updates (the same for ON CONFLICT), @untagged (ON CONFLICT, too: what was known of'
+' the freshness of the old one goes); of an entry `t`: @value, @bytes (of its value), @size, @model, @input and'
+' @cached (tokens), at a moment @expired and @worth (the lowest is evicted first), both with a look at tags of the'
+' tenant `whose` only, of all for NULL; @readable: a further condition to read it; of what a tenant has, `h`: @excess'
+' over its share. What stands in'
 ' @tokens{} is left out of types without tokens, what stands in @share{} of those without tenant_share.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text

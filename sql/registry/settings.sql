@@ -196,40 +196,71 @@ comment on function pgcache.cache_tier(text) is
 ' cache_configure_setting(''ttl_short'', ...); types follow it with cache_configure(type, tier => ''short''). Errors:'
 ' PC010 for another tier.';
 
-create or replace function pgcache.cache_set_price(model text, usd_per_million_tokens numeric) returns void
+create or replace function pgcache.cache_set_price(
+    model text, usd_per_million_tokens numeric default null, input numeric default null, output numeric default null,
+    cached_input numeric default null
+) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if model is null or octet_length(model) > 1024
-        or usd_per_million_tokens is null or usd_per_million_tokens not between 0 and 1e12
+    if model is null or octet_length(model) > 1024 or coalesce(usd_per_million_tokens, input) is null
+        or exists (
+            select from unnest(array[usd_per_million_tokens, input, output, cached_input]) p (usd)
+            where p.usd not between 0 and 1e12
+        )
     then
         raise exception using errcode = 'PC010',
             message = 'a price needs a model, of 1024 bytes at most, and a number that is not negative',
-            hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', 0.60)';
+            hint = 'For example: SELECT cache_set_price(''gpt-4o-mini'', input => 0.15, output => 0.60)';
     end if;
     perform fold_log();  -- hits up to now count with the old price
-    insert into model_prices as p values (model, usd_per_million_tokens)
-    on conflict on constraint model_prices_pkey do update set usd_per_million_tokens = excluded.usd_per_million_tokens;
+    insert into model_prices as p (model, usd_per_million_tokens, input, output, cached_input)
+    values (model, coalesce(usd_per_million_tokens, input), input, output, cached_input)
+    on conflict on constraint model_prices_pkey do update
+    set usd_per_million_tokens = excluded.usd_per_million_tokens, input = excluded.input, output = excluded.output,
+        cached_input = excluded.cached_input;
 end
 $$;
 
-comment on function pgcache.cache_set_price(text, numeric) is
-'Sets the price of a model in US dollars per million tokens; hits from then on count with it in money_saved. Errors:'
-' PC010.';
+comment on function pgcache.cache_set_price(text, numeric, numeric, numeric, numeric) is
+'Sets the prices of a model in US dollars per million tokens; hits from then on count with them in money_saved. input,'
+' output: for entries that know both (input_tokens). cached_input: of input that the provider had cached, default as'
+' input. usd_per_million_tokens: of tokens of which is not known what they were, default as input; alone, the price of'
+' all. Errors: PC010.';
 
-create or replace function pgcache_internal.model_price(model text) returns numeric
+create or replace function pgcache_internal.model_price(model text) returns pgcache_internal.model_prices
 language sql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     select coalesce(
-        (select p.usd_per_million_tokens from model_prices p where p.model = model_price.model),
-        cache_setting('usd_per_million_tokens')::numeric
+        (select p from model_prices p where p.model = model_price.model),
+        row(model, cache_setting('usd_per_million_tokens')::numeric, null, null, null)::model_prices
     )
 $$;
 
 comment on function pgcache_internal.model_price(text) is
-'US dollars per million tokens of a model: its own price, else the setting.';
+'The prices of a model: its own, else the setting.';
+
+create or replace function pgcache_internal.usd_of(
+    price pgcache_internal.model_prices, tokens numeric, input numeric, cached numeric
+) returns numeric
+language sql immutable parallel safe
+set search_path to pg_catalog, pg_temp
+as $$
+    select case
+        when input is null then tokens * price.usd_per_million_tokens
+        else
+            (tokens - i.known) * coalesce(price.output, price.usd_per_million_tokens)
+            + (i.known - i.reused) * coalesce(price.input, price.usd_per_million_tokens)
+            + i.reused * coalesce(price.cached_input, price.input, price.usd_per_million_tokens)
+    end / 1000000
+    from (select least(input, tokens) as known, least(coalesce(cached, 0), input, tokens) as reused) i
+$$;
+
+comment on function pgcache_internal.usd_of(pgcache_internal.model_prices, numeric, numeric, numeric) is
+'What so many tokens cost in US dollars, of which so many were input, and of these so many cached by the provider.'
+' input NULL: it is not known what they were; cached NULL: none.';
 
 create or replace view pgcache.cache_settings as
 select

@@ -20,10 +20,13 @@ begin
             select jsonb_object_agg(l.type, jsonb_build_object('weight', l.weight, 'tokens', l.tokens, 'usd', l.usd))
             from (
                 select m.type, sum(m.weight) as weight, sum(m.tokens) as tokens,
-                    sum(m.tokens * model_price(m.model)) / 1000000 as usd
+                    sum(usd_of(model_price(m.model), m.tokens, m.input, m.cached)) as usd
                 from (
-                    select h.type, h.model, sum(h.weight) as weight, sum(h.weight::bigint * h.tokens) as tokens
-                    from hit_log h group by h.type, h.model
+                    select
+                        h.type, h.model, sum(h.weight) as weight, sum(h.weight::bigint * h.tokens) as tokens,
+                        sum(h.weight::bigint * h.input_tokens) as input,
+                        sum(h.weight::bigint * h.cached_input_tokens) as cached
+                    from hit_log h group by h.type, h.model, h.input_tokens is null
                 ) m
                 group by m.type
             ) l

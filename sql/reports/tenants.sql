@@ -14,12 +14,15 @@ declare
     logged constant text := case when not pg_is_in_recovery() then $sql$
         union all
         select
-            l.tenant, 0, 0, l.hits, coalesce(l.tokens, 0), coalesce(l.tokens * model_price(l.model) / 1000000, 0),
-            0, null, null, null, null
+            l.tenant, 0, 0, l.hits, coalesce(l.tokens, 0),
+            coalesce(usd_of(model_price(l.model), l.tokens, l.input, l.cached), 0), 0, null, null, null, null
         from (
-            select h.tenant, h.model, sum(h.weight) as hits, sum(h.weight::bigint * h.tokens) as tokens
+            select
+                h.tenant, h.model, sum(h.weight) as hits, sum(h.weight::bigint * h.tokens) as tokens,
+                sum(h.weight::bigint * h.input_tokens) as input, sum(h.weight::bigint * h.cached_input_tokens) as cached
             from hit_log h
-            where h.type = $1 and not h.saved and ($3 is null or h.tenant = any($3)) group by 1, 2
+            where h.type = $1 and not h.saved and ($3 is null or h.tenant = any($3))
+            group by 1, 2, h.input_tokens is null
         ) l
         $sql$ end;
     registered types;

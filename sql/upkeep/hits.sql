@@ -43,14 +43,18 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     with counted as materialized (
-        select l.type, l.tenant, l.model, sum(l.weight) as hits, sum(l.weight::bigint * l.tokens) as tokens
-        from unnest(lines) l where not l.saved group by l.type, l.tenant, l.model
+        select
+            l.type, l.tenant, l.model, sum(l.weight) as hits, sum(l.weight::bigint * l.tokens) as tokens,
+            sum(l.weight::bigint * l.input_tokens) as input, sum(l.weight::bigint * l.cached_input_tokens) as cached
+        from unnest(lines) l where not l.saved group by l.type, l.tenant, l.model, l.input_tokens is null
     ), prices as materialized (  -- once for each model, as there may be thousands of tenants
         select m.model, model_price(m.model) as price
         from (select distinct c.model from counted c where c.tokens is not null) m
     )
     insert into tenant_savings as s (type, tenant, hits, tokens, usd)
-    select c.type, c.tenant, sum(c.hits), coalesce(sum(c.tokens), 0), coalesce(sum(c.tokens * p.price) / 1000000, 0)
+    select
+        c.type, c.tenant, sum(c.hits), coalesce(sum(c.tokens), 0),
+        coalesce(sum(usd_of(p.price, c.tokens, c.input, c.cached)), 0)
     from counted c left join prices p on coalesce(p.model, '') = coalesce(c.model, '')
     where c.type in (select t.type from types t)
     group by c.type, c.tenant

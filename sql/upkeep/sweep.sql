@@ -95,7 +95,9 @@ as $policies$
     from (values
         ('lru', '@reuse'),
         ('cost',
-            '@reuse / (@size)@tokens{ * coalesce(t.tokens_used, 1) * greatest(model_price(@model), 1e-6)::float8}'),
+            '@reuse / (@size)@tokens{ * greatest('
+            '1e6 * usd_of(model_price(@model), coalesce(t.tokens_used, 1), @input, @cached)::float8,'
+            ' 1e-6 * coalesce(t.tokens_used, 1)::float8)}'),
         ('fifo', $$date_part('epoch', t.created_at)$$),
         ('none', 'null')
     ) p (policy, score)

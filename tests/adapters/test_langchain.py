@@ -60,7 +60,7 @@ def test_a_model_is_asked_once(used: PgcacheCache) -> None:
 
 
 def answer(text: str, **metadata: Any) -> AIMessage:
-    usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+    usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12, "input_token_details": {"cache_read": 4}}
     call = {"name": "look_up", "args": {"a": [1, "é"]}, "id": "1"}
     return AIMessage(text, usage_metadata=usage, response_metadata=metadata, tool_calls=[call])
 
@@ -82,7 +82,9 @@ def test_the_price_is_that_of_the_model(cache: PgcacheCache, dsn: str) -> None:
         assert cache.lookup("p", llm_string) is not None
         assert cache.lookup("p", llm_string.replace("None", "['x']")) is None
     keys = [key for key, *_ in cache.cache.scan("llm")]
-    assert [cache.cache.get("llm", key)["model"] for key in keys] == ["gpt-4o", "gpt-4o"]
+    entries = [cache.cache.get("llm", key) for key in keys]
+    assert [entry["model"] for entry in entries] == ["gpt-4o", "gpt-4o"]
+    assert [(entry["input_tokens"], entry["cached_input_tokens"]) for entry in entries] == [(5, 4), (5, 4)]
 
 
 @pytest.mark.parametrize("metadata", [{"finish_reason": "length"}, {"stop_reason": "max_tokens"}])

@@ -82,7 +82,9 @@ FACES = [{"bbox": [1, 2, 3, 4], "embedding": [0.25], "det_score": 0.9}]
 PAIRS: dict[str, tuple[Callable[[Cache], Any], Callable[[Cache], Any]]] = {
     "store": (lambda c: c.set("store", "k", {"a": None}), lambda c: c.get("store", "k")),
     "llm": (
-        lambda c: c.llm.set("p", "m", "r", tokens_used=7, context="c", provider="x"),
+        lambda c: c.llm.set(
+            "p", "m", "r", tokens_used=7, context="c", provider="x", input_tokens=5, cached_input_tokens=4
+        ),
         lambda c: c.llm.get("p", "m", "c", "x"),
     ),
     "embedding": (lambda c: c.embedding.set("t", "m", [0.5, -2]), lambda c: c.embedding.get("t", "m")),

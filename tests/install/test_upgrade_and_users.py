@@ -169,10 +169,13 @@ def test_default_privileges_give_a_role_with_access_no_more_than_that(dsn: str, 
     newer = edited(
         "registry/settings.sql",
         (
-            "set_price(model text, usd_per_million_tokens numeric)",
-            "set_price(model text, usd_per_million_tokens numeric, a int)",
+            "cached_input numeric default null\n) returns void",
+            "cached_input numeric default null, a int default null\n) returns void",
         ),
-        ("set_price(text, numeric)", "set_price(text, numeric, int)"),
+        (
+            "set_price(text, numeric, numeric, numeric, numeric)",
+            "set_price(text, numeric, numeric, numeric, numeric, int)",
+        ),
         sources=newer,
     )
     install(dsn, sources=newer, cron=False)

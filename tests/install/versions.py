@@ -131,7 +131,7 @@ GROWN = {
     "a column in every entry table": grown,
     "a setting": lambda: edited("registry/settings.sql", ("('ttl_short',", "('later', '1', 'later'),\n('ttl_short',")),
     "a field of a typed cache": lambda: edited(
-        "caches/llm.sql", ('"tokens_used": "count"}', '"tokens_used": "count", "finish": "string"}')
+        "caches/llm.sql", ('"cached_input_tokens": "count"}', '"cached_input_tokens": "count", "finish": "string"}')
     ),
 }
 PAIRS = {
@@ -229,7 +229,7 @@ def seen(ask: Session) -> dict[str, Any]:
         "settings": ask.rows(
             "SELECT name, value FROM cache_settings WHERE name IN ('ttl_short', 'test_clock') ORDER BY 1"
         ),
-        "prices": ask.rows("SELECT * FROM pgcache_internal.model_prices"),
+        "prices": ask.rows("SELECT model, usd_per_million_tokens FROM pgcache_internal.model_prices"),
         "hot": ask.rows("SELECT type, ttl FROM pgcache_internal.hot_types"),
         "outbox": ask.rows("SELECT type, cache_key, version FROM pgcache_internal.hot_outbox ORDER BY id"),
     }

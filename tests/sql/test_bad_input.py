@@ -352,6 +352,9 @@ def test_settings(shared: Session) -> None:
     for name in shared.column("SELECT name FROM cache_settings WHERE name LIKE 'hot%' OR name LIKE 'ai%'"):
         with refused("PC010", "cache_hot_configure" if name.startswith("hot") else "ai_configure"):
             shared("SELECT cache_configure_setting(%s, '1')", name)
+    for prices in ("input => -1", "input => 1, output => 'NaN'", "1, cached_input => 2e12", "output => 1"):
+        with refused("PC010", "cache_set_price("):
+            shared(f"SELECT cache_set_price('m', {prices})")
     for model, price in (("m", None), (None, 1), ("m", -1), ("m", "NaN")):
         with refused("PC010", "cache_set_price("):
             shared("SELECT cache_set_price(%s, %s::numeric)", model, price)

@@ -199,6 +199,7 @@ CALLS = [
     "cache_tier('short') = '6 minutes'",
     "cache_configure_setting('ttl_short', 'soon')",
     "cache_set_price('m', 2.5)",
+    "cache_set_price('m', input => 1.5, output => 2.5, cached_input => 0.5)",
     "(SELECT (hits, misses, tokens_saved, money_saved::text)::text FROM cache_stats WHERE type = 'llm')",
     "(SELECT count(*) FROM cache_stats)",
     "(SELECT (sum(entries) > 0, count(DISTINCT tenant) > 0)::text FROM cache_tenant_stats())",

@@ -509,3 +509,79 @@ def test_a_large_hit_log_is_a_warning_until_it_is_folded(ask: Session) -> None:
     assert "cache_upkeep" in str(warning["hint"])
     ask("CALL cache_upkeep()")
     assert health(ask, "hit log")["status"] == "ok"
+
+
+def money(ask: Session) -> list[Decimal]:
+    """What the hits of the type llm have saved, as all reports have it."""
+    tenants = ask("SELECT sum(money_saved) FROM cache_tenant_stats() WHERE type = 'llm'")
+    return [ask.stats("llm")["money_saved"], tenants]
+
+
+def test_input_output_and_cached_input_have_prices_of_their_own(ask: Session) -> None:
+    ask("SELECT cache_set_price('m', input => 2, output => 10, cached_input => 0.5)")
+    ask("SELECT cache_set_llm('a', 'm', 'r', 1000000, input_tokens => 900000, cached_input_tokens => 600000)")
+    ask("SELECT cache_set_llm('b', 'm', 'r', 1000000, input_tokens => 900000)")
+    ask("SELECT cache_set_llm('c', 'm', 'r', 1000000)")  # nobody knows: as input, which costs less
+    saved = Decimal(0)
+    for prompt, usd in (("a", "1.9"), ("b", "2.8"), ("c", "2")):  # 1 + 0.6 + 0.3, 1 + 1.8, 2
+        ask("SELECT cache_get_llm(%s, 'm')", prompt)
+        saved += Decimal(usd)
+        assert money(ask) == [saved, saved]
+    ask("CALL cache_upkeep()")
+    assert money(ask) == [saved, saved]
+    keys = "ARRAY[llm_key('a', 'm'), llm_key('b', 'm'), llm_key('c', 'm')]"
+    for query in (
+        f"SELECT count(*) FROM cache_get_many('llm', {keys})",
+        f"SELECT cache_get_many_json('llm', {keys}) IS NOT NULL",
+        f"SELECT pgcache_internal.hot_report_hits('llm', {keys}, '{{1,1,1}}')",
+    ):
+        ask(query)
+        saved += Decimal("6.7")
+        assert money(ask) == [saved, saved]
+    assert ask.stats("llm")["tokens_saved"] == 12_000_000
+    ask("CALL cache_upkeep()")
+    assert money(ask) == [saved, saved]
+
+
+def test_prices_of_some_kinds(ask: Session) -> None:
+    """What is not said is as what it is part of: cached input as input, all else as all tokens."""
+    ask("SELECT cache_set_llm('a', 'm', 'r', 1000000, input_tokens => 900000, cached_input_tokens => 600000)")
+    ask("SELECT cache_configure_setting('usd_per_million_tokens', '1')")
+    saved = Decimal(0)
+    for prices, usd in (
+        (None, "1"),  # the setting
+        ("4", "4"),
+        ("4, output => 10", "4.6"),  # 1 + 3.6
+        ("4, input => 2", "2.2"),  # 0.4 + 1.8
+        ("4, cached_input => 0", "1.6"),  # 0.4 + 1.2
+        ("input => 2", "2"),
+        ("input => 0, output => 10", "1"),
+        ("5", "5"),  # the others are gone
+    ):
+        if prices:
+            ask(f"SELECT cache_set_price('m', {prices})")
+        ask("SELECT cache_get_llm('a', 'm')")
+        saved += Decimal(usd)
+        assert money(ask) == [saved, saved], prices
+
+
+def test_kinds_of_tokens_that_cannot_be(ask: Session) -> None:
+    """More of a kind than there are at all: nothing is negative."""
+    ask("SELECT cache_set_price('m', input => 1, output => 1000, cached_input => 0)")
+    ask("SELECT cache_set_llm('a', 'm', 'r', 1000000, input_tokens => 5000000, cached_input_tokens => 7000000)")
+    ask("SELECT cache_set_llm('b', 'm', 'r', NULL, input_tokens => 5)")
+    ask("SELECT cache_get_llm('a', 'm'), cache_get_llm('b', 'm')")
+    assert money(ask) == [0, 0]
+    ask("CALL cache_upkeep()")
+    assert money(ask) == [0, 0]
+
+
+def test_a_type_of_a_users_has_kinds_of_tokens(ask: Session) -> None:
+    ask("SELECT cache_set_price('m', input => 1, output => 3)")
+    fields = '{"model": "string", "tokens_used": "count", "input_tokens": "%s"}'
+    for type, kind, usd in (("counted", "count", 2), ("named", "string", 1)):
+        ask("SELECT cache_create_type(%s, fields => %s)", type, fields.replace("%s", kind))
+        value = '{"model": "m", "tokens_used": 1000000, "input_tokens": 500000}'
+        ask("SELECT cache_set(%s, 'k', %s)", type, value if kind == "count" else value.replace("500000", '"500000"'))
+        ask("SELECT cache_get(%s, 'k')", type)
+        assert ask.stats(type)["money_saved"] == usd

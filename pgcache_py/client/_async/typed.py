@@ -64,7 +64,10 @@ class AsyncLLMCache(AsyncTypedCache):
     """Answers of language models, by prompt, model, context and, if given, provider. Default time to live: 1 hour."""
 
     async def get(self, prompt: str, model: str, context: str = "", provider: str | None = None) -> Row | None:
-        """The answer: response, model, provider and tokens_used, without what is not known; None on a miss."""
+        """The answer; None on a miss.
+
+        response, model, provider, tokens_used, input_tokens and cached_input_tokens, without what is not known.
+        """
         place = calls.located(typed_calls.llm, (prompt, model, context, provider))
         if place is None or prompt is None or model is None:
             document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context, provider)
@@ -87,10 +90,13 @@ class AsyncLLMCache(AsyncTypedCache):
         context: str = "",
         provider: str | None = None,
         ttl: TTL = None,
+        input_tokens: int | None = None,
+        cached_input_tokens: int | None = None,
     ) -> bool:
         """Cache an answer. context: whatever else it depends on, such as the system prompt.
 
-        provider: who runs the model; the answer is then found with the same provider only.
+        provider: who runs the model; the answer is then found with the same provider only. Of tokens_used so many were
+        input_tokens, and of these cached_input_tokens by the provider, which may have other prices.
         """
         return await self._run(
             typed_calls.SET_LLM,
@@ -101,6 +107,8 @@ class AsyncLLMCache(AsyncTypedCache):
             context,
             provider,
             wire.interval(ttl),
+            wire.number(input_tokens),
+            wire.number(cached_input_tokens),
         )
 
     async def get_or_compute(
@@ -120,8 +128,8 @@ class AsyncLLMCache(AsyncTypedCache):
     ) -> Row:
         """The cached answer, or else a new one, which is cached; of all callers one asks for it. See get_or_compute.
 
-        compute: asks the model; returns the response, or a mapping with response and, if known, tokens_used, provider,
-        which is then noted, but makes no difference to where the answer is found.
+        compute: asks the model; returns the response, or a mapping with response and, if known, the tokens as in set,
+        and provider, which is then noted, but makes no difference to where the answer is found.
         """
         chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
         place = calls.located(typed_calls.llm, (prompt, model, context, provider))
