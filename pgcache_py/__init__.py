@@ -40,7 +40,7 @@ from .errors import (
     UnknownTypeError,
     UnrepresentableError,
 )
-from .keys import cache_key, cache_key_json, cache_llm_key
+from .keys import any_key, cache_key, cache_key_json, cache_llm_key
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ __all__ = [
     "UnavailableError",
     "UnknownTypeError",
     "UnrepresentableError",
+    "any_key",
     "cache_key",
     "cache_key_json",
     "cache_llm_key",

@@ -1,9 +1,10 @@
-"""Keys, computed here as pgcache.cache_key, cache_key_json and cache_llm_key compute them in the database."""
+"""Keys: computed as cache_key, cache_key_json and cache_llm_key compute them in the database; what may be one."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from hashlib import sha256
@@ -18,6 +19,36 @@ IGNORED = frozenset({
 })  # fmt: skip
 
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+LONGEST_KEY = 1024  # bytes
+_HASHED = re.compile("~[0-9a-f]{64}")
+
+
+def is_key(key: str) -> bool:
+    """Whether an entry can have this key: 1 to 1,024 bytes without NUL or half a surrogate."""
+    if "\0" in key or not key:
+        return False
+    try:
+        return len(key) <= LONGEST_KEY and (key.isascii() or len(key.encode()) <= LONGEST_KEY)
+    except UnicodeEncodeError:
+        return False
+
+
+def any_key(key: str, prefix: str = "") -> str:
+    """A key for any text: prefix and the text, or, where that cannot be a key, prefix, "~" and the text's SHA-256.
+
+    So what begins with the prefix is still found by it. Different texts have different keys: one that looks like such a
+    hash is hashed, too. Raises InvalidKeyError for a prefix that leaves no room, or that no key can have.
+    """
+    if is_key(prefix + key) and not _HASHED.fullmatch(key):
+        return prefix + key
+    hashed = f"{prefix}~{sha256(key.encode(errors='surrogatepass')).hexdigest()}"
+    if not is_key(hashed):
+        raise InvalidKeyError(
+            f"a prefix of keys has {LONGEST_KEY - 65} bytes at most, and neither NUL nor half a surrogate",
+            hint="Shorten it.",
+        )
+    return hashed
 
 
 def cache_key(*parts: str | None) -> str:

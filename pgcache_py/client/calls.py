@@ -20,6 +20,7 @@ from .wire import (
     Params,
     Sentinel,
     binary_json,
+    bytes_or_number,
     json_value,
     left,
     moment,
@@ -225,6 +226,16 @@ def _forgotten(result: PGresult, encoding: str) -> Forgotten:
     return Forgotten(int(total), tuple(Removed(type, place, int(removed)) for type, place, removed in parts))
 
 
+def _bytes(result: PGresult, encoding: str) -> Any:
+    return bytes_or_number(result.get_value(0, 0), result.get_value(0, 1))
+
+
+def _many_bytes(result: PGresult, encoding: str) -> dict[str, bytes | int]:
+    rows = ([result.get_value(row, column) for column in range(3)] for row in range(result.ntuples))
+    values = ((key, bytes_or_number(data, number)) for key, data, number in rows if key is not None)
+    return {key.decode(encoding): value for key, value in values if value is not MISS}
+
+
 class Scanned(NamedTuple):
     """An entry. ttl: what is left, NEVER for one that never expires."""
 
@@ -328,6 +339,20 @@ REPLACE = flag("cache_replace($1, $2, $3, $4, $5, $6)", tier=Changes(generic), r
 DELETE_IF = flag("cache_delete_if($1, $2, $3)", tier=Changes(generic), repeatable=False)
 GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_document, {}, tier=SEVERAL)
 SET_MANY = count("cache_set_many_json($1, $2, $3, $4)", tier=SEVERAL)
+# Bytes: Redis has none of these, unless a get of the entry as JSON put it there.
+GET_BYTES = Call("bytes_at($1, $2)", _bytes, MISS, tier=BYPASSES, rows=True, binary=True, schema="pgcache_internal")
+SET_BYTES = flag("cache_set_bytes($1, $2, $3, $4, $5, $6, $7)", tier=Changes(generic), takes_bytes=True)
+ADD_BYTES = flag("cache_add_bytes($1, $2, $3, $4)", tier=Changes(generic), repeatable=False, takes_bytes=True)
+GET_MANY_BYTES: Call[dict[str, bytes | int]] = Call(
+    "cache_get_many_bytes($1, $2)", _many_bytes, {}, tier=BYPASSES, rows=True, binary=True
+)
+SET_MANY_BYTES: Call[int] = Call(
+    "cache_set_many_bytes($1, $2, $3, $4, $5, $6::pg_catalog.text[]::interval[])",
+    read_count,
+    0,
+    tier=SEVERAL,
+    takes_bytes=True,
+)
 EXISTS = flag("cache_exists($1, $2)", tier=BYPASSES)
 TTL_LEFT = Call("cache_ttl($1, $2)", read_duration, None, tier=BYPASSES, binary=True)
 TOUCH = flag("cache_touch($1, $2, $3)", tier=Changes(generic))
@@ -366,7 +391,7 @@ HOLD: Call[bool] = Call("hold_lease($1, $2, $3, $4)", read_flag, False, tier=BYP
 RELEASE = flag("cache_release($1, $2, $3)", tier=BYPASSES)
 
 CREATE_TYPE = Call(
-    "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", read_nothing, tier=BYPASSES, repeatable=False
+    "cache_create_type($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)", read_nothing, tier=BYPASSES, repeatable=False
 )
 CONFIGURE = Call("cache_configure($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)", read_nothing, tier=SWEEPS)
 DROP_TYPE = Call("cache_drop_type($1)", read_nothing, tier=SWEEPS, repeatable=False)

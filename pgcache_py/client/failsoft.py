@@ -40,6 +40,9 @@ ABSORBED = (
     UnrepresentableError,
 )
 
+# What refuses all of many entries because of some of them.
+REFUSED_ENTRIES = (CacheFullError, UnrepresentableError)
+
 # Failures to store a value that do not concern who computed it.
 UNKEPT = (
     BrokenError,

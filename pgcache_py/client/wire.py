@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeGuard
 
 from psycopg import DataError
 from psycopg.abc import Buffer
@@ -23,6 +23,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.types.datetime import TimestamptzBinaryLoader
 
 from ..errors import InvalidTTLError, InvalidValueError, NotTextError, UnrepresentableError
+from ..keys import is_key
 
 if TYPE_CHECKING:
     import numpy
@@ -52,6 +53,12 @@ MISS: Final = Sentinel.MISS
 
 ANYTHING: Final = Sentinel.ANYTHING
 """What `replace` expects unless it is told."""
+
+
+# The OIDs of PostgreSQL's types.
+BYTEA: Final = 17
+INT8: Final = 20
+TEXT: Final = 25
 
 
 # Parameters.
@@ -199,6 +206,11 @@ def several(items: Iterable[str]) -> Sequence[str]:
     return list(items)
 
 
+def askable(keys: Iterable[str]) -> list[str]:
+    """Those of the keys that an entry can have: the others are misses. What is no text is said to be so later."""
+    return [key for key in several(keys) if not isinstance(key, str) or is_key(key)]
+
+
 def array(items: Iterable[str | None]) -> str:
     """The text of a PostgreSQL array of texts."""
     if isinstance(items, str):
@@ -250,11 +262,50 @@ def fraction(value: float | Decimal | None) -> str | None:
     return None if value is None else str(value)
 
 
-def data(value: bytes | bytearray | memoryview) -> bytes:
+def data(value: object) -> bytes:
     """Not of a text: PostgreSQL would read that as bytes in its own way."""
     if not isinstance(value, bytes | bytearray | memoryview):
         raise TypeError(f"expected bytes, not {type(value).__name__}: {value!r:.100}")
     return bytes(value)
+
+
+def binary_array(oid: int, items: Iterable[bytes | None]) -> bytes:
+    """A PostgreSQL array in binary format: dimensions, if there are NULLs, of which type; length, first index; items.
+
+    As text it would depend on the session's array_nulls whether NULL is one.
+    """
+    parts = [b"\xff\xff\xff\xff" if item is None else len(item).to_bytes(4, "big") + item for item in items]
+    header = (
+        struct.pack(">iiI", 1, 1, oid) + struct.pack(">ii", len(parts), 1) if parts else struct.pack(">iiI", 0, 0, oid)
+    )
+    return header + b"".join(parts)
+
+
+def texts(items: Iterable[str | None]) -> bytes:
+    """An array of texts, some of which may be NULL."""
+    return binary_array(TEXT, (None if item is None else item.encode() for item in items))
+
+
+def bytes_and_numbers(values: Mapping[str, bytes | int]) -> tuple[bytes, bytes]:
+    """Values of a type of bytes, as an array of those that are bytes and one of the numbers."""
+    try:
+        numbers = [value.to_bytes(8, "big", signed=True) if whole(value) else None for value in values.values()]
+    except OverflowError as error:
+        raise InvalidValueError(
+            f"a whole number has 64 bits: {error}", hint="Store the digits of a larger one."
+        ) from error
+    others = (None if whole(value) else data(value) for value in values.values())
+    return binary_array(BYTEA, others), binary_array(INT8, numbers)
+
+
+def whole(value: object) -> TypeGuard[int]:
+    """Whether a value of a type of bytes is stored as a number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def numeral(value: int) -> str:
+    """A number, as the JSON value that a type of bytes takes."""
+    return f'{{"number":{value:d}}}'
 
 
 def boolean(value: bool | None) -> str | None:
@@ -338,6 +389,13 @@ def read_duration(result: PGresult, encoding: str) -> timedelta | None:
 
 def read_bytes(result: PGresult, encoding: str) -> bytes | None:
     return result.get_value(0, 0)
+
+
+def bytes_or_number(data: bytes | None, number: bytes | None) -> bytes | int | Literal[Sentinel.MISS]:
+    """A value of a type of bytes, in binary format."""
+    if number is not None:
+        return int.from_bytes(number, "big", signed=True)
+    return MISS if data is None else data
 
 
 # PostgreSQL counts microseconds from here.

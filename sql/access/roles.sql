@@ -36,7 +36,7 @@ as $$
             cache_get, cache_get_many, cache_get_many_json, cache_get_llm, cache_get_embedding, cache_get_embeddings,
             cache_get_vector_search, cache_get_audio, cache_get_ai_worker, cache_get_face, cache_get_phash,
             crawl_should_skip, cache_exists, cache_ttl, cache_entry, cache_explain, cache_keys, get_all_cache_keys,
-            cache_get_with_ttl, cache_scan, cache_count,
+            cache_get_with_ttl, cache_scan, cache_count, cache_get_bytes, cache_get_many_bytes,
             cache_setting, cache_tier, cache_tenant_stats, ai_settings, ai_describe_schema, ai_worker_generate,
             llm_complete, embed, embed_many
         }'::name[]),
@@ -47,7 +47,7 @@ as $$
             refuse_ttl, check_writable, count_miss, ai_setting, ai_may_spend, ai_check_spending, ai_check_text,
             ai_check_temp, ai_take_turn, ai_is_fresh, ai_is_whole, ai_ask, ai_validate, ai_explain, ai_worker_hit,
             ai_worker_answer, ai_worker_instructions, ai_embed_missing, ai_embeddings_here, ai_store,
-            ai_store_embeddings
+            ai_store_embeddings, bytes_at, bytes_of_number
         }'),
         ('read', false, '{
             cache_live, cache_health, get_cache_index_usage,
@@ -58,6 +58,7 @@ as $$
         ('write', true, '{
             cache_set, cache_fetch, cache_release, cache_invalidate_tags, cache_add, cache_incr, cache_incr_float,
             cache_replace, cache_delete_if, cache_delete_prefix, cache_set_many,
+            cache_set_bytes, cache_add_bytes, cache_set_many_bytes, beside_raw,
             cache_set_many_json, cache_warm, cache_set_llm, cache_set_embedding, cache_set_embeddings,
             cache_set_vector_search, cache_set_audio, cache_set_ai_worker, cache_set_face, cache_set_phash,
             crawl_store, cache_touch, cache_persist, cache_delete, cache_delete_many, cache_delete_pattern,

@@ -65,7 +65,7 @@ comment on function pgcache_internal.remove_invalid(text, text) is
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.put(
-    type text, key text, value jsonb, ttl interval, overwrite boolean
+    type text, key text, value jsonb, ttl interval, overwrite boolean, raw bytea default null
 ) returns boolean
 language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $body$
@@ -77,41 +77,44 @@ declare
 begin
     if @branches    end if;
     if clock operator(pg_catalog.>) 1::bigint
-        and pg_catalog.pg_column_size(value) operator(pg_catalog.<=) pgcache_internal.large_value()
+        and coalesce(pg_catalog.octet_length(raw), pg_catalog.pg_column_size(value))
+            operator(pg_catalog.<=) pgcache_internal.large_value()
     then
         return true;
     elsif clock is null then
-        return pgcache_internal.explain_refusal(type, key, value, ttl);
+        return pgcache_internal.explain_refusal(type, key, value, ttl, raw);
     end if;
     perform pgcache_internal.note_writes(
-        type, clock operator(pg_catalog.=) 1::bigint, pg_catalog.pg_column_size(value)
+        type, clock operator(pg_catalog.=) 1::bigint,
+        coalesce(pg_catalog.octet_length(raw), pg_catalog.pg_column_size(value))
     );
     return true;
 end
 $body$;
-comment on function pgcache_internal.put(text, text, jsonb, interval, boolean) is
-'Upserts one entry; with overwrite false only over an expired one. True if it was stored. Errors: as cache_set.';
+comment on function pgcache_internal.put(text, text, jsonb, interval, boolean, bytea) is
+'Upserts one entry; with overwrite false only over an expired one. raw: the bytes of a value of bytes, in place of'
+' those in the JSON. True if it was stored. Errors: as cache_set.';
 $frame$, $branch$type operator(pg_catalog.=) '@type' then
         if @full then  -- on its own: the rest takes a statement
             if pgcache_internal.may_replace() and not exists (
                 select from @table e
                 where e.tenant operator(pg_catalog.=) scope and e.cache_key operator(pg_catalog.=) key
-            ) and pgcache_internal.replace_worst(type, key, value, ttl, moment) then
+            ) and pgcache_internal.replace_worst(type, key, value, ttl, moment, raw) then
                 return true;
             end if;
         end if;
         insert into @table as t (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight)
         select
-            scope, key, @given,
+            scope, key, @raw_or_given,
             moment, pgcache_internal.expires_at(moment, ttl, pgcache_internal.type_ttl('@type')), moment,
             pgcache_internal.type_hit_weight('@type')
-        where pgcache_internal.may_write('@type', key, ttl, scope) and @fits
+        where pgcache_internal.may_write('@type', key, ttl, scope) and @fits and @takes_raw
         on conflict on constraint @pkey do update
         set @updates, created_at = excluded.created_at, expires_at = excluded.expires_at,
             last_accessed_at = excluded.last_accessed_at, @untagged
         where overwrite or t.expires_at operator(pg_catalog.<=) moment
         returning pg_catalog.nextval('pgcache_internal.writes_@type') into clock;
-$branch$, $own$type operator(pg_catalog.=) '@type' and @fits then
+$branch$, $own$type operator(pg_catalog.=) '@type' and @fits and raw is null then
         return pgcache_internal.@writer(key, value, ttl, overwrite);
 $own$);
 
@@ -164,7 +167,7 @@ comment on function pgcache_internal.is_writable() is
 'True, or error 25006 in a READ ONLY transaction and on a standby.';
 
 create or replace function pgcache_internal.explain_refusal(
-    type text, key text, value jsonb, ttl interval
+    type text, key text, value jsonb, ttl interval, raw bytea default null
 ) returns boolean
 language plpgsql stable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -173,14 +176,16 @@ declare
     registered constant types := check_type(type);
 begin
     perform check_key(key), expiry(cache_now(), ttl, registered.ttl), check_tenant();
-    if not value_fits(type, value) then
+    if raw is not null then
+        perform check_bytes_type(type);
+    elsif not value_fits(type, value) then
         perform reject_value(type, value);
     end if;
     return false;  -- the type is disabled, or cache_add met a live entry
 end
 $$;
 
-comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval) is
+comment on function pgcache_internal.explain_refusal(text, text, jsonb, interval, bytea) is
 'Raises what is wrong with a call that stored nothing, or returns false if nothing is. Errors: PC001, PC002, PC003,'
 ' PC004.';
 

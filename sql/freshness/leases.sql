@@ -253,7 +253,7 @@ comment on function pgcache.cache_release(text, text, bigint) is
 -- Storing with tags, or with a token.
 
 create or replace function pgcache_internal.put_fresh(
-    type text, key text, value jsonb, ttl interval, tags text[], token bigint
+    type text, key text, value jsonb, ttl interval, tags text[], token bigint, raw bytea default null
 ) returns boolean
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -269,10 +269,7 @@ declare
     entry_epoch bigint;
     had_an_id constant boolean := pg_current_xact_id_if_assigned() is not null;
 begin
-    perform check_key(key), expiry(cache_now(), ttl, registered.ttl);
-    if not value_fits(type, value) then
-        perform reject_value(type, value);
-    end if;
+    perform explain_refusal(type, key, value, ttl, raw);
     if token is not null then
         leased := end_lease(type, tenant, key, token);
         if leased.token is null or leased.claimed_at < clock_timestamp() - longest_lease()
@@ -306,7 +303,7 @@ begin
         epoch := tags_epoch(tenant, depends_on);
     end if;
     -- Only over the entry that was seen: another session may just now be storing one.
-    if not put(type, key, value, ttl, token is null or created_at is not null) then
+    if not put(type, key, value, ttl, token is null or created_at is not null, raw) then
         return false;
     end if;
     execute format($sql$
@@ -321,7 +318,7 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.put_fresh(text, text, jsonb, interval, text[], bigint) is
+comment on function pgcache_internal.put_fresh(text, text, jsonb, interval, text[], bigint, bytea) is
 'cache_set with tags, with a token, or both. False if the token is void, or what it has captured has changed. Errors:'
 ' as cache_set.';
 

@@ -36,7 +36,7 @@ begin
     );
     for template in select * from templates loop
         definition := replace(template.frame, '@branches', (
-            select string_agg(b.filled, '    elsif ' order by each.place)
+            select coalesce(string_agg(b.filled, '    elsif ' order by each.place), e'false then\n')
             from jsonb_array_elements(all_types) with ordinality each (type, place)
             cross join lateral (
                 select fill(
@@ -62,6 +62,7 @@ language plpgsql stable
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
+    of_bytes constant boolean := is_of_bytes(registered.fields);
     expressions jsonb;
 begin
     select jsonb_build_object(
@@ -71,6 +72,7 @@ begin
         '@writer', registered.writer,
         '@value', value_of(registered.type, registered.fields),
         '@fits', fits(registered.type, registered.fields),
+        '@takes_raw', case when of_bytes then 'true' else 'raw is null' end,
         '@full', coalesce(full_when(registered), 'false'),
         '@untagged', 'cache_tags = excluded.cache_tags, cache_epoch = excluded.cache_epoch,'
             ' cache_stale_until = excluded.cache_stale_until, cache_compute_ms = excluded.cache_compute_ms',
@@ -85,6 +87,14 @@ begin
             else 'null::integer'
         end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
+        '@counts', case when of_bytes or registered.fields is null then e'\\1' else '' end,
+        '@first_sum', case when of_bytes then 'null, by' else quote_literal(registered.type) || ', to_jsonb(by)' end,
+        '@new_sum', case when of_bytes then 'bytes = null, number = ' else 'data = to_jsonb(' end || format(
+            'sum_of(%s, is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment), by, whole)',
+            case when of_bytes then 'coalesce(t.number::text, ''bytes'')' else 't.data::text' end
+        ) || case when of_bytes then '' else ')' end,
+        '@sum', case when of_bytes then 't.number' else 't.data::text::numeric' end,
+        '@of_bytes', case when of_bytes then e'\\1' else '' end,
         '@share', case when registered.tenant_share is not null then e'\\1' else '' end,
         '@excess', coalesce(excess_over_share(registered), '0'),
         '@expired', format(
@@ -99,6 +109,13 @@ begin
         select jsonb_build_object(
             '@columns', coalesce(string_agg(quote_ident(f.name), ', '), 'type, data'),
             '@given', coalesce(string_agg(f.given, ', '), quote_literal(registered.type) || ', value'),
+            '@raw_or_given', coalesce(
+                string_agg(
+                    case when of_bytes and f.name = 'bytes' then format('coalesce(raw, %s)', f.given) else f.given end,
+                    ', '
+                ),
+                quote_literal(registered.type) || ', value'
+            ),
             '@updates', coalesce(string_agg(format('%1$I = excluded.%1$I', f.name), ', '), 'data = excluded.data')
         )
         from fields_of(registered.type, registered.fields) f
@@ -122,11 +139,13 @@ comment on function pgcache_internal.expressions_of(types) is
 'What stands for what in a template: @type, @table, @pkey (the constraint of its primary key), @writer; @full: the'
 ' condition that new entries replace others; of a JSON value `value`: @fits (the condition that it fits), @columns,'
 ' @given (what goes into them), @updates (the same for ON CONFLICT), @untagged (ON CONFLICT, too: what was known of'
-' the freshness of the old one goes); of an entry `t`: @value, @bytes (of its value), @size, @model, @input and'
-' @cached (tokens), at a moment @expired and @worth (the lowest is evicted first), both with a look at tags of the'
-' tenant `whose` only, of all for NULL; @readable: a further condition to read it; of what a tenant has, `h`: @excess'
-' over its share. What stands in'
-' @tokens{} is left out of types without tokens, what stands in @share{} of those without tenant_share.';
+' the freshness of the old one goes); of bytes `raw` that may be given in place of those in it: @takes_raw (that the'
+' type has them, or there are none), @raw_or_given; of an entry `t`: @value, @bytes (of its value), @size, @model,'
+' @input and @cached (tokens), at a moment @expired and @worth (the lowest is evicted first), both with a look at tags'
+' of the tenant `whose` only, of all for NULL; @readable: a further condition to read it; of what a tenant has, `h`:'
+' @excess over its share; of counters, where `by` is added: @first_sum (into @columns), @new_sum (the assignments),'
+' @sum of the entry. What stands in @tokens{} is left out of types without tokens, in @share{} of those without'
+' tenant_share, in @of_bytes{} of others than those of bytes, in @counts{} of those that have no counters.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe
@@ -137,7 +156,7 @@ declare
 begin
     for expression in select e.key, e.value from jsonb_each_text(expressions) e loop
         template := case
-            when expression.key = any('{@tokens,@share}')
+            when expression.key = any('{@tokens,@share,@of_bytes,@counts}')
                 then regexp_replace(template, expression.key || '{([^}]*)}', expression.value, 'g')
             else replace(template, expression.key, coalesce(expression.value, ''))
         end;

@@ -14,7 +14,12 @@ as $kinds$
             $$(value operator(pg_catalog.->>) %1$L) operator(pg_catalog.~) '^[0-9]{1,9}$'$$,
             '(value operator(pg_catalog.->>) %1$L)::integer', 't.%1$I'),
         ('integer', 'number', 'bigint',
-            $$(value operator(pg_catalog.->>) %1$L) operator(pg_catalog.~) '^-?[0-9]{1,18}$'$$,
+            $$((value operator(pg_catalog.->>) %1$L) operator(pg_catalog.~) '^-?[0-9]{1,18}$'
+                or (value operator(pg_catalog.->>) %1$L) operator(pg_catalog.~) '^-?[0-9]{19}$' and (
+                    (value operator(pg_catalog.->>) %1$L) operator(pg_catalog.=) '-9223372036854775808'
+                    or pg_catalog.ltrim(value operator(pg_catalog.->>) %1$L, '-') collate pg_catalog."C"
+                        operator(pg_catalog.<=) '9223372036854775807'
+                ))$$,
             '(value operator(pg_catalog.->>) %1$L)::bigint', 't.%1$I'),
         ('number', 'number', 'numeric', null, '(value operator(pg_catalog.->>) %1$L)::numeric', 't.%1$I'),
         ('array', 'array', 'jsonb', null, 'pgcache_internal.not_null(value operator(pg_catalog.->) %1$L)', 't.%1$I'),
@@ -40,10 +45,25 @@ as $kinds$
 $kinds$;
 
 comment on function pgcache_internal.field_kinds() is
-'The kinds of fields: string; boolean; count, a whole number from 0 to 999999999; integer, one of up to 18 digits;'
+'The kinds of fields: string; boolean; count, a whole number from 0 to 999999999; integer, one of 64 bits;'
 ' number, any; array, object, any: JSON; base64: bytes; vector: numbers, stored as pgvector''s float32. For each its'
 ' type in JSON and its column''s, and as SQL, for a field %1$s of type %2$s: what else must hold of a JSON value, what'
 ' is stored of it, how that is shown again.';
+
+-- A type of bytes: its values go in and out as bytea, or are whole numbers, which can be counted up.
+create or replace function pgcache_internal.fields_of_bytes() returns jsonb
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select pg_catalog.jsonb_build_object('bytes', 'base64', 'number', 'integer') $$;
+
+comment on function pgcache_internal.fields_of_bytes() is
+'The fields of a type of bytes, of which a value has one.';
+
+create or replace function pgcache_internal.is_of_bytes(fields jsonb) returns boolean
+language sql immutable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$ select coalesce(fields = fields_of_bytes(), false) $$;
+
+comment on function pgcache_internal.is_of_bytes(jsonb) is 'Whether a type with these fields is one of bytes.';
 
 create or replace function pgcache_internal.not_null(value jsonb) returns jsonb
 language sql immutable parallel safe  -- not pinned: inlined
@@ -185,8 +205,13 @@ begin
         select format(
             '(pg_catalog.jsonb_typeof(value) operator(pg_catalog.=) ''object'' and %s'
             ' and (value operator(pg_catalog.-) %L::pg_catalog.text[])'
-            ' operator(pg_catalog.=) ''{}''::pg_catalog.jsonb)',
-            string_agg(f.condition, ' and '), array_agg(f.name)
+            ' operator(pg_catalog.=) ''{}''::pg_catalog.jsonb%s)',
+            string_agg(f.condition, ' and '), array_agg(f.name),
+            case when is_of_bytes(fields) then
+                ' and pg_catalog.num_nonnulls('
+                'value operator(pg_catalog.->>) ''bytes'', value operator(pg_catalog.->>) ''number'')'
+                ' operator(pg_catalog.=) 1'
+            end
         )
         from fields_of(type, fields) f
     );
@@ -269,6 +294,8 @@ begin
                 'its field %I should be of kind %s, not the %s %s',
                 wrong.name, wrong.kind, wrong.json_type, left(wrong.content::text, 40)
             );
+        elsif is_of_bytes(fields) then
+            problem := 'it has not just one of the fields bytes and number';
         end if;
     end if;
     raise exception using errcode = 'PC004',

@@ -141,7 +141,8 @@ comment on function pgcache_internal.declare_type(text, text, text, interval, bi
 create or replace function pgcache.cache_create_type(
     type text, ttl interval default '1 hour', max_entries bigint default null, max_bytes bigint default 4294967296,
     eviction text default 'lru', hit_tracking text default 'sampled', durable boolean default true,
-    enabled boolean default true, fields json default null, exist_ok boolean default false
+    enabled boolean default true, fields json default null, exist_ok boolean default false,
+    bytes boolean default false
 ) returns void
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -179,6 +180,13 @@ begin
             hint = 'Choose another name.';
     end if;
     perform check_type_options(ttl, max_entries, max_bytes, eviction, hit_tracking, null, null, null);
+    if bytes and fields is not null then
+        raise exception using errcode = 'PC010',
+            message = 'the values of a type are bytes, or have fields, not both',
+            hint = 'Pass bytes, or fields. A field of kind base64 holds bytes, too.';
+    elsif bytes then
+        fields := fields_of_bytes();
+    end if;
     insert into types (type, fields, relation, ttl, max_entries, max_bytes, eviction, hit_tracking, durable, enabled)
     values (
         type, check_fields(fields),
@@ -191,7 +199,7 @@ end
 $$;
 
 comment on function pgcache.cache_create_type(
-    text, interval, bigint, bigint, text, text, boolean, boolean, json, boolean
+    text, interval, bigint, bigint, text, text, boolean, boolean, json, boolean, boolean
 ) is
 'Creates a type, with a table of its own, cache_type_<type>. fields: what its values have, each in a column of its own:'
 ' {"name": "kind", ...}, a kind being string, count (a whole number from 0), integer, number, boolean, array, object,'
@@ -201,7 +209,8 @@ comment on function pgcache.cache_create_type(
 ' default for its entries, NULL = never. max_entries, max_bytes: limits, NULL = none (default 4 GB). eviction: lru,'
 ' cost, fifo or none. hit_tracking: exact, sampled or off. durable false: UNLOGGED, faster, emptied by a crash, not on'
 ' standbys. exist_ok: a type of this name, however it was made, is left as it is, and is no error; so programs can'
-' create theirs when they start. Errors: PC007 exists, PC010 invalid option.';
+' create theirs when they start. bytes: its values are bytes, or whole numbers, see cache_set_bytes. Errors: PC007'
+' exists, PC010 invalid option.';
 
 create or replace function pgcache_internal.check_type_options(
     ttl interval, max_entries bigint, max_bytes bigint, eviction text, hit_tracking text, dimensions bigint,

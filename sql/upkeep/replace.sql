@@ -5,7 +5,7 @@
 
 select pgcache_internal.define($frame$
 create or replace function pgcache_internal.replace_worst(
-    type text, key text, value jsonb, ttl interval, moment timestamptz
+    type text, key text, value jsonb, ttl interval, moment timestamptz, raw bytea
 ) returns boolean
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -23,21 +23,22 @@ declare
     run constant bigint := least(part, ceil(visited / greatest(1, parts)));  -- of which so many are read
     -- The parts may begin later by what is left over of the blocks, which would else stay for ever.
     first constant bigint := floor(chance() * (blocks - greatest(0, parts - 1) * part - run + 1));
+    size constant bigint := coalesce(octet_length(raw), pg_column_size(value));
     over text[];  -- tenants; NULL: nobody has more than its share
     clock bigint;  -- what the clock replaced shows after this one; NULL: nothing was replaced
 begin
     if @branches    end if;
     if clock is null then
         return false;
-    elsif clock = 1 or pg_column_size(value) > large_value() then
-        perform note_writes(type, false, pg_column_size(value), replaced => clock = 1);
+    elsif clock = 1 or size > large_value() then
+        perform note_writes(type, false, size, replaced => clock = 1);
     end if;
     return true;
 exception when unique_violation then
     return false;  -- another session has just set the key
 end
 $body$;
-comment on function pgcache_internal.replace_worst(text, text, jsonb, interval, timestamptz) is
+comment on function pgcache_internal.replace_worst(text, text, jsonb, interval, timestamptz, bytea) is
 'Stores an entry whose key is not there yet in the row of the worst of some sampled() others, at places drawn at'
 ' random; false if it stored nothing: another session has just set the key, the call or the value is wrong, or there'
 ' was nothing to replace, as where tenants have more than their share, and none of these others is theirs. Rows that'
@@ -62,12 +63,12 @@ $frame$, $branch$type = '@type' then
         )
         update @table t
         set (tenant, cache_key, @columns, created_at, expires_at, last_accessed_at, hit_weight) = row(
-            tenant, key, @given,
+            tenant, key, @raw_or_given,
             moment, expires_at(moment, ttl, type_ttl('@type')), moment, type_hit_weight('@type')
         ), id = default, hit_count = default, version = default,
             cache_tags = default, cache_epoch = default, cache_stale_until = default, cache_compute_ms = default
         from victim v
-        where t.ctid = v.row_id and may_write('@type', key, ttl, tenant) and @fits
+        where t.ctid = v.row_id and may_write('@type', key, ttl, tenant) and @fits and @takes_raw
         returning nextval('replaced_@type') + 0 * case  -- the other one only counts
             when (select w.expired from worst w) then nextval('expired_@type') else nextval('evicted_@type')
         end into clock;

@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str, str]] = {
     "empty key": (lambda c: c.get("store", ""), "PC002", "cache_key"),
     "None as key": (lambda c: c.set("store", None, 1), "PC002", "cache_key"),
     "long key": (lambda c: c.set("store", "é" * 513, 1), "PC002", "cache_key"),
-    "one bad key of many": (lambda c: c.get_many("store", ["a", ""]), "PC002", "cache_key"),
+    "one bad key of many": (lambda c: c.set_many("store", {"a": 1, "": 2}), "PC002", "cache_key"),
     "no time to live": (lambda c: c.set("store", "k", 1, 0), "PC003", "."),
     "negative time to live": (lambda c: c.set("store", "k", 1, -1), "PC003", "."),
     "tiny time to live": (lambda c: c.set("store", "k", 1, 1e-9), "PC003", "."),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 import json
 import random
+import re
 import string
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgcache_py import AsyncCache, Cache, cache_key, cache_key_json
+from pgcache_py import AsyncCache, Cache, InvalidKeyError, any_key, cache_key, cache_key_json
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,32 @@ def test_cache_key_json_of_what_json_makes_of_it() -> None:
 def test_a_part_that_is_no_text_is_named(part: object) -> None:
     with pytest.raises(TypeError, match="a part of a key is a str or None"):
         cache_key("a", part)  # type: ignore[arg-type]
+
+
+FINE = ["a", "user:42", "é😀", "x" * 1022, "~", "~abc", " ", "'%_\\"]
+ODD = ["a\0b", "\0", "half \ud800", "\udfff", "x" * 1023, "ä" * 512, any_key("")]
+
+
+@pytest.mark.parametrize("key", FINE)
+def test_any_key_of_what_can_be_one(key: str) -> None:
+    assert any_key(key) == key
+    assert any_key(key, "p:") == f"p:{key}"
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_any_key_of_what_cannot_be_one(key: str, db: psycopg.Connection) -> None:
+    made = any_key(key, "p:")
+    assert re.fullmatch("p:~[0-9a-f]{64}", made)
+    assert db.execute("SELECT pgcache.cache_set('store', %s, '1')", [made]).fetchone() == (True,)
+
+
+def test_different_texts_have_different_keys() -> None:
+    texts = ["", *FINE, *ODD]
+    for prefix in ("", "p:"):
+        assert len({any_key(text, prefix) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("prefix", ["x" * 960, "\0", "\ud800", "ä" * 500])
+def test_a_prefix_that_no_key_can_have(prefix: str) -> None:
+    with pytest.raises(InvalidKeyError):
+        any_key("\0", prefix)

@@ -17,6 +17,7 @@ import pytest
 
 from pgcache_py import Audio, Cache
 from pgcache_py.client import calls, typed_calls, wire
+from pgcache_py.client._sync import bytes as bytes_module
 from pgcache_py.client._sync import cache as cache_module
 from pgcache_py.client._sync import once, typed
 from pgcache_py.client.calls import SEVERAL, Call, Changes, Place, Reads, Writes, located
@@ -38,7 +39,7 @@ def methods(module: ModuleType) -> Iterator[tuple[type, str, set[str]]]:
                     yield cls, name, {each for each in named if each in CALLS}
 
 
-CLIENT = [*methods(cache_module), *methods(once), *methods(typed)]
+CLIENT = [*methods(cache_module), *methods(bytes_module), *methods(once), *methods(typed)]
 
 
 def test_a_call_that_does_not_say_it_is_none() -> None:
@@ -59,9 +60,9 @@ def test_the_clients_call_nothing_else() -> None:
 
 
 def test_several_entries_are_named_by_methods_of_the_hybrid_client() -> None:
-    ours = {"Cache": hybrid.HybridCache, "EmbeddingCache": hybrid.HybridEmbeddingCache}
+    ours = {"Bytes": hybrid.HybridCache, "Cache": hybrid.HybridCache, "EmbeddingCache": hybrid.HybridEmbeddingCache}
     found = [(cls, method) for cls, method, named in CLIENT if any(CALLS[name].tier is SEVERAL for name in named)]
-    assert len(found) == 5
+    assert len(found) == 6
     for cls, method in found:
         assert method in vars(ours[cls.__name__]), (cls, method)
 
@@ -71,9 +72,9 @@ class Recorder(Cache):
 
     last: tuple[Call[Any], tuple[Any, ...]]
 
-    def _run(self, call: Call[Any], *params: Any) -> Any:
+    def _run(self, call: Call[Any], *params: Any, **options: Any) -> Any:
         self.last = call, params
-        return super()._run(call, *params)
+        return super()._run(call, *params, **options)
 
 
 AUDIO = Audio(bytes(range(256)), "opus", 1500, 48000, 2)
@@ -99,10 +100,12 @@ PAIRS: dict[str, tuple[Callable[[Cache], Any], Callable[[Cache], Any]]] = {
     "ai_worker": (lambda c: c.ai_worker.set("p", "m", "v", "sql"), lambda c: c.ai_worker.get("p", "m", "v")),
     "face": (lambda c: c.face.set(b"i", "u", FACES), lambda c: c.face.get(b"i", "u")),
     "phash": (lambda c: c.phash.set(b"i", None, "ff"), lambda c: c.phash.get(b"i")),
+    "bytes": (lambda c: c.set_bytes("bytes", "k", b"\xff"), lambda c: c.get_bytes("bytes", "k")),
     "crawl": (lambda c: c.crawl.store("u", b"i", "raw"), lambda c: c.crawl.should_skip("u", b"i")),
 }
-BY_POSTGRESQL = {"ai_worker"}  # are read
-NOT_PUT = {"embedding", "audio", "ai_worker"}  # into Redis when they are stored: large, or with keys by PostgreSQL
+BY_POSTGRESQL = {"ai_worker", "bytes"}  # are read
+# Into Redis when they are stored: large, or with keys by PostgreSQL.
+NOT_PUT = {"embedding", "audio", "ai_worker", "bytes"}
 
 
 def test_these_are_all_types(db: psycopg.Connection) -> None:

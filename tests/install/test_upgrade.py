@@ -74,7 +74,7 @@ def test_what_was_saved_before_it_was_counted_by_tenant_is_not_lost(release: str
         ask("SELECT cache_set_llm('p', 'm', 'r', 10), cache_set('store', 'k', '1')")
         ask("SELECT cache_get_llm('p', 'm'), cache_get_llm('p', 'm'), cache_get('store', 'k')")
     ask("CALL cache_upkeep()")
-    stats = "SELECT type, hits, tokens_saved, money_saved FROM cache_stats ORDER BY type"
+    stats = "SELECT type, hits, tokens_saved, money_saved FROM cache_stats WHERE hits > 0 ORDER BY type"
     before = ask.rows(stats)
     releases.upgrade(empty_dsn)
     assert ask.rows(stats) == before

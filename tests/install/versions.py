@@ -188,6 +188,7 @@ def fill(ask: Session) -> None:
     ask("SELECT cache_configure_setting('ttl_short', '7 minutes'), cache_set_price('m', 2.5)")
     ask("SELECT cache_hot_on('phash', '3 hours')")
     values = {**VALUES, "mine": ["[1, 2]"], "typed": ['{"text": "t", "tokens_used": 3}']}
+    del values["bytes"]  # not in 0.1.0
     for type, (value, *_) in values.items():
         ask("SELECT cache_set(%s, 'k', %s)", type, value)
         ask("SELECT cache_set(%s, 'kept', %s, '30 days')", type, value)
@@ -215,13 +216,13 @@ def seen(ask: Session) -> dict[str, Any]:
     """
     statistics = """
         SELECT type, entries, hits, misses, tokens_saved, money_saved, max_entries, max_bytes, ttl, eviction, durable
-        FROM cache_stats ORDER BY type
+        FROM cache_stats WHERE type <> 'bytes' ORDER BY type
     """
     with ask.transaction("READ ONLY"):  # where a hit does not count
         shared = ask.rows(entries)
         ask("SET LOCAL pgcache.tenant = 'acme'")
         of_acme = ask.rows(entries)
-    assert (len(shared), len(of_acme)) == (2 * ask("SELECT count(*) FROM pgcache_internal.types"), 1)
+    assert (len(shared), len(of_acme)) == (2 * len(ask.rows(statistics)), 1)
     return {
         "entries": [shared, of_acme],
         "statistics": ask.rows(statistics),

@@ -17,7 +17,7 @@ ANSWER = '{"source_lang": "de", "text": "Guten Tag", "tokens_used": 7, "model": 
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "string": (["", "a", "ä€😀", "'; --", '"', "\\", "@type {}", "x" * 5000], [1, True, [], {}]),
     "count": ([0, 7, 999999999], [-1, 1.5, 1000000000, "7", "x", True, [7]]),
-    "integer": ([0, -7, 10**17, -(10**17)], [1.5, 10**18, "7", "x", False, {}]),
+    "integer": ([0, -7, 2**63 - 1, -(2**63)], [1.5, 2**63, -(2**63) - 1, 10**19, "7", "x", False, {}]),
     "number": ([0, -1.5, 6.02214076e23, 10**40, 0.1], ["1", "x", True, []]),
     "boolean": ([True, False], ["true", "x", 0, 1, []]),
     "array": ([[], [1, None, {"a": None}], [[]]], [{}, "[]", 1]),

@@ -32,6 +32,7 @@ VALUES = {
         '{"url": "https://e.x/?q=ä", "image_hash": "ab", "raw_key": "r", "thumbnail_key": "t"}',
         '{"url": "u", "image_hash": "h", "raw_key": "r"}',
     ],
+    "bytes": ['{"bytes": "AAEC/w=="}', '{"number": 7}', '{"bytes": ""}', '{"number": -9223372036854775808}'],
     "store": [
         "null", "true", "0", "-1.50", "123456789012345678901234567890.5", '""', '"null"', '"é😀\\n\\t"', "[]", "{}",
         '[null, {"a": [1, {"": ""}]}]', '{"$1": "%s", "ключ": "\\\\N"}',

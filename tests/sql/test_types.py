@@ -45,7 +45,7 @@ def test_create_with_everything(ask: Session) -> None:
 # Names that meet those of tables, sequences, indexes and keywords of ours, and of PostgreSQL's.
 NAMES = [
     "a", "a" * 40, "x_1_2", "select", "user", "table", "null", "log", "totals", "seen", "type", "types", "entries",
-    "bytes", "hits", "stats", "value", "tenant", "a_pkey",
+    "octets", "hits", "stats", "value", "tenant", "a_pkey",
 ]  # fmt: skip
 
 

@@ -439,6 +439,9 @@ PROBES = [
     "cache_delete_prefix('store', '{key}')", "cache_replace('store', '{key}', '1')",
     "cache_delete_if('store', '{key}', '1')", "cache_get_with_ttl('store', '{key}')",
     "cache_incr('store', '{key}', create_if_missing => false)", "cache_incr_float('store', '{key}', 1)",
+    "cache_get_bytes('bytes', '{key}')", "cache_get_many_bytes('bytes', '{{{key}}}')", "cache_incr('bytes', '{key}')",
+    "cache_set_bytes('bytes', '{key}', 'x')", "cache_add_bytes('bytes', '{key}', 'x')",
+    "cache_set_many_bytes('bytes', '{{{key}}}', '{{x}}')",
 ]  # fmt: skip
 TOUCHED = """
     SELECT jsonb_object_agg(relname, array[seq_tup_read, idx_tup_fetch, n_tup_ins, n_tup_upd, n_tup_del])
@@ -483,6 +486,7 @@ def test_no_call_leaves_a_trace_of_what_others_have(ask: Session, walled: Walled
     mine("SET plan_cache_mode = force_custom_plan")
     mine("SELECT count(cache_set('store', 'mine' || i, '1')) FROM generate_series(1, 1000) i")
     other("SELECT count(cache_set('store', 'theirs' || i, '1')) FROM generate_series(1, 1000) i")
+    other("SELECT count(cache_set_bytes('bytes', 'theirs' || i, '1')) FROM generate_series(1, 1000) i")
     other("SELECT count(cache_fetch('store', 'theirs' || i, wait => '0')) FROM generate_series(1001, 1100) i")
     ask("ANALYZE")
     for present, absent in (("theirs1", "theirsx"), ("theirs", "nobodys"), ("theirs1001", "theirs100x")):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from types import MethodType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ... import keys
+from ...errors import UnrepresentableError
 from .. import calls, typed_calls, wire
 from ..calls import Entry, Explanation, Forgotten, Place, Scanned, explained
+from ..failsoft import REFUSED_ENTRIES
 from ..function_key import FunctionKey, SameResult, UnkeyedError
 from ..terms import Computed, Fetched, Terms, check_wait, plain, tags_of, terms
 from ..waiting import settle_async
 from ..wire import ANYTHING, MISS, TTL, Row
+from .bytes import AsyncBytes
 from .once import AsyncOnce, fetched_by
 from .typed import AsyncTypedCaches
 
@@ -23,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncCache(AsyncTypedCaches):
+class AsyncCache(AsyncBytes, AsyncTypedCaches):
     """A cache in PostgreSQL: AsyncCache("postgresql://...") or over what you have.
 
     source: a conninfo string or URL, over which the cache opens one connection of its own at the first call, by default
@@ -222,25 +226,44 @@ class AsyncCache(AsyncTypedCaches):
     # Many entries in one round trip.
 
     async def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of the entries that there are, by key, in the order asked."""
-        keys = keys if isinstance(keys, str) else list(keys)
-        found = await self._run(calls.GET_MANY, type, wire.array(keys))
-        return {key: found[key] for key in keys if key in found}
+        """The values of the entries that there are, by key, in the order asked. What cannot be a key is a miss."""
+        asked = wire.askable(keys)
+        try:
+            found = await self._run(calls.GET_MANY, type, wire.array(asked), raising=(UnrepresentableError,))
+        except UnrepresentableError:  # one of them, in this database's encoding
+            found = {}
+            for key in asked:
+                with suppress(UnrepresentableError):
+                    found[key] = await self.get(type, key, MISS)
+        return {key: found[key] for key in asked if found.get(key, MISS) is not MISS}
 
     async def set_many(
         self, type: str, values: Mapping[str, Any], ttl: TTL | Mapping[str, TTL] = None, *, jitter: float | None = None
     ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored.
 
-        ttl: as in set, of all of them; or of some of them, by key. jitter: as in set, if it is one ttl.
+        ttl: as in set, of all of them; or of some of them, by key. jitter: as in set, if it is one ttl. In fail-soft
+        mode those that PostgreSQL cannot hold, or that are too large, are left out.
         """
-        if isinstance(ttl, Mapping):
-            if jitter is not None:
-                raise ValueError("jitter goes with one ttl for all")
-            return await self._run(calls.SET_MANY_TTLS, type, wire.json_entries(values, ttl))
-        return await self._run(
-            calls.SET_MANY, type, wire.json_object(values), wire.interval(ttl), wire.fraction(jitter)
-        )
+        ttls = ttl if isinstance(ttl, Mapping) else dict.fromkeys(values, ttl)
+        try:
+            if isinstance(ttl, Mapping):
+                if jitter is not None:
+                    raise ValueError("jitter goes with one ttl for all")
+                entries = wire.json_entries(values, ttl)
+                return await self._run(calls.SET_MANY_TTLS, type, entries, raising=REFUSED_ENTRIES)
+            return await self._run(
+                calls.SET_MANY,
+                type,
+                wire.json_object(values),
+                wire.interval(ttl),
+                wire.fraction(jitter),
+                raising=REFUSED_ENTRIES,
+            )
+        except REFUSED_ENTRIES:
+            if self._soft is None:
+                raise
+        return sum([await self.set(type, key, value, ttls.get(key), jitter=jitter) for key, value in values.items()])
 
     async def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:
         """Remove many entries; returns how many live ones there were. soft: as in delete."""
@@ -516,13 +539,15 @@ class AsyncCache(AsyncTypedCaches):
         enabled: bool = True,
         fields: Mapping[str, str] | None = None,
         exist_ok: bool = False,
+        bytes: bool = False,
     ) -> None:
         """Create a type. ttl: its default, None for never. max_...: limits, None for none.
 
         eviction: lru, cost, fifo or none. hit_tracking: exact, sampled or off. durable: False for a faster type that a
         crash empties. fields: what its values have, each in a column of its own, such as
         {"text": "string!", "tokens_used": "count"}; without them its values are any JSON. exist_ok: a type of this
-        name is left as it is, instead of the error. Raises TypeExistsError, InvalidSettingError.
+        name is left as it is, instead of the error. bytes: its values are bytes and whole numbers, see set_bytes.
+        Raises TypeExistsError, InvalidSettingError.
         """
         await self._run(
             calls.CREATE_TYPE,
@@ -536,6 +561,7 @@ class AsyncCache(AsyncTypedCaches):
             wire.boolean(enabled),
             None if fields is None else wire.json_object(fields),
             wire.boolean(exist_ok),
+            wire.boolean(bytes),
         )
 
     async def configure(

@@ -110,7 +110,8 @@ class Base:
         """What of it matters to the key of a function that uses it: whose entries it sees."""
         return self._tenant
 
-    def _run(self, call: Call[T], *params: str | bytes | None) -> T:
+    def _run(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
+        """raising: what is raised in fail-soft mode, too."""
         soft = self._soft
         begin = began()
         if soft is None or call.otherwise is RAISE:
@@ -127,7 +128,7 @@ class Base:
             result = self._source.run(call, params, self._tenant, self._contained)
         except (psycopg.Error, UnrepresentableError) as error:
             failure = error if isinstance(error, UnrepresentableError) else translated(error)
-            if soft.absorbs(call.name, failure):
+            if not isinstance(failure, raising) and soft.absorbs(call.name, failure):
                 return call.otherwise
             if failure is error:
                 raise

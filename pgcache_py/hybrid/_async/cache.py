@@ -140,10 +140,10 @@ class AsyncHybridCache(AsyncCache):
 
     async def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of the entries that there are, by key, in the order asked."""
-        keys = keys if isinstance(keys, str) else list(keys)
+        keys = wire.askable(keys)
         found = {key: self._name(type, key) for key in keys if isinstance(key, str)}
         names = {key: name for key, name in found.items() if name}
-        if not names or len(names) < len(found) or isinstance(keys, str) or not all(key in names for key in keys):
+        if not names or len(names) < len(found) or not all(key in names for key in keys):
             return await super().get_many(type, keys)
         return await self._read_many(type, names)
 
@@ -152,6 +152,14 @@ class AsyncHybridCache(AsyncCache):
     ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         stored = await super().set_many(type, values, ttl, jitter=jitter)
+        await self._changed(type, values)
+        return stored
+
+    async def set_many_bytes(
+        self, type: str, values: Mapping[str, bytes | int], ttl: TTL | Mapping[str, TTL] = None
+    ) -> int:
+        """Cache bytes and numbers, all or none; returns how many were stored. ttl: of all, or of some, by key."""
+        stored = await super().set_many_bytes(type, values, ttl)
         await self._changed(type, values)
         return stored
 
@@ -260,9 +268,9 @@ class AsyncHybridCache(AsyncCache):
         name = self._name(type, key)
         return (False, MISS) if name is None else (True, await self._read(type, key, name))
 
-    async def _run(self, call: Call[T], *params: str | bytes | None) -> T:
+    async def _run(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
         if self._inside():
-            return await super()._run(call, *params)
+            return await super()._run(call, *params, raising=raising)
         tier = call.tier
         if isinstance(tier, Reads):
             place = located(tier.place, params)
@@ -282,7 +290,7 @@ class AsyncHybridCache(AsyncCache):
             if write and name:
                 stored: T = await view._store(write, name)  # type: ignore[assignment]
                 return stored
-        done = await super()._run(call, *params)
+        done = await super()._run(call, *params, raising=raising)
         if tier is SWEEPS:
             if done != 0 and not self._unreached():
                 await self._tier.fence()

@@ -141,10 +141,10 @@ class HybridCache(Cache):
 
     def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of the entries that there are, by key, in the order asked."""
-        keys = keys if isinstance(keys, str) else list(keys)
+        keys = wire.askable(keys)
         found = {key: self._name(type, key) for key in keys if isinstance(key, str)}
         names = {key: name for key, name in found.items() if name}
-        if not names or len(names) < len(found) or isinstance(keys, str) or not all(key in names for key in keys):
+        if not names or len(names) < len(found) or not all(key in names for key in keys):
             return super().get_many(type, keys)
         return self._read_many(type, names)
 
@@ -153,6 +153,12 @@ class HybridCache(Cache):
     ) -> int:
         """Cache many values, up to 256 MB of JSON, all or none; returns how many were stored."""
         stored = super().set_many(type, values, ttl, jitter=jitter)
+        self._changed(type, values)
+        return stored
+
+    def set_many_bytes(self, type: str, values: Mapping[str, bytes | int], ttl: TTL | Mapping[str, TTL] = None) -> int:
+        """Cache bytes and numbers, all or none; returns how many were stored. ttl: of all, or of some, by key."""
+        stored = super().set_many_bytes(type, values, ttl)
         self._changed(type, values)
         return stored
 
@@ -259,9 +265,9 @@ class HybridCache(Cache):
         name = self._name(type, key)
         return (False, MISS) if name is None else (True, self._read(type, key, name))
 
-    def _run(self, call: Call[T], *params: str | bytes | None) -> T:
+    def _run(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
         if self._inside():
-            return super()._run(call, *params)
+            return super()._run(call, *params, raising=raising)
         tier = call.tier
         if isinstance(tier, Reads):
             place = located(tier.place, params)
@@ -281,7 +287,7 @@ class HybridCache(Cache):
             if write and name:
                 stored: T = view._store(write, name)  # type: ignore[assignment]
                 return stored
-        done = super()._run(call, *params)
+        done = super()._run(call, *params, raising=raising)
         if tier is SWEEPS:
             if done != 0 and not self._unreached():
                 self._tier.fence()
