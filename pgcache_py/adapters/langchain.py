@@ -11,8 +11,8 @@ from langchain_core.caches import BaseCache
 from langchain_core.messages import message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
-from ..client._sync.cache import Cache
 from ..client.wire import TTL
+from .source import cache_of
 
 # LangChain's loads would make objects of whatever classes the text names, and others may write to the cache.
 KINDS: dict[str, Any] = {
@@ -34,7 +34,7 @@ class PgcacheCache(BaseCache):
     """
 
     def __init__(self, source: Any = None, *, ttl: TTL = None, **options: Any) -> None:
-        self.cache = source if isinstance(source, Cache) else Cache(source, **{"fail_soft": True, **options})
+        self.cache = cache_of(source, options)
         self.ttl = ttl
 
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:

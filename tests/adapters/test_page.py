@@ -1,0 +1,22 @@
+"""The page of the frameworks, which can only run where these are: otherwise as tests/docs/test_pages.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.docs.blocks import PROJECT, Page, pages
+from tests.docs.run import Run, World
+from tests.docs.test_pages import FRAMEWORKS
+
+
+@pytest.mark.once
+def test_what_is_shown_is_what_is_printed(new_world: Callable[[Page], World]) -> None:
+    page = next(page for page in pages() if page.name == FRAMEWORKS)
+    with Run(page, new_world(page)) as run:
+        run.all()
+    if os.environ.get("UPDATE_GOLDEN"):
+        (PROJECT / page.name).write_text(run.updated())
+    assert not run.differences, "\n\n".join(run.differences)
