@@ -1,4 +1,4 @@
-"""What adapters have in common: where their cache comes from, and calls from coroutines."""
+"""What adapters have in common: where their cache comes from, their keys, and calls from coroutines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from ..client._sync.cache import Cache
+from ..keys import cache_key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,3 +27,8 @@ def in_thread(method: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
         return await to_thread(method, *args, **kwargs)
 
     return call
+
+
+def prefix(framework: str, *parts: str) -> str:
+    """What all keys begin with that belong to these parts, and no others: framework:cache_key(parts):."""
+    return f"{framework}:{cache_key(*parts)}:"
