@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,11 @@ from tests.docs.test_pages import FRAMEWORKS
 
 
 @pytest.mark.once
-def test_what_is_shown_is_what_is_printed(new_world: Callable[[Page], World]) -> None:
+def test_what_is_shown_is_what_is_printed(new_world: Callable[[Page], World], httpbin: Any) -> None:
     page = next(page for page in pages() if page.name == FRAMEWORKS)
-    with Run(page, new_world(page)) as run:
+    world = new_world(page)
+    world.names["https://api.example.com"] = httpbin.url
+    with Run(page, world) as run:
         run.all()
     if os.environ.get("UPDATE_GOLDEN"):
         (PROJECT / page.name).write_text(run.updated())
