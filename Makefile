@@ -27,7 +27,7 @@ test: .venv/ready-dev ## run the tests on every server that this machine can run
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(SERVERS:%=--server=%) $(ARGS)
 
 test-adapters: $(STATE)/adapters/ready ## run the suites that the frameworks have for their caches, on the embedded server
-	@$(STATE)/adapters/bin/python -m pytest -n auto -o asyncio_default_fixture_loop_scope=function \
+	@$(STATE)/adapters/bin/python -m pytest -n auto -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function \
 		--server=embedded-18 $(ARGS) tests/adapters
 
 sync: .venv/ready-dev ## make the clients without await from those with it

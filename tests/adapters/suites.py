@@ -13,7 +13,6 @@ from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 
@@ -63,10 +62,10 @@ def sdist(project: str, folder: str) -> Path:
 
 def github(repository: str, project: str, folder: str) -> Path:
     archive = Path(folder, "archive.tar.gz")
+    address = f"https://github.com/{repository}/archive/refs/tags/{version(project)}.tar.gz"
     try:
-        urllib.request.urlretrieve(
-            f"https://github.com/{repository}/archive/refs/tags/{version(project)}.tar.gz", archive
-        )
-    except URLError as error:
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            archive.write_bytes(answer.read())
+    except OSError as error:
         pytest.skip(f"the suite of {project} is on GitHub only: {error}", allow_module_level=True)
     return archive
