@@ -18,6 +18,9 @@ from pgcache_py import Cache
 from pgcache_py.adapters.litellm import PgcacheCache
 from tests.tools.waiting import wait_until
 
+# LiteLLM's models, of pydantic.
+pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")
+
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
 
