@@ -379,13 +379,14 @@ INVALIDATE_TENANT = count("cache_invalidate_tenant($1)", tier=SWEEPS)
 FORGET = Call("cache_forget($1, $2)", _forgotten, tier=SWEEPS, rows=True)
 
 FETCH = Call(
-    "client_fetch($1, $2, $3, $4, $5, $6, $7)",
+    "client_fetch($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     _fetch,
     UNFETCHED,
     tier=Asks(generic),
     rows=True,
     schema="pgcache_internal",
 )
+GET_YOUNGER = Call("get_younger($1, $2, $3)", read_value, MISS, tier=BYPASSES, schema="pgcache_internal")
 CLAIM = Call("claim_anew($1, $2, $3, $4, $5, $6)", read_text, None, tier=BYPASSES, schema="pgcache_internal")
 HOLD: Call[bool] = Call("hold_lease($1, $2, $3, $4)", read_flag, False, tier=BYPASSES, schema="pgcache_internal")
 RELEASE = flag("cache_release($1, $2, $3)", tier=BYPASSES)

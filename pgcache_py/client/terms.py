@@ -79,6 +79,7 @@ class Terms(NamedTuple):
     stale_if_error: str | None = None
     soft_timeout: float | None = None
     hard_timeout: float | None = None
+    max_age: str | None = None
 
     def lease(self, waited: float) -> str:
         """How long a lease is to be, for one who has waited so long."""
@@ -103,11 +104,13 @@ class Form(NamedTuple):
     """How a type keeps what is computed.
 
     checked: what the caller gets, made of what was computed. text: that as JSON. found: the same of a cached value.
+    keepable: whether what was computed is to be stored.
     """
 
     checked: Callable[[Any], Any]
     text: Callable[[Any], str]
     found: Callable[[Any], Any]
+    keepable: Callable[[Any], bool] = lambda value: True
 
 
 ANY = Form(as_it_is, wire.json_text, as_it_is)

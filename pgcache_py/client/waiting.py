@@ -283,6 +283,18 @@ async def finish_async(doing: Awaitable[T]) -> T:
     return await asyncio.shield(task)
 
 
+def end(source: object) -> None:
+    """Close what is iterated over, if it can be closed: it may not have come to its end."""
+    if close := getattr(source, "close", None):
+        close()
+
+
+async def end_async(source: object) -> None:
+    """The same of an asynchronous one."""
+    if close := getattr(source, "aclose", None) or getattr(source, "close", None):
+        await settle_async(close())
+
+
 class Aside(Generic[T]):
     """A function that runs in a thread of its own, so that its caller may leave it.
 

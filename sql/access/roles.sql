@@ -44,9 +44,9 @@ as $$
         ('read', true, '{
             current_tenant, caller, tenant_of_member, cache_now, canonical_json, llm_ignored, without_nulls,
             get_for_tenant, ai_worker_stored_key, hot_identity, top_entries, cache_never, is_ttl, expires_at, expiry,
-            refuse_ttl, check_writable, count_miss, ai_setting, ai_may_spend, ai_check_spending, ai_check_text,
-            ai_check_temp, ai_take_turn, ai_is_fresh, ai_is_whole, ai_ask, ai_validate, ai_explain, ai_worker_hit,
-            ai_worker_answer, ai_worker_instructions, ai_embed_missing, ai_embeddings_here, ai_store,
+            refuse_ttl, check_writable, count_miss, get_younger, ai_setting, ai_may_spend, ai_check_spending,
+            ai_check_text, ai_check_temp, ai_take_turn, ai_is_fresh, ai_is_whole, ai_ask, ai_validate, ai_explain,
+            ai_worker_hit, ai_worker_answer, ai_worker_instructions, ai_embed_missing, ai_embeddings_here, ai_store,
             ai_store_embeddings, bytes_at, bytes_of_number
         }'),
         ('read', false, '{

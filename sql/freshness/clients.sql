@@ -3,13 +3,19 @@
 
 create or replace function pgcache_internal.client_fetch(
     type text, key text, tags text[], stale_for interval, stale_if_error interval, lease interval, again boolean,
+    max_age interval default null, waited interval default null,
     out value jsonb, out state text, out token bigint, out servable boolean, out spare boolean,
     out held_since timestamptz
 )
 language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
 as $$
 begin
-    if again then
+    if max_age is not null then
+        select f.value, f.state, f.token into value, state, token from pgcache_internal.fetch_younger(
+            type, key, tags, greatest(stale_for, stale_if_error), lease, again,
+            max_age operator(pg_catalog.+) coalesce(waited, interval '0')
+        ) f;
+    elsif again then
         select f.value, f.state, f.token into value, state, token from pgcache_internal.fetch_missing(
             type, key, tags, greatest(stale_for, stale_if_error), interval '0', lease
         ) f;
@@ -25,12 +31,89 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.client_fetch(text, text, text[], interval, interval, interval, boolean) is
+comment on function pgcache_internal.client_fetch(
+    text, text, text[], interval, interval, interval, boolean, interval, interval
+) is
 'cache_fetch for clients, which does not wait. stale_if_error: how long past its end a value may be returned if it'
-' cannot be computed. again: not the first time that this caller asks, so it counts as neither hit nor miss. state: as'
-' cache_fetch, or failed: there is nothing to return, and to compute it has failed lately. servable: the value may be'
-' returned while one computes; spare: if to compute it fails. held_since: when the one who is busy began, NULL if that'
-' is not committed yet. Errors: as cache_fetch.';
+' cannot be computed. again: not the first time that this caller asks, so it counts as neither hit nor miss. max_age:'
+' what is older, and waited, for how long this caller has asked already, is not returned. state: as cache_fetch, or'
+' failed: there is nothing to return, and to compute it has failed lately. servable: the value may be returned while'
+' one computes; spare: if to compute it fails. held_since: when the one who is busy began, NULL if that is not'
+' committed yet. Errors: as cache_fetch.';
+
+create or replace function pgcache_internal.is_older(type text, key text, max_age interval) returns boolean
+language plpgsql volatile parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    registered constant types := check_type(type);
+    older boolean;
+begin
+    perform check_duration('max_age', max_age, interval '0', interval '10000 years');
+    if is_readable(type) then
+        execute format(
+            'select t.created_at <= $3 - $4 from %s t where t.tenant = $1 and t.cache_key = $2', registered.relation
+        )
+        into older using tenant_here(), key, cache_now(), max_age;
+    end if;
+    return coalesce(older, false);
+end
+$$;
+
+comment on function pgcache_internal.is_older(text, text, interval) is
+'Whether there is an entry that was stored longer ago. Errors: PC001, PC003.';
+
+create or replace function pgcache_internal.get_younger(type text, key text, max_age interval) returns jsonb
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if is_older(type, key, max_age) then
+        perform count_miss(type, key);
+        return null;
+    end if;
+    return cache_get(type, key);
+end
+$$;
+
+comment on function pgcache_internal.get_younger(text, text, interval) is
+'cache_get, to which an entry that was stored longer ago is a miss. Errors: as cache_get, PC003.';
+
+create or replace function pgcache_internal.fetch_younger(
+    type text, key text, tags text[], stale_for interval, lease interval, again boolean, max_age interval,
+    out value jsonb, out state text, out token bigint
+)
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    leasable constant boolean := may_lease(type);
+begin
+    perform check_lease(tags, stale_for, lease);
+    if not again then
+        value := get_younger(type, key, max_age);
+    end if;
+    if value is null and leasable then
+        token := claim_lease(type, key, tags, stale_for, interval '0', lease);
+    end if;
+    if value is null and not is_older(type, key, max_age) then  -- it may have been stored since
+        value := (select p.value from peek(type, key, '0') p where p.live);
+        if value is not null then
+            perform cache_release(type, key, token);
+            token := null;
+        end if;
+    end if;
+    state := case
+        when value is not null then 'fresh'
+        when token is not null or not leasable then 'won'
+        else 'busy'
+    end;
+end
+$$;
+
+comment on function pgcache_internal.fetch_younger(text, text, text[], interval, interval, boolean, interval) is
+'What client_fetch does where an entry that was stored longer ago is a miss, and not to be returned meanwhile.';
 
 create or replace function pgcache_internal.weigh(
     type text, key text, stale_for interval, stale_if_error interval, inout state text,

@@ -433,6 +433,9 @@ PROBES = [
     "(SELECT (state, token IS NULL)::text FROM cache_fetch('store', '{key}', wait => '0'))",
     "(SELECT (state, held_since)::text"
     " FROM pgcache_internal.client_fetch('store', '{key}', '{{}}', NULL, NULL, '1 s', true))",
+    "(SELECT ROW(value, state)::text"
+    " FROM pgcache_internal.client_fetch('store', '{key}', '{{}}', NULL, NULL, '1 s', false, '0', '0'))",
+    "pgcache_internal.get_younger('store', '{key}', '1 hour')",
     "pgcache_internal.claim_anew('store', '{key}', '{{}}', NULL, NULL, '1 s') <> 0",
     "cache_release('store', '{key}', 1)", "pgcache_internal.hold_lease('store', '{key}', 1, '1 s')",
     "cache_forget('{key}', kind => 'user')", "cache_scan('store', '{key}')", "cache_count('store', '{key}')",

@@ -66,36 +66,48 @@ class Once(Generic[T]):
 
     def get(self, *, looked: bool = False) -> T:
         """The cached value, or else a new one. looked: the caller has looked already, and found none."""
+        value, fetched = self.find(looked=looked)
+        if fetched is None:
+            found: T = value
+            return found
+        return self._get_computed(fetched)
+
+    def find(self, *, looked: bool = False) -> tuple[Any, Fetch | None]:
+        """The cached value, or else by which fetch one is to be computed."""
         cache = self._cache
-        if not looked:
+        if not looked and self._terms.max_age is None:  # Redis does not know how old it is
             looked, value = cache._look(self._type, self._key)
             if value is not MISS:
-                return self._found(value)
+                return self._found(value), None
         if not cache._source.alone():  # nobody else would see a lease, before it is of no use any more
-            return self._get_unleased(looked)
+            return self._find_unleased(looked)
         seen, holders, pauses = self._began, set[bytes](), Pauses()
         while True:
             fetched = self._fetch(again=looked)
             looked = True
             if fetched is UNFETCHED:
-                return self._get_unleased(looked=False)
+                return self._find_unleased(looked=False)
             if fetched.state in ("fresh", "stale"):
-                return self._found(fetched.value)
+                return self._found(fetched.value), None
             if fetched.state in ("won", "stale_won"):
-                return self._get_computed(fetched)
+                return None, fetched
             if fetched.held_since:
                 seen = monotonic()
                 holders.add(fetched.held_since)
             if fetched.state == "failed" or len(holders) > TURNS or monotonic() - seen > NOBODY:
-                return self._get_computed(fetched)
+                return None, fetched
             if not (left := self._left()):
                 if fetched.spare:
-                    return self._found(fetched.value)
+                    return self._found(fetched.value), None
                 raise self._too_slow("another one computes it, and")
             pause(pauses.next(left))
 
     def renew(self) -> T:
         """A new value, whatever is cached. Who computes one already does not store it any more."""
+        return self._get_computed(self.claim(), soft=False)
+
+    def claim(self) -> Fetch:
+        """By which fetch a new value is to be computed, whatever is cached."""
         fetched = UNLEASED
         if self._cache._source.alone():
             terms = self._terms
@@ -111,7 +123,24 @@ class Once(Generic[T]):
                 )
                 if token is not None:
                     fetched = UNLEASED._replace(token=token) if int(token) else UNKEPT
-        return self._get_computed(fetched, soft=False)
+        return fetched
+
+    def look(self) -> Any:
+        """The cached value, or MISS: without a lease."""
+        max_age = self._terms.max_age
+        if max_age is None:
+            value = self._cache._run(calls.GET, self._type, self._key)
+        else:
+            value = self._cache._run(calls.GET_YOUNGER, self._type, self._key, max_age)
+        return value if value is MISS else self._found(value)
+
+    def keep(self, fetched: Fetch, value: Any) -> bool:
+        """Store what was computed by a fetch; whether there is nothing to give back."""
+        return self._keep(fetched, Made(value, self._ttl))
+
+    def give_back(self, fetched: Fetch) -> None:
+        """Let another one compute."""
+        finish(self._give_back(fetched))
 
     # How.
 
@@ -131,16 +160,18 @@ class Once(Generic[T]):
                 terms.stale_if_error,
                 terms.lease(monotonic() - self._began),
                 wire.boolean(again),
+                terms.max_age,
+                f"{monotonic() - self._began:.3f} seconds",
             )
         source.unleased_until = monotonic() + REFUSED if fetched is UNFETCHED else 0.0
         return fetched
 
-    def _get_unleased(self, looked: bool) -> T:
+    def _find_unleased(self, looked: bool) -> tuple[Any, Fetch | None]:
         if not looked:
-            value = self._cache._run(calls.GET, self._type, self._key)
+            value = self.look()
             if value is not MISS:
-                return self._found(value)
-        return self._get_computed(UNLEASED)
+                return value, None
+        return None, UNLEASED
 
     def _get_computed(self, fetched: Fetch, *, soft: bool = True) -> T:
         """A new value, or, if it takes too long, the one that there is."""
@@ -197,6 +228,8 @@ class Once(Generic[T]):
         """Store what was computed; whether there is nothing to give back."""
         if fetched.state not in ("won", "stale_won"):
             return True
+        if not self._form.keepable(made.value):
+            return False
         tags = made.tags if fetched.token else (*self._terms.tags, *made.tags)
         cache = self._cache._in_savepoints()
         with keeping(self._type):
@@ -243,7 +276,7 @@ def fetched_by(
     """Cache.fetch, with its arguments as PostgreSQL reads them."""
     until, pauses, again = monotonic() + wait, Pauses(), False
     while True:
-        found = cache._run(calls.FETCH, type, key, tags, stale_for, None, lease, wire.boolean(again))
+        found = cache._run(calls.FETCH, type, key, tags, stale_for, None, lease, wire.boolean(again), None, None)
         left = until - monotonic()
         if found.state not in ("busy", "failed") or left <= 0:
             break

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
-from ...errors import InvalidKeyError, InvalidValueError
-from .. import calls, typed_calls, wire
+from ...errors import InvalidKeyError, InvalidValueError, UnrepresentableError
+from ...keys import cache_llm_key
+from .. import answers, calls, typed_calls, wire
 from ..calls import Explanation, Place, explained
 from ..failsoft import keeping
 from ..terms import Computed, Form, Terms, plain, terms
 from ..typed_calls import Audio, Skip
-from ..waiting import settle
+from ..waiting import end, settle
 from ..wire import MISS, TTL, Array, Row
 from .base import Base
 from .once import Once
@@ -139,6 +140,117 @@ class LLMCache(TypedCache):
         form = typed_calls.llm_form(model, provider)
         answer: Row = self._get_or_compute(place, compute, ttl, chosen, form, looked=False)
         return answer
+
+    def request(
+        self,
+        request: Mapping[str, Any],
+        compute: Callable[[], Mapping[str, Any] | Computed[Mapping[str, Any]]],
+        *,
+        ttl: TTL = None,
+        max_age: TTL = None,
+        no_store: bool = False,
+        refresh: bool = False,
+        ignored: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        stale_if_error: TTL = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """The whole answer to a whole request, from the cache or else what compute returns, which is cached.
+
+        request: what the model's API takes, with provider and base_url beside it if you have several; the key is that
+        of cache_llm_key, which ignores what is named in ignored, too. compute: sends it; returns a chat completion or a
+        response of OpenAI's as a mapping. What was cut off, filtered or refused is returned, but not cached.
+
+        max_age: what was cached longer ago is computed anew; of many who ask for that, one computes. refresh: computed
+        anew in any case. no_store: what is computed is not cached. For the rest see get_or_compute.
+        """
+        chosen = terms(tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
+        once = self._once(request, compute, ttl, max_age, ignored, chosen)
+        try:
+            if once and not no_store:
+                return once.renew() if refresh else once.get()
+            found = once.look() if once and not refresh else MISS
+        except answers.NoAnswerError:
+            if once and not no_store:
+                return once.renew()
+            found = MISS
+        answer: Any = found
+        if found is MISS:
+            answer = answers.form(request).checked(plain(settle(compute())))
+        return cast(dict[str, Any], answer)
+
+    def stream(
+        self,
+        request: Mapping[str, Any],
+        compute: Callable[[], Iterable[Mapping[str, Any]]],
+        *,
+        ttl: TTL = None,
+        max_age: TTL = None,
+        no_store: bool = False,
+        refresh: bool = False,
+        ignored: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        stale_for: TTL = None,
+        hard_timeout: float | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The chunks of an answer: from the cache, or those of the stream that compute returns, as they come.
+
+        Once the stream has come to its end, the answer is cached, for `request` as well; if it is left before that, or
+        fails, it is not. The others wait meanwhile, as in get_or_compute; after hard_timeout seconds of that the first
+        chunk is a TooSlowError. The other arguments are those of request.
+        """
+        once = self._once(request, None, ttl, max_age, ignored, terms(tags, stale_for, None, None, hard_timeout))
+        fetch, found = None, cast(Any, MISS)
+        if once:
+            try:
+                if not refresh:
+                    found, fetch = (once.look(), None) if no_store else once.find()
+                elif not no_store:
+                    fetch = once.claim()
+            except answers.NoAnswerError:
+                fetch = None if no_store else once.claim()
+        if found is not MISS and fetch is None:
+            for chunk in answers.chunks(found, request):
+                yield chunk
+            return
+        collected, kept = answers.Collected(), False
+        try:
+            source = settle(compute())
+            try:
+                for each in source:
+                    collected.add(each)
+                    if collected.ended and fetch and once and not kept:  # who reads it may stop here
+                        kept = once.keep(fetch, collected.answer())
+                    yield dict(each)
+            finally:
+                end(source)
+            if fetch and once and not kept:
+                kept = once.keep(fetch, collected.answer())
+        finally:
+            if fetch and once and not kept:
+                once.give_back(fetch)
+
+    def _once(
+        self,
+        request: Mapping[str, Any],
+        compute: Any,
+        ttl: TTL,
+        max_age: TTL,
+        ignored: Iterable[str],
+        terms: Terms,
+    ) -> Once[dict[str, Any]] | None:
+        """None in fail-soft mode for a request of which no key can be made."""
+        try:
+            key = cache_llm_key(request, ignored)
+        except UnrepresentableError as error:
+            soft = self._cache._soft
+            if soft is None or not soft.absorbs("cache_llm_key", error):
+                raise
+            return None
+        terms = terms._replace(max_age=wire.interval(max_age))
+        return Once(self._cache, "llm", key, compute, ttl, terms, answers.form(request))
 
 
 class EmbeddingCache(TypedCache):

@@ -1,0 +1,238 @@
+"""Whole answers of models, in OpenAI's two shapes, chat completions and responses, and the streams they come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any, TypeAlias
+
+from ..errors import InvalidValueError
+from .failsoft import logger
+from .terms import Form
+from .wire import Row, WrongResultError, json_text
+
+Answer: TypeAlias = dict[str, Any]
+Chunk: TypeAlias = Mapping[str, Any]
+
+# How a whole choice ends; and the parts of a stream's chunk that are said again rather than continued.
+ENDED = {"stop", "tool_calls", "function_call"}
+SAID_AGAIN = {"id", "type", "role", "name"}
+
+
+class NoAnswerError(InvalidValueError):
+    """What is cached is no whole answer: another program stored it."""
+
+
+def form(request: Mapping[str, Any]) -> Form:
+    """How the answer to a request is kept: as JSON text in the field response, so that it comes back as it was."""
+    model, provider, choices = request.get("model"), request.get("provider"), request.get("n")
+    named = {name: value for name, value in (("model", model), ("provider", provider)) if isinstance(value, str)}
+
+    def checked(computed: Any) -> Answer:
+        if not isinstance(computed, Mapping):
+            raise WrongResultError(f"compute returned {type(computed).__name__}; due is the whole answer, a mapping")
+        return dict(computed)
+
+    def text(answer: Answer) -> str:
+        try:
+            # In ASCII: whatever is in it, PostgreSQL can hold it, in databases of all encodings.
+            response = json.dumps(answer, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidValueError(f"the answer is no JSON: {error}", hint="Return it as plain dicts.") from error
+        return json_text({"response": response, **named, **_tokens(answer)})
+
+    def found(value: Row) -> Answer:
+        try:
+            answer = json.loads(value["response"])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise NoAnswerError("what is cached under the key of this request is no whole answer")
+        return answer
+
+    return Form(checked, text, found, lambda answer: is_whole(answer, choices if isinstance(choices, int) else 1))
+
+
+def is_whole(answer: Answer, choices: int = 1) -> bool:
+    """Whether the model has said all of it: it was not cut off, filtered, refused or ended by an error."""
+    if answer.get("error"):
+        return False
+    if isinstance(answer.get("choices"), list):
+        return len(answer["choices"]) == choices and all(map(_is_whole_choice, answer["choices"]))
+    if isinstance(answer.get("output"), list):
+        parts = [part for item in answer["output"] if isinstance(item, Mapping) for part in item.get("content") or ()]
+        refused = any(isinstance(part, Mapping) and part.get("type") == "refusal" for part in parts)
+        return answer.get("status") == "completed" and not answer.get("incomplete_details") and not refused
+    logger.warning("an answer that is neither a chat completion nor a response is not cached: %.100r", answer)
+    return False
+
+
+def _is_whole_choice(choice: Any) -> bool:
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    return isinstance(message, Mapping) and choice.get("finish_reason") in ENDED and not message.get("refusal")
+
+
+def _tokens(answer: Answer) -> dict[str, int]:
+    """What the provider has counted, as the type llm has it."""
+    usage = _mapping(answer, "usage")
+    sent = usage.get("prompt_tokens", usage.get("input_tokens"))
+    received = usage.get("completion_tokens", usage.get("output_tokens"))
+    details = _mapping(usage, "prompt_tokens_details") or _mapping(usage, "input_tokens_details")
+    total = usage.get("total_tokens")
+    if total is None and _is_count(sent) and _is_count(received):
+        total = sent + received
+    counts = {"tokens_used": total, "input_tokens": sent, "cached_input_tokens": details.get("cached_tokens")}
+    return {name: count for name, count in counts.items() if _is_count(count)}
+
+
+def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+class Collected:
+    """The answer that a stream's chunks add up to. ended: nothing more is to come, as the stream itself has said."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._broken = False
+        self._answer: Answer = {}
+        self._choices: dict[int, Answer] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        """What is no chunk is no reason to fail: it only makes no answer."""
+        try:
+            self._add(chunk)
+        except (AttributeError, TypeError, ValueError):
+            self._broken = True
+
+    def _add(self, chunk: Chunk) -> None:
+        kind = chunk.get("type")
+        if isinstance(kind, str):  # an event of a response: the last one has all of it
+            if kind == "response.completed" and isinstance(chunk.get("response"), Mapping):
+                self.ended = True
+                self._answer = dict(chunk["response"])
+            elif kind in ("error", "response.failed", "response.incomplete"):
+                self._broken = True
+            return
+        for name, value in chunk.items():
+            if value is not None and name not in ("choices", "object", "obfuscation"):
+                self._answer[name] = value
+        for part in chunk.get("choices") or ():
+            choice = self._choices.setdefault(part.get("index", 0), {"message": {"role": "assistant", "content": None}})
+            _merge(choice["message"], part.get("delta") or {})
+            _merge(choice, {name: value for name, value in part.items() if name not in ("delta", "finish_reason")})
+            choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+
+    def answer(self) -> Answer:
+        """All of it; of a stream that has ended early, what there is, which is_whole tells."""
+        if self._broken:
+            return {"error": "the stream has failed"}
+        if not self._choices:
+            return self._answer
+        choices = [deepcopy(choice) for _, choice in sorted(self._choices.items())]
+        for choice in choices:
+            for call in choice["message"].get("tool_calls") or ():
+                call.pop("index", None)
+        return {**self._answer, "object": "chat.completion", "choices": choices}
+
+
+def _merge(into: Answer, delta: Mapping[str, Any]) -> None:
+    """Add what a chunk says to what was said before: texts and lists go on, but list items have an index."""
+    for name, value in delta.items():
+        before = into.get(name)
+        if isinstance(value, list):
+            items = into[name] = before if isinstance(before, list) else []
+            for each in value:
+                place = each.get("index") if isinstance(each, Mapping) else None
+                if place is None:
+                    items.append(each)
+                    continue
+                item = next((item for item in items if item.get("index") == place), None)
+                if item is None:
+                    items.append(item := {})
+                    items.sort(key=lambda item: item.get("index", place))
+                _merge(item, each)
+        elif isinstance(value, Mapping):
+            item = into[name] = before if isinstance(before, dict) else {}
+            _merge(item, value)
+        elif isinstance(value, str) and isinstance(before, str) and name not in SAID_AGAIN:
+            into[name] = before + value
+        elif value is not None or name not in into:
+            into[name] = value
+
+
+def chunks(answer: Answer, request: Mapping[str, Any]) -> Iterator[Answer]:
+    """An answer as the stream in which it would have come, in as few chunks as it takes."""
+    if isinstance(answer.get("choices"), list):
+        return _chat_chunks(answer, bool(_mapping(request, "stream_options").get("include_usage")))
+    return ({**event, "sequence_number": number} for number, event in enumerate(_response_events(answer)))
+
+
+def _chat_chunks(answer: Answer, with_usage: bool) -> Iterator[Answer]:
+    said = {name: value for name, value in answer.items() if name not in ("choices", "usage")}
+    said["object"] = "chat.completion.chunk"
+    if with_usage:
+        said["usage"] = None
+    for choice in answer["choices"]:
+        delta = dict(choice["message"])
+        if calls := delta.get("tool_calls"):
+            delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(calls)]
+        part = {name: value for name, value in choice.items() if name != "message"}
+        yield {**said, "choices": [{**part, "delta": delta, "finish_reason": None}]}
+        yield {
+            **said,
+            "choices": [{"index": part.get("index", 0), "delta": {}, "finish_reason": part["finish_reason"]}],
+        }
+    if with_usage:
+        yield {**said, "choices": [], "usage": answer.get("usage")}
+
+
+def _response_events(answer: Answer) -> Iterator[Answer]:
+    begun = {**answer, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+    yield {"type": "response.created", "response": begun}
+    yield {"type": "response.in_progress", "response": begun}
+    for place, item in enumerate(answer["output"]):
+        at = {"output_index": place, "item_id": item.get("id")}
+        empty: Answer = {
+            name: type(item[name])() for name in ("content", "summary", "arguments", "input") if item.get(name)
+        }
+        if "status" in item:
+            empty["status"] = "in_progress"
+        yield {"type": "response.output_item.added", "output_index": place, "item": {**item, **empty}}
+        for number, part in enumerate(item.get("summary") or ()):
+            yield from _text_events(
+                "reasoning_summary_part", "reasoning_summary_text", part, {**at, "summary_index": number}
+            )
+        for number, part in enumerate(item.get("content") or ()):
+            name = "reasoning_text" if item.get("type") == "reasoning" else "output_text"
+            yield from _text_events("content_part", name, part, {**at, "content_index": number})
+        for kind, name in (("function_call", "arguments"), ("mcp_call", "arguments"), ("custom_tool_call", "input")):
+            if item.get("type") == kind and item.get(name):
+                yield {"type": f"response.{kind}_{name}.delta", **at, "delta": item[name]}
+                yield {"type": f"response.{kind}_{name}.done", **at, name: item[name], "name": item.get("name")}
+        yield {"type": "response.output_item.done", "output_index": place, "item": item}
+    yield {"type": "response.completed", "response": answer}
+
+
+def _text_events(kind: str, name: str, part: Answer, at: Answer) -> Iterator[Answer]:
+    """How a part of an item comes: begun, its text at once, its end."""
+    has_text = isinstance(part.get("text"), str)
+    more = {"logprobs": part.get("logprobs") or []} if name == "output_text" else {}
+    yield {"type": f"response.{kind}.added", **at, "part": {**part, "text": ""} if has_text else part}
+    if has_text:
+        yield {"type": f"response.{name}.delta", **at, "delta": part["text"], **more}
+        for number, note in enumerate(part.get("annotations") or ()):
+            yield {
+                "type": "response.output_text.annotation.added",
+                **at,
+                "annotation_index": number,
+                "annotation": note,
+            }
+        yield {"type": f"response.{name}.done", **at, "text": part["text"], **more}
+    yield {"type": f"response.{kind}.done", **at, "part": part}
