@@ -1,0 +1,33 @@
+"""Python objects in a type of bytes, as the adapters of web frameworks keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..client._sync.cache import Cache
+from ..client.wire import TTL
+
+
+class Serializer(Protocol):
+    """What makes bytes of objects, such as the module pickle."""
+
+    def dumps(self, obj: Any, /) -> Any: ...
+
+    def loads(self, data: Any, /) -> Any: ...
+
+
+def packed(value: Any, serializer: Serializer) -> Any:
+    """A number of 64 bits as it is, so that it can be counted up; of all else bytes, or what the serializer says."""
+    return value if type(value) is int and -(2**63) <= value < 2**63 else serializer.dumps(value)
+
+
+def unpacked(value: bytes | int, serializer: Serializer) -> Any:
+    return value if isinstance(value, int) else serializer.loads(value)
+
+
+def stored(cache: Cache, type: str, values: Mapping[str, bytes | int], ttl: TTL) -> set[str]:
+    """Cache many values in one round trip; the keys of those that were stored, in fail-soft mode perhaps not all."""
+    if cache.set_many_bytes(type, values, ttl) == len(values):
+        return set(values)
+    return {key for key, value in values.items() if cache.set_bytes(type, key, value, ttl)}
