@@ -1,7 +1,7 @@
 """The relay: the process that tells Redis what has changed in PostgreSQL, for the hot tier.
 
 Any number may run; one of them is at work, and when it ends another takes over. It needs a session of its own, not one
-of a pooler that shares sessions: by its session others see that it is at work, and it is woken by NOTIFY.
+of a pooler that shares sessions: by its session others see that it is at work, and NOTIFY wakes it when it sleeps.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..errors import REDIS_URL_HINT, BusyError, HotTierError, PgcacheError, Read
 from .cycle import STATEMENTS, Cycle, ForeignPrefix, PrefixInUse, Report, permanent
 
 TAKE_TURN = "SELECT pgcache_internal.hot_take_turn()"
+SLEEP = "SELECT pgcache_internal.hot_sleep(%s)"
+ALL_ENDED = "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()) >= %s::pg_catalog.xid8"
 # A server that is gone without a word is noticed within ten seconds.
 SESSION: dict[str, str | int | None] = {
     "application_name": "pgcache relay",
@@ -36,6 +38,8 @@ STANDBY_PAUSE = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 # Between the beginnings of two cycles, however many changes there are.
 SHORTEST_CYCLE = 0.01
+# Between two cycles while a transaction goes on that may have noted a change and will not wake the relay.
+LONGEST_NAP = 0.1
 
 
 class Stop:
@@ -128,6 +132,7 @@ class Relay:
 
     def _relay(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         woken = _Woken(connection)
+        sleep = _Sleep(connection)
         cycle = self._cycle(connection)
         deaf, called = SHORTEST_CYCLE, False
         while not self.stop.asked:
@@ -136,8 +141,10 @@ class Relay:
             if not _takes_turn(connection):
                 self._say("waits: another relay is at work")
                 self._pause = FIRST_PAUSE
+                sleep = _Sleep(connection)  # the other one may have said otherwise
                 self.stop.wait(STANDBY_PAUSE)
                 continue
+            asleep = sleep.is_sound()
             try:
                 report = cycle.run()
             except self._redis_error as error:
@@ -148,14 +155,14 @@ class Relay:
                 self.stop.wait(STANDBY_PAUSE)
                 continue
             self._tell(report)
-            if called and not report.delivered and not report.began:
-                deaf = min(2 * deaf, report.staleness / 5)
-            else:
-                deaf = SHORTEST_CYCLE
+            busy = bool(report.delivered or report.began)
+            nap = sleep.after(busy)
+            deaf = min(2 * deaf, report.staleness / 5) if called and not busy else SHORTEST_CYCLE
             self.stop.wait(begun + SHORTEST_CYCLE - time.monotonic())
             called = woken.already()
-            if not called:
-                self.stop.wait(begun + report.staleness / 5 - time.monotonic(), connection)
+            if not called and not busy:
+                longest = report.staleness / 5 if asleep else min(nap, report.staleness / 5)
+                self.stop.wait(begun + longest - time.monotonic(), connection)
                 called = woken.already()
             # NOTIFY is for anybody who may connect: whoever calls in vain again and again is heard less and less often.
             if called and begun + deaf > time.monotonic():
@@ -182,6 +189,40 @@ class Relay:
         if state != self._state:
             self._state = state
             self._log(state + detail)
+
+
+class _Sleep:
+    """Whether who changes an entry wakes the relay, which for them is slow, or it looks by itself."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._awake = False  # as far as those know who change entries
+        self._horizon: object = None
+        self._sound = False
+        self._nap = SHORTEST_CYCLE
+
+    def is_sound(self) -> bool:
+        """Whether the relay would be woken for all that the next cycle does not find."""
+        if self._horizon is not None and not self._sound:
+            self._sound = bool(self._ask(ALL_ENDED, self._horizon))
+        return self._sound
+
+    def after(self, busy: bool) -> float:
+        """What a cycle found decides whether the relay is to sleep; how long it may nap until it does."""
+        if busy:
+            if not self._awake:
+                self._ask(SLEEP, False)
+            self._awake, self._horizon, self._sound, self._nap = True, None, False, SHORTEST_CYCLE
+        elif self._horizon is None:
+            self._horizon = self._ask(SLEEP, True)
+            self._awake = False
+        else:
+            self._nap = min(2 * self._nap, LONGEST_NAP)
+        return self._nap
+
+    def _ask(self, statement: str, argument: object) -> object:
+        row = self._connection.execute(statement.encode(), [argument]).fetchone()
+        return row[0] if row else None
 
 
 class _Woken:

@@ -38,7 +38,7 @@ begin
         values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version'))
         returning id into place;
     end if;
-    perform pg_catalog.pg_notify('pgcache_hot', '');
+    perform pgcache_internal.hot_wake();
     if (place operator(pg_catalog.%) 256::bigint) operator(pg_catalog.=) 0::bigint
         and place operator(pg_catalog.>=) (select d.last_value from pgcache_internal.hot_outbox_due d)
     then
@@ -51,6 +51,21 @@ $$;
 comment on function pgcache_internal.hot_note() is
 'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the'
 ' outbox''s length. Its argument: the type.';
+
+-- Commits that notify wait for each other. So only who finds the relay asleep does.
+create or replace function pgcache_internal.hot_wake() returns void
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
+as $$
+begin
+    if pg_catalog.pg_sequence_last_value('pgcache_internal.hot_asleep') operator(pg_catalog.=) 0::bigint then
+        return;
+    end if;
+    perform pg_catalog.pg_notify('pgcache_hot', '');
+end
+$$;
+
+comment on function pgcache_internal.hot_wake() is
+'Wakes the relay at the commit, if it sleeps. To be called after the change is noted, see hot_sleep.';
 
 create or replace function pgcache_internal.hot_void() returns trigger
 language plpgsql volatile parallel unsafe security definer
@@ -70,7 +85,7 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
     insert into hot_outbox default values;
-    perform pg_notify('pgcache_hot', '');
+    perform hot_wake();
 end
 $$;
 

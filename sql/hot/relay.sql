@@ -154,6 +154,22 @@ $$;
 comment on function pgcache_internal.hot_delivered(bigint[], bigint) is
 'For the relay: removes the rows of the outbox that it has delivered; entries: how many entries they were about.';
 
+-- Who has noted a change before this, and found the relay awake, has a transaction id below the one returned: when all
+-- of these have ended, and none of their changes is pending, whoever changes something wakes the relay.
+create or replace function pgcache_internal.hot_sleep(asleep boolean) returns xid8
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform setval('hot_asleep', asleep::integer);
+    return case when asleep then pg_current_xact_id() end;
+end
+$$;
+
+comment on function pgcache_internal.hot_sleep(boolean) is
+'For the relay: from now on it waits for NOTIFY, or looks by itself. Before it relies on NOTIFY, all transactions below'
+' the id returned have to be over.';
+
 -- Redis may have entries that no row here knows of: of types that have left the tier, of an epoch that is void. They
 -- are not returned, but they are there until their time is up.
 create or replace function pgcache_internal.hot_erase(type text, tenant text) returns void
@@ -163,7 +179,7 @@ as $$
 begin
     if exists (select from hot_owner) then  -- else no relay was ever here, and nothing is in any Redis
         insert into hot_erasures (type, tenant) values (hot_erase.type, hot_erase.tenant);
-        perform pg_notify('pgcache_hot', '');
+        perform hot_wake();
     end if;
 end
 $$;

@@ -95,6 +95,52 @@ def test_many_changes_at_once(tier: Tier, dsn: str, new_session: Callable[..., S
     assert tier.ask("SELECT delivered FROM pgcache_internal.hot_epoch") <= 800
 
 
+def test_writers_notify_only_a_relay_that_sleeps(tier: Tier, dsn: str, new_session: Callable[..., Session]) -> None:
+    """Commits that notify wait for each other, so that eight writers would have the throughput of two."""
+    told = new_session().connection
+    told.execute("LISTEN pgcache_hot")
+    changes = "FOR n IN 1..300 LOOP PERFORM cache_set('store', (n % 9)::text, '1'); COMMIT; END LOOP"
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for_work()
+        for _ in range(3):
+            tier.ask(f"DO $$ BEGIN {changes}; END $$")
+            wait_until(lambda: not tier.outbox())
+    assert 1 <= len(list(told.notifies(timeout=0))) <= 90
+    tier.ask("DO $$ BEGIN FOR n IN 1..3 LOOP PERFORM cache_set('store', 'k', '1'); COMMIT; END LOOP; END $$")
+
+
+def test_a_change_of_who_found_it_awake_is_not_left_behind(
+    tier: Tier, dsn: str, new_session: Callable[..., Session]
+) -> None:
+    """The relay would look by itself after twelve minutes."""
+    tier.ask("SELECT cache_hot_configure(max_staleness => '1 hour')")
+    sessions = [new_session() for _ in range(3)]
+    with a_relay(dsn, tier.server) as log:
+        log.wait_for_work()
+        for round in range(5):
+            for number, session in enumerate(sessions):  # the first one wakes it, the others may find it awake
+                session("BEGIN")
+                session("SELECT cache_set('store', %s, '1')", f"{round}:{number}")
+                if number == 0:
+                    session("COMMIT")
+            tier.ask("SELECT pg_sleep(0.2)")  # by now it wants to sleep
+            for session in sessions[1:]:
+                session("COMMIT")
+            wait_until(lambda: not tier.outbox())
+
+
+def test_who_waits_for_its_turn_does_not_say_that_it_is_awake(tier: Tier, dsn: str) -> None:
+    tier.ask("SELECT cache_hot_configure(max_staleness => '1 hour')")
+    with a_relay(dsn, tier.server) as first:
+        first.wait_for_work()
+        with a_relay(dsn, tier.server) as second:
+            second.wait_for("waits: another relay is at work")
+            for number in range(3):
+                wait_until(lambda: tier.ask("SELECT last_value FROM pgcache_internal.hot_asleep") == 1)
+                tier.ask("SELECT cache_set('store', %s, '1')", str(number))
+                wait_until(lambda: not tier.outbox())
+
+
 def test_one_is_at_work_and_another_takes_over(tier: Tier, dsn: str) -> None:
     with a_relay(dsn, tier.server) as first:
         first.wait_for_work()
