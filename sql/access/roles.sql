@@ -73,7 +73,8 @@ as $$
             cache_create_type, cache_configure, cache_drop_type, cache_tenant_limit, cache_configure_setting,
             cache_set_price,
             cache_hot_on, cache_hot_off, cache_hot_configure,
-            hot_take_turn, hot_sleep, hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_erasing, hot_erased, hot_cycle
+            hot_take_turn, hot_sleep, hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_erasing, hot_erased,
+            hot_cycle
         }')
     ) c (access, walled, names)
     cross join lateral unnest(c.names) f (name)
