@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, default_key_func
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
 
@@ -42,6 +43,8 @@ class PgcacheCache(BaseCache):
         self._options = dict(params.get("OPTIONS", {}))
         self._database = self._options.pop("DATABASE", None)
         self._location = location or None
+        if isinstance(location, list | tuple) or (location and self._database):
+            raise ImproperlyConfigured("LOCATION is one PostgreSQL, and not given beside DATABASE")
         self._type = self._options.pop("type", "bytes")
         serializer = self._options.pop("serializer", pickle)
         serializer = import_string(serializer) if isinstance(serializer, str) else serializer

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from django.conf import settings
 from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.signing import JSONSerializer
 from django.db import DatabaseError, connections, transaction
@@ -273,3 +274,6 @@ def test_mistakes_are_told(settings_of: Any) -> None:
         ours = caches["default"]
         with pytest.raises(TypeError, match="MAX_ENTRIES"):
             ours.get("k")
+    for wrong in ({"LOCATION": [params["LOCATION"]]}, {"OPTIONS": {"DATABASE": "default"}}):
+        with override_settings(CACHES={"default": params | wrong}), pytest.raises(ImproperlyConfigured, match="one"):
+            caches["default"].get("k")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import psycopg
 import pytest
 from dogpile.cache import make_region
 from dogpile.cache.api import NO_VALUE
@@ -16,6 +17,7 @@ from dogpile.testing.fixtures import _GenericBackendTestSuite, _GenericMutexTest
 from psycopg.conninfo import make_conninfo
 
 from pgcache_py import Cache, InvalidValueError, UnavailableError
+from tests.tools.session import user
 from tests.tools.waiting import Background
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
@@ -194,3 +196,26 @@ def test_without_the_cache_all_compute() -> None:
 def test_a_type_of_other_values_is_refused(cache: Cache) -> None:
     with pytest.raises(InvalidValueError, match="not bytes"):
         region_of(cache, type="store").set("k", 1)
+
+
+def test_a_role_that_may_only_read_computes(cache: Cache, dsn: str, new_role: Callable[[str], str]) -> None:
+    reader = new_role(dsn)
+    with psycopg.connect(dsn) as owner:
+        owner.execute("SELECT pgcache.cache_grant(%s, 'read')", [user(reader)])
+    region = region_of(reader)
+    assert region.get_or_create("k", lambda: "computed") == "computed"
+    assert region.get("k") is NO_VALUE
+    region_of(cache).set("k", "theirs")
+    assert region.get_or_create("k", lambda: "computed") == "theirs"
+    region.backend.cache.close()
+
+
+@pytest.mark.parametrize("mode", ["READ COMMITTED", "REPEATABLE READ"])
+def test_over_a_connection_in_a_transaction(dsn: str, mode: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"SET TRANSACTION ISOLATION LEVEL {mode}".encode())
+        region = region_of(Cache(connection))
+        assert [region.get_or_create("k", lambda number=number: number) for number in range(2)] == [0, 0]
+        connection.rollback()
+        assert region.get("k") is NO_VALUE
+        assert region.get_or_create("k", lambda: "another") == "another"
