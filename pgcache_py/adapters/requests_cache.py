@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from requests_cache.backends import BaseCache, BaseStorage
+from requests_cache.backends.base import BaseCache, BaseStorage
 from requests_cache.serializers import pickle_serializer, utf8_encoder
 
 from ..client._sync.cache import Cache

@@ -6,6 +6,7 @@ import asyncio
 import operator
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Annotated, Any, TypedDict
@@ -15,6 +16,7 @@ import pytest
 from langgraph.cache.base import FullKey
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy
+from psycopg_pool import ConnectionPool
 
 from pgcache_py import Cache
 from pgcache_py.adapters.langgraph import PgcacheCache
@@ -234,10 +236,17 @@ def test_without_the_cache_nodes_run() -> None:
     assert ran.count("slow a") == 2
 
 
-def test_event_loops_in_two_threads(world: World) -> None:
+@pytest.mark.parametrize("pooled", [False, True])
+def test_event_loops_in_two_threads(dsn: str, pooled: bool) -> None:
+    with ExitStack() as stack:
+        source: Any = stack.enter_context(ConnectionPool(dsn, min_size=0, max_size=3) if pooled else Cache(dsn))
+        in_two_threads(PgcacheCache(source, fail_soft=False))
+
+
+def in_two_threads(cache: PgcacheCache) -> None:
     ran: list[str] = []
     found: list[list[str]] = []
-    compiled = graph(world.cache, ran)
+    compiled = graph(cache, ran)
     compiled.invoke({"question": "a", "words": []})
 
     async def run() -> None:

@@ -14,6 +14,7 @@ from key_value.aio.errors import SerializationError
 from key_value.aio.stores.simple import SimpleStore
 from key_value.aio.wrappers.fallback import FallbackWrapper
 from key_value.aio.wrappers.passthrough_cache import PassthroughCacheWrapper
+from psycopg_pool import AsyncConnectionPool
 
 from pgcache_py import AsyncCache, UnavailableError
 from pgcache_py.adapters.py_key_value import PgcacheStore
@@ -153,6 +154,16 @@ async def test_your_cache_is_yours_to_close(dsn: str) -> None:
         (process,) = await cache._report("SELECT pg_backend_pid() AS pid")
         await store.get("k")
         assert await cache._report("SELECT pg_backend_pid() AS pid") == [process]
+
+
+async def test_over_a_pool(dsn: str) -> None:
+    async with AsyncConnectionPool(dsn, min_size=0, max_size=2, open=False) as pool:
+        async with PgcacheStore(pool) as store:
+            await asyncio.gather(*(store.put(f"{number}", {"n": number}) for number in range(10)))
+            found = await asyncio.gather(*(store.get(f"{number}") for number in range(10)))
+        assert found == [{"n": number} for number in range(10)]
+        async with pool.connection() as connection:
+            await connection.execute("SELECT")
 
 
 async def test_below_a_cache(dsn: str) -> None:
