@@ -1,4 +1,4 @@
-"""cachelib: its own suite, and that of Flask-Caching; applications with Flask-Caching and Flask-Session."""
+"""cachelib: its own suite; applications with Flask-Caching, whose suite is elsewhere, and Flask-Session."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ HasTests: Any = suite("cachelib", "has").HasTests
 DeleteManyWithPrefixTests: Any = suite("cachelib", "delete_many_with_prefix").DeleteManyWithPrefixTests
 SerializerTests: Any = suite("cachelib", "serializer").SerializerTests
 del sys.modules["conftest"]
-GenericCacheTests: Any = suite("flask-caching", "test_backend_cache").GenericCacheTests
 
 
 class ReprSerializer(BaseRedisSerializer):
@@ -61,18 +60,6 @@ class TestCachelib(CommonTests, ClearTests, HasTests, DeleteManyWithPrefixTests,
             return kind(cache, *args, **{"key_prefix": key_prefix, **kwargs})
 
         self.cache_factory = make
-
-
-class TestFlaskCaching(GenericCacheTests):
-    _can_use_fast_sleep = False
-
-    @pytest.fixture
-    def clock(self) -> None:
-        """Of the suite, for caches in the process."""
-
-    @pytest.fixture(params=["", "werkzeug-test-case:", lambda: "werkzeug-test-case:"], ids=["none", "text", "function"])
-    def make_cache(self, cache: Cache, request: pytest.FixtureRequest) -> Any:
-        return lambda: PgcacheCache(cache, key_prefix=request.param)
 
 
 def test_entries_are_bytes_and_numbers(cache: Cache) -> None:
