@@ -30,6 +30,9 @@ RULES = [
     (r"_async\b", ""),
     (r"\bredis\.asyncio\b", "redis"),
     (r"between tasks", "between threads"),
+    (r"\ba(close|iter_bytes|next|read)\b", r"\1"),
+    (r"\basync_transport\b", "transport"),
+    (r"\bhandle_async_request\b", "handle_request"),
     (r"\b([Aa])n (Cache|HybridCache|psycopg|OwnConnection)", r"\1 \2"),
 ]
 RUFF = [sys.executable, "-m", "ruff"]

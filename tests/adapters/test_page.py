@@ -11,6 +11,7 @@ import pytest
 from tests.docs.blocks import PROJECT, Page, pages
 from tests.docs.run import Run, World
 from tests.docs.test_pages import FRAMEWORKS
+from tests.plpython.standin import Standin
 
 
 @pytest.mark.once
@@ -18,7 +19,8 @@ def test_what_is_shown_is_what_is_printed(new_world: Callable[[Page], World], ht
     page = next(page for page in pages() if page.name == FRAMEWORKS)
     world = new_world(page)
     world.names["https://api.example.com"] = httpbin.url
-    with Run(page, world) as run:
+    with Standin() as model, Run(page, world) as run:
+        world.names["http://127.0.0.1:11434/v1"] = model.url
         run.all()
     if os.environ.get("UPDATE_GOLDEN"):
         (PROJECT / page.name).write_text(run.updated())

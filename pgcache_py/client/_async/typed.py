@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
@@ -193,7 +193,7 @@ class AsyncLLMCache(AsyncTypedCache):
         tags: Iterable[str] = (),
         stale_for: TTL = None,
         hard_timeout: float | None = None,
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of an answer: from the cache, or those of the stream that compute returns, as they come.
 
         Once the stream has come to its end, the answer is cached, for `request` as well; if it is left before that, or

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
@@ -194,7 +194,7 @@ class LLMCache(TypedCache):
         tags: Iterable[str] = (),
         stale_for: TTL = None,
         hard_timeout: float | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None]:
         """The chunks of an answer: from the cache, or those of the stream that compute returns, as they come.
 
         Once the stream has come to its end, the answer is cached, for `request` as well; if it is left before that, or
