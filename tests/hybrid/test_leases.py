@@ -163,3 +163,36 @@ def test_while_redis_is_down(private_world: Any, dsn: str) -> None:
         assert cache.get_or_compute("store", "k", private_world.function(lambda: 1), tags=["t"]) == 1
     cache.invalidate_tags("t")
     assert cache.get("store", "k") is None
+
+
+def test_whole_answers_come_from_redis_unless_they_have_to_be_younger(
+    world: Any, dsn: str, proxy: Proxy, db: psycopg.Connection
+) -> None:
+    db.execute("SELECT pgcache.cache_hot_on('llm')")
+    calls: list[int] = []
+    request = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+
+    def compute() -> dict[str, Any]:
+        calls.append(1)
+        choice = {"index": 0, "message": {"role": "assistant", "content": str(len(calls))}, "finish_reason": "stop"}
+        return {"object": "chat.completion", "choices": [choice]}
+
+    def content(cache: Any, **options: Any) -> str:
+        answer = cache.llm.request(request, world.function(compute), **options)
+        return str(answer["choices"][0]["message"]["content"])
+
+    cache, reader = world.cache(dsn), world.cache(proxy.dsn)
+    assert [content(cache), content(reader)] == ["1", "1"]
+    world.tier.settle()
+    content(reader)
+    asked = proxy.round_trips
+    assert content(reader) == "1"
+    assert proxy.round_trips == asked
+    db.execute("UPDATE pgcache.cache_llm_responses SET created_at = created_at - interval '10 minutes'")
+    assert content(reader, max_age="20 minutes") == "1"
+    assert content(reader, max_age="5 minutes") == "2"
+    assert content(reader, refresh=True) == "3"
+    assert [content(reader), content(reader, max_age=60), content(reader, no_store=True)] == ["3"] * 3
+    world.tier.settle()
+    assert content(cache) == "3"
+    assert len(calls) == 3
