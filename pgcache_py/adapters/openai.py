@@ -36,6 +36,11 @@ def cached(client: Client, source: Any = None, **defaults: Any) -> Client:
     http: Any = import_module(
         next(base.__module__.partition(".")[0] for base in type(inner).__mro__ if base.__name__ == "BaseClient")
     )
-    name = "AsyncClient" if kind is AsyncCache else "Client"
-    outer = getattr(http, name)(transport=make(http, inner, cache, defaults, owned), timeout=inner.timeout)
+    outer = getattr(http, "AsyncClient" if kind is AsyncCache else "Client")(
+        transport=make(http, inner, cache, defaults, owned),
+        headers=inner.headers,
+        params=inner.params,
+        cookies=inner.cookies,
+        timeout=inner.timeout,
+    )
     return client.copy(http_client=outer)

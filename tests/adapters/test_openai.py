@@ -37,8 +37,10 @@ class Endpoint(Standin):
         self.pause: threading.Event | None = None
         self.left = threading.Event()
         self.change: dict[str, Any] = {}
+        self.headers: list[dict[str, str]] = []
 
     def _answer(self, handler: BaseHTTPRequestHandler, request: Request, step: Reply) -> None:
+        self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         handler.close_connection = step.how == "reset"  # this client keeps its connection
         if not request.body.get("stream") or step != Reply():
             super()._answer(handler, request, step)
@@ -315,6 +317,17 @@ def test_what_is_in_the_key(plain: OpenAI, endpoint: Endpoint, cache: Cache) -> 
     of(client.with_options(base_url=f"{endpoint.url}/other/v1"))
     of(cached(plain, cache.for_tenant("acme")))
     assert len(endpoint.log) == 7
+
+
+def test_an_http_client_of_the_users_own(endpoint: Endpoint, cache: Cache) -> None:
+    sent: list[Any] = []
+    own = openai.DefaultHttpxClient(
+        headers={"X-Own": "a"}, cookies={"c": "d"}, params={"p": "q"}, event_hooks={"request": [sent.append]}
+    )
+    with cached(OpenAI(api_key="k", base_url=endpoint.url, http_client=own), cache) as client:
+        assert of(client) == of(client)
+    assert (len(sent), endpoint.log[0].path) == (1, "/v1/chat/completions?p=q")
+    assert (endpoint.headers[0]["x-own"], endpoint.headers[0]["cookie"]) == ("a", "c=d")
 
 
 def test_azure(endpoint: Endpoint, cache: Cache) -> None:
