@@ -102,7 +102,6 @@ def shapes(connection: Connection) -> dict[str, Shape]:
     for kind, name, type, is_key, default in connection.execute(TYPED.encode()):
         shape = found.setdefault(kind, Shape(f"SELECT pgcache.cache_set_{kind}("))
         if name == "ttl":
-            shape.call += "ttl => %s::interval)"
             continue
         place = "%s" if default is None else f"coalesce(%s, {default.replace('%', '%%')})"
         shape.call += f"{name} => {place}, "
@@ -110,6 +109,8 @@ def shapes(connection: Connection) -> dict[str, Shape]:
             shape.parameters.append(Parameter("file", type, False, False))
         else:
             shape.parameters.append(Parameter(name, type, not is_key, default is not None))
+    for shape in found.values():
+        shape.call += "ttl => %s::interval)"
     return found
 
 

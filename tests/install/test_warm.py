@@ -220,7 +220,7 @@ def test_every_typed_cache_can_be_warmed(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         typed = shapes(connection)
         found = connection.execute("SELECT type FROM pgcache_internal.types WHERE builtin").fetchall()
-        assert typed.keys() | {"crawl", "store"} == {type for (type,) in found}
+        assert typed.keys() | {"bytes", "crawl", "store"} == {type for (type,) in found}
     assert typed["audio"].fields == {"text", "voice", "provider", "settings", "file"}
     assert typed["vector_search"].fields == {"query", "filters", "top_k", "user_id"}
 
