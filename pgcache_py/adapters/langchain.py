@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,25 +13,27 @@ from langchain_core.messages import message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
 from ..client.wire import TTL
+from .models import counts, has_refusal, is_whole, mapping
 from .source import cache_of
+
+logger = logging.getLogger("pgcache")
 
 # LangChain's loads would make objects of whatever classes the text names, and others may write to the cache.
 KINDS: dict[str, Any] = {
     each.__name__: each for each in (Generation, GenerationChunk, ChatGeneration, ChatGenerationChunk)
 }
+TOLD = ("response_metadata", "additional_kwargs")  # of the message that an answer is
 MODEL = re.compile(r"""["'](?:model_name|model|model_id|deployment_name)["']\s*[:,]\s*["']([^"']+)["']""")
-# An answer that ended so is not the whole of it.
-CUT_OFF = {"length", "max_tokens", "content_filter", "refusal", "SAFETY", "MAX_TOKENS"}
 
 
 class PgcacheCache(BaseCache):
     """Answers in the type llm, so that the tokens and the money that hits save are counted.
 
     source: what Cache takes, or a Cache. ttl: default the type's. options: those of Cache, tenant for one; fail_soft is
-    True unless you say otherwise, so that without the cache models are asked. Answers that were cut off or filtered, or
-    that have parts which are no JSON, are not kept. From a coroutine the calls run in threads, so any number of event
-    loops may share a cache; give it a ConnectionPool if they are many. No tags, no leases: LangChain asks for an answer
-    and stores it in calls of its own.
+    True unless you say otherwise, so that without the cache models are asked. Answers that were cut off, filtered or
+    refused, or that have parts which are no JSON, are not kept. From a coroutine the calls run in threads, so any
+    number of event loops may share a cache; give it a ConnectionPool if they are many. No tags, no leases: LangChain
+    asks for an answer and stores it in calls of its own.
     """
 
     def __init__(self, source: Any = None, *, ttl: TTL = None, **options: Any) -> None:
@@ -40,14 +43,15 @@ class PgcacheCache(BaseCache):
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         row = self.cache.llm.get(prompt, _model(llm_string), llm_string)
         try:
-            return None if row is None else _answer(row["response"])
-        except (KeyError, TypeError, ValueError):  # another program's
+            return None if row is None else _answer(row["response"]) or None
+        except Exception as error:  # another program's, of which LangChain makes whatever errors
+            logger.warning("a cached answer of LangChain cannot be read: %s", error)
             return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         text = _text(return_val)
-        if text is not None and not any(map(_is_cut_off, return_val)):
-            tokens = max(map(_tokens, return_val), key=lambda tokens: tokens["tokens_used"] or 0)
+        if text is not None and all(map(_is_whole, return_val)):
+            tokens = max(map(_tokens, return_val), key=lambda tokens: tokens.get("tokens_used", 0))
             self.cache.llm.set(prompt, _model(llm_string), text, **tokens, context=llm_string, ttl=self.ttl)
 
     def clear(self, **kwargs: Any) -> None:
@@ -70,7 +74,7 @@ def _text(answer: Sequence[Generation]) -> str | None:
     try:
         text = json.dumps(parts)
         return text if parts and _answer(text) == list(answer) else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         return None
 
 
@@ -89,15 +93,15 @@ def _model(llm_string: str) -> str:
 
 
 def _tokens(generation: Generation) -> dict[str, Any]:
-    usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
-    return {
-        "tokens_used": usage.get("total_tokens"),
-        "input_tokens": usage.get("input_tokens"),
-        "cached_input_tokens": usage.get("input_token_details", {}).get("cache_read"),
-    }
+    usage = mapping(getattr(getattr(generation, "message", None), "usage_metadata", None))
+    return counts(
+        tokens_used=usage.get("total_tokens"),
+        input_tokens=usage.get("input_tokens"),
+        cached_input_tokens=mapping(usage.get("input_token_details")).get("cache_read"),
+    )
 
 
-def _is_cut_off(generation: Generation) -> bool:
-    metadata = getattr(getattr(generation, "message", None), "response_metadata", None) or {}
-    told = {**(generation.generation_info or {}), **metadata}
-    return not CUT_OFF.isdisjoint({str(told.get("finish_reason")), str(told.get("stop_reason"))})
+def _is_whole(generation: Generation) -> bool:
+    message = getattr(generation, "message", None)
+    told = [generation.generation_info] + [getattr(message, name, None) for name in TOLD]
+    return all(map(is_whole, map(mapping, told))) and not has_refusal(getattr(message, "content", None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +11,7 @@ from litellm.caching.base_cache import BaseCache
 
 from ..client.wire import TTL
 from ..keys import any_key
+from .models import counts, has_refusal, is_whole, mapping
 from .source import cache_of, in_thread
 
 PREFIX = "litellm:"
@@ -22,8 +23,9 @@ class PgcacheCache(BaseCache):
     source: what Cache takes, or a Cache. ttl: of what LiteLLM gives none; default the type's. options: those of Cache,
     tenant for one; fail_soft is True unless you say otherwise, so that without the cache models are asked. From a
     coroutine the calls run in threads, so any number of event loops may share a cache; give it a ConnectionPool if they
-    are many. What is no JSON raises TypeError, which LiteLLM logs. No tags, no leases: LiteLLM asks for an answer and
-    stores it in calls of its own. No counters: for its routers' limits LiteLLM takes Redis.
+    are many. Answers that were cut off, filtered or refused are not kept; what is no JSON raises TypeError, which
+    LiteLLM logs. No tags, no leases: LiteLLM asks for an answer and stores it in calls of its own. No counters: for its
+    routers' limits LiteLLM takes Redis.
     """
 
     def __init__(self, source: Any = None, *, ttl: TTL = None, **options: Any) -> None:
@@ -43,7 +45,8 @@ class PgcacheCache(BaseCache):
 
     def set_cache_pipeline(self, cache_list: Iterable[tuple[str, Any]], **kwargs: Any) -> None:
         ttl = self.ttl if kwargs.get("ttl") is None else float(kwargs["ttl"])
-        self.cache.set_many("llm", {_key(key): _row(value, kwargs.get("model")) for key, value in cache_list}, ttl)
+        rows = {_key(key): _row(value, kwargs.get("model")) for key, value in cache_list if _is_whole(_answer(value))}
+        self.cache.set_many("llm", rows, ttl)
 
     def delete_cache(self, key: str) -> None:
         self.cache.delete("llm", _key(key))
@@ -79,33 +82,33 @@ def _key(key: str) -> str:
 def _row(value: Any, model: str | None) -> dict[str, Any]:
     """A value as an entry of the type llm."""
     answer = _answer(value)
-    usage = _dict(answer.get("usage")) or answer  # an embedding counts its own
-    counts = {
-        "tokens_used": usage.get("total_tokens", usage.get("prompt_tokens")),
-        "input_tokens": usage.get("prompt_tokens"),
-        "cached_input_tokens": _dict(usage.get("prompt_tokens_details")).get("cached_tokens"),
-    }
-    return {
-        "response": json.dumps(value),
-        "model": str(model or answer.get("model") or ""),
-        **{name: count for name, count in counts.items() if isinstance(count, int) and count >= 0},
-    }
+    usage = mapping(answer.get("usage")) or answer  # an embedding counts its own
+    tokens = counts(
+        tokens_used=usage.get("total_tokens", usage.get("prompt_tokens")),
+        input_tokens=usage.get("prompt_tokens"),
+        cached_input_tokens=mapping(usage.get("prompt_tokens_details")).get("cached_tokens"),
+    )
+    return {"response": json.dumps(value), "model": str(model or answer.get("model") or ""), **tokens}
 
 
-def _answer(value: Any) -> dict[str, Any]:
+def _answer(value: Any) -> Mapping[str, Any]:
     """What the model said, in what LiteLLM keeps: {"timestamp", "response"}, where that is often JSON in a text."""
-    answer: Any = _dict(value).get("response")
-    with suppress(TypeError, ValueError):
+    answer: Any = mapping(value).get("response")
+    with suppress(RecursionError, TypeError, ValueError):
         answer = json.loads(answer)
-    return _dict(answer)
+    return mapping(answer)
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _is_whole(answer: Mapping[str, Any]) -> bool:
+    """LiteLLM keeps other things, too, which nothing is known of."""
+    if isinstance(answer.get("output"), list):
+        return is_whole(answer) and not any(has_refusal(mapping(item).get("content")) for item in answer["output"])
+    choices = [mapping(each) for each in answer.get("choices") or () if isinstance(answer["choices"], list)]
+    return all(is_whole(choice) and is_whole(mapping(choice.get("message"))) for choice in choices)
 
 
 def _value(row: Any) -> Any:
     try:
         return None if row is None else json.loads(row["response"])
-    except (KeyError, TypeError, ValueError):  # another program's
+    except (KeyError, RecursionError, TypeError, ValueError):  # another program's
         return None

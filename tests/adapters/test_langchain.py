@@ -87,13 +87,60 @@ def test_the_price_is_that_of_the_model(cache: PgcacheCache, dsn: str) -> None:
     assert [(entry["input_tokens"], entry["cached_input_tokens"]) for entry in entries] == [(5, 4), (5, 4)]
 
 
-@pytest.mark.parametrize("metadata", [{"finish_reason": "length"}, {"stop_reason": "max_tokens"}])
-def test_what_was_cut_off_is_not_kept(cache: PgcacheCache, metadata: dict[str, str]) -> None:
-    cache.update("p", "m", [ChatGeneration(message=answer("half", **metadata))])
-    cache.update("p", "m", [Generation(text="half", generation_info=metadata)])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"finish_reason": "length"},
+        {"stop_reason": "max_tokens"},
+        {"done_reason": "length"},
+        {"stopReason": "max_tokens"},
+        {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
+        {"stop_reason": "model_context_window_exceeded"},
+        {"finish_reason": "RECITATION"},
+        {"finish_reason": "PROHIBITED_CONTENT"},
+        {"finish_reason": "model_length"},
+        {"finish_reason": "a reason to come"},
+        {"finish_reason": "stop", "refusal": "no"},
+    ],
+)
+def test_what_was_cut_off_is_not_kept(cache: PgcacheCache, told: dict[str, Any]) -> None:
+    cache.update("p", "m", [ChatGeneration(message=answer("half", **told))])
+    cache.update("p", "m", [ChatGeneration(message=AIMessage("half", additional_kwargs=told))])
+    cache.update("p", "m", [Generation(text="half", generation_info=told)])
+    cache.update("p", "m", [ChatGeneration(message=answer("whole")), Generation(text="half", generation_info=told)])
     assert cache.lookup("p", "m") is None
-    cache.update("p", "m", [ChatGeneration(message=answer("whole", finish_reason="stop"))])
+
+
+def test_a_refusal_among_the_parts_is_not_kept(cache: PgcacheCache) -> None:
+    message = AIMessage([{"type": "refusal", "refusal": "no"}], response_metadata={"status": "completed"})
+    cache.update("p", "m", [ChatGeneration(message=message)])
+    assert cache.lookup("p", "m") is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"finish_reason": None, "stop_reason": "end_turn"},
+        *({"finish_reason": reason} for reason in ("stop", "tool_calls", "function_call", "STOP", "COMPLETE")),
+        *({"stop_reason": reason} for reason in ("end_turn", "tool_use", "stop_sequence")),
+        {"stopReason": "end_turn"},
+        {"done_reason": "stop"},
+        {"status": "completed", "incomplete_details": None},
+    ],
+)
+def test_what_is_whole_is_kept(cache: PgcacheCache, told: dict[str, Any]) -> None:
+    cache.update("p", "m", [ChatGeneration(message=answer("whole", **told))])
     assert cache.lookup("p", "m") is not None
+
+
+@pytest.mark.parametrize("count", [-4, 2**31, 2**40, 2**70])
+def test_whatever_is_counted_an_answer_is_kept(used: PgcacheCache, count: int) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 7, "total_tokens": count, "input_token_details": {"cache_read": count}}
+    model = GenericFakeChatModel(messages=iter([AIMessage("one", usage_metadata=usage)]))
+    assert [model.invoke("p").content for _ in range(2)] == ["one", "one"]
+    (entry,) = used.cache.scan("llm")
+    assert [entry.value.get(name) for name in ("tokens_used", "input_tokens", "cached_input_tokens")] == [None, 5, None]
 
 
 def test_what_cannot_be_serialized_is_not_kept(cache: PgcacheCache) -> None:
@@ -112,6 +159,13 @@ def test_what_cannot_be_serialized_is_not_kept(cache: PgcacheCache) -> None:
         '[{"kind": "ChatGeneration", "text": "x", "info": null, "message": {"type": "evil", "data": {"content": ""}}}]',
         '[{"lc": 1, "type": "constructor", "id": ["langchain", "prompts", "prompt", "PromptTemplate"], "kwargs": {}}]',
         "an answer that another program stored",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '[{"kind": "ChatGeneration", "info": null, "message": 5}]',
+        '[{"kind": "ChatGeneration", "info": null, "message": {"type": "ai", "data": []}}]',
+        "[5]",
+        "5",
     ],
 )
 def test_what_is_no_answer_of_ours_is_a_miss(cache: PgcacheCache, text: str) -> None:

@@ -155,6 +155,7 @@ def test_tokens_are_counted(used: PgcacheCache) -> None:
         ({"usage": {"total_tokens": 9, "prompt_tokens": 7, "prompt_tokens_details": None}}, [9, 7, None]),
         ({"embedding": [0.5], "prompt_tokens": 7}, [7, 7, None]),
         ({"usage": {"total_tokens": "9", "prompt_tokens": -1}}, [None, None, None]),
+        ({"usage": {"total_tokens": 2**40, "prompt_tokens": True}}, [None, None, None]),
         ({"usage": None}, [None, None, None]),
         ({}, [None, None, None]),
     ],
@@ -224,7 +225,7 @@ def test_any_key(cache: PgcacheCache, key: str) -> None:
     assert cache.get_cache(key) is None
 
 
-@pytest.mark.parametrize("response", ["no JSON", '{"', ""])
+@pytest.mark.parametrize("response", ["no JSON", '{"', "", "[" * 100_000])
 def test_what_is_no_value_of_ours_is_a_miss(cache: PgcacheCache, response: str) -> None:
     cache.cache.set("llm", "litellm:k", {"response": response})
     assert cache.get_cache("k") is None
@@ -236,6 +237,27 @@ def test_what_is_no_value_of_ours_is_a_miss(cache: PgcacheCache, response: str) 
 def test_any_json(cache: PgcacheCache, value: Any) -> None:
     cache.set_cache("k", value)
     assert cache.get_cache("k") == value
+
+
+@pytest.mark.parametrize("form", [lambda answer: answer, json.dumps])
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        ({"choices": [{"finish_reason": "stop", "message": {"content": "x"}}]}, True),
+        ({"choices": [{"finish_reason": "stop"}, {"finish_reason": "length"}]}, False),
+        ({"choices": [{"finish_reason": "content_filter"}]}, False),
+        ({"choices": [{"finish_reason": "stop", "message": {"refusal": "no"}}]}, False),
+        ({"status": "incomplete", "output": []}, False),
+        ({"status": "completed", "output": [{"content": [{"type": "refusal"}]}]}, False),
+        ({"status": "completed", "output": [{"content": [{"type": "output_text"}]}, 5]}, True),
+        ({"status": "what a router keeps"}, True),
+    ],
+)
+def test_what_was_cut_off_is_not_kept(
+    cache: PgcacheCache, answer: Any, whole: bool, form: Callable[[Any], Any]
+) -> None:
+    cache.set_cache("k", {"timestamp": 1.5, "response": form(answer)})
+    assert (cache.get_cache("k") is not None) == whole
 
 
 def test_what_is_no_json_is_refused(cache: PgcacheCache) -> None:
