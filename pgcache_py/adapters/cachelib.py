@@ -11,8 +11,16 @@ from cachelib.serializers import BaseSerializer, RedisSerializer
 
 from ..client.wire import NEVER
 from ..keys import any_key
-from .objects import packed, stored, unpacked
+from .objects import all_unpacked, packed, stored, unpacked
 from .source import cache_of
+
+
+class Serializer(RedisSerializer):
+    """cachelib's, of which what it cannot read comes back as it is."""
+
+    def loads(self, value: bytes | None) -> Any:
+        loaded = super().loads(value)
+        return None if loaded is value else loaded
 
 
 class PgcacheCache(BaseCache):
@@ -24,7 +32,7 @@ class PgcacheCache(BaseCache):
     keys here, as hashes. No tags, no leases: cachelib gets and sets in calls of its own.
     """
 
-    serializer: BaseSerializer = RedisSerializer()
+    serializer: BaseSerializer = Serializer()
 
     def __init__(
         self,
@@ -57,8 +65,8 @@ class PgcacheCache(BaseCache):
 
     def get_many(self, *keys: str) -> list[Any]:
         names = [self._key(key) for key in keys]
-        found = self.cache.get_many_bytes(self._type, names)
-        return [unpacked(found[name], self.serializer) if name in found else None for name in names]
+        found = all_unpacked(self.cache.get_many_bytes(self._type, names), self.serializer)
+        return [found.get(name) for name in names]
 
     def has(self, key: str) -> bool:
         return self.cache.exists(self._type, self._key(key))

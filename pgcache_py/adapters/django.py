@@ -17,7 +17,7 @@ from ..client._sync.cache import Cache
 from ..client.wire import MISS, NEVER
 from ..errors import NotANumberError
 from ..keys import any_key
-from .objects import packed, stored, unpacked
+from .objects import all_unpacked, packed, stored, unpacked
 from .source import cache_of
 
 
@@ -77,12 +77,12 @@ class PgcacheCache(BaseCache):
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         found = self.cache.get_bytes(self._type, self._key(key, version), MISS)
-        return default if found is MISS else unpacked(found, self._serializer)
+        return default if found is MISS else unpacked(found, self._serializer, default)
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        names = {self._key(key, version): key for key in keys}
-        found = self.cache.get_many_bytes(self._type, names)
-        return {names[name]: unpacked(value, self._serializer) for name, value in found.items()}
+        names = {key: self._key(key, version) for key in keys}  # 1 and "1" have the same
+        found = all_unpacked(self.cache.get_many_bytes(self._type, set(names.values())), self._serializer)
+        return {key: found[name] for key, name in names.items() if name in found}
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
         return self.cache.exists(self._type, self._key(key, version))

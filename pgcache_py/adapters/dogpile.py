@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dogpile.cache.api import NO_VALUE, BytesBackend
+from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException
 
 from ..client._sync.cache import Cache
 from ..keys import any_key
 from .source import cache_of
 
+logger = logging.getLogger("pgcache")
+
 VALUES, LOCKS = "dogpile:", "dogpile-lock:"
+MARK = b"dogpile:"  # before each value: a region fails on what another program has stored
+
+
+def _marked(value: Any) -> Any:
+    return value.removeprefix(MARK) if isinstance(value, bytes) and value.startswith(MARK) else NO_VALUE
+
+
+def _unpickled(data: bytes) -> Any:
+    try:
+        return pickle.loads(data)  # noqa: S301
+    except Exception as error:
+        logger.warning("a cached value of dogpile.cache cannot be read: %s: %s", type(error).__name__, error)
+        raise CantDeserializeException from error
 
 
 class PgcacheBackend(BytesBackend):
@@ -24,6 +41,8 @@ class PgcacheBackend(BytesBackend):
     use the old value. No tags: dogpile.cache has none.
     """
 
+    deserializer = staticmethod(_unpickled)
+
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         options = {name: arguments[name] for name in ("tenant", "timeout", "fail_soft") if name in arguments}
         self.cache = cache_of(arguments.get("source"), options)
@@ -35,19 +54,19 @@ class PgcacheBackend(BytesBackend):
         return Mutex(self.cache, self.type, any_key(key, LOCKS), self.lock_timeout)
 
     def get_serialized(self, key: str) -> Any:
-        value = self.cache.get_bytes(self.type, any_key(key, VALUES))
-        return value if isinstance(value, bytes) else NO_VALUE
+        return _marked(self.cache.get_bytes(self.type, any_key(key, VALUES)))
 
     def get_serialized_multi(self, keys: Iterable[str]) -> Sequence[Any]:
         names = _names(keys)
         found = self.cache.get_many_bytes(self.type, names)
-        return [value if isinstance(value := found.get(name), bytes) else NO_VALUE for name in names]
+        return [_marked(found.get(name)) for name in names]
 
     def set_serialized(self, key: str, value: bytes) -> None:
-        self.cache.set_bytes(self.type, any_key(key, VALUES), value, self.ttl)
+        self.cache.set_bytes(self.type, any_key(key, VALUES), MARK + value, self.ttl)
 
     def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
-        self.cache.set_many_bytes(self.type, dict(zip(_names(mapping), mapping.values(), strict=True)), self.ttl)
+        values = {any_key(key, VALUES): MARK + value for key, value in mapping.items()}
+        self.cache.set_many_bytes(self.type, values, self.ttl)
 
     def delete(self, key: str) -> None:
         self.cache.delete(self.type, any_key(key, VALUES))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..client._sync.cache import Cache
-from ..client.wire import TTL
+from ..client.wire import MISS, TTL
+
+logger = logging.getLogger("pgcache")
 
 
 class Serializer(Protocol):
@@ -22,8 +25,19 @@ def packed(value: Any, serializer: Serializer) -> Any:
     return value if type(value) is int and -(2**63) <= value < 2**63 else serializer.dumps(value)
 
 
-def unpacked(value: bytes | int, serializer: Serializer) -> Any:
-    return value if isinstance(value, int) else serializer.loads(value)
+def unpacked(value: bytes | int, serializer: Serializer, otherwise: Any = None) -> Any:
+    """The object; what another program has stored, or one that had other classes, is logged and counts as a miss."""
+    try:
+        return value if isinstance(value, int) else serializer.loads(value)
+    except Exception as error:  # the serializer's, whichever that is
+        logger.warning("a cached object cannot be read: %s: %s", type(error).__name__, error)
+        return otherwise
+
+
+def all_unpacked(values: Mapping[str, bytes | int], serializer: Serializer) -> dict[str, Any]:
+    """Those that can be read."""
+    objects = {key: unpacked(value, serializer, MISS) for key, value in values.items()}
+    return {key: value for key, value in objects.items() if value is not MISS}
 
 
 def stored(cache: Cache, type: str, values: Mapping[str, bytes | int], ttl: TTL) -> set[str]:

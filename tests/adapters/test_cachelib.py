@@ -126,9 +126,14 @@ def test_what_cannot_be_counted_up_or_stored(cache: Cache) -> None:
     assert not ours.add("set", {1})
 
 
-def test_what_cannot_be_read_is_a_miss(cache: Cache) -> None:
-    cache.set_bytes("bytes", "cachelib:k", b"!not a pickle")
-    assert PgcacheCache(cache).get("k") is None
+@pytest.mark.parametrize("kind", [PgcacheCache, OtherCache])
+@pytest.mark.parametrize("foreign", [b"!not a pickle", b"garbage", b"\xff", b"!", b"!cnowhere\nNothing\n."])
+def test_what_cannot_be_read_is_a_miss(cache: Cache, kind: type[PgcacheCache], foreign: bytes) -> None:
+    cache.set_bytes("bytes", "cachelib:k", foreign)
+    ours = kind(cache)
+    ours.set("fine", 1)
+    assert ours.get("k") is None
+    assert ours.get_many("k", "fine") == [None, 1]
 
 
 def test_tenants(dsn: str) -> None:

@@ -154,6 +154,22 @@ def test_keys(settings_of: Any, key: Any) -> None:
             ours.incr(key)
 
 
+@pytest.mark.parametrize("foreign", [b"garbage", b"", b"\x80\x04c", b"cnowhere\nNothing\n."])
+def test_what_cannot_be_read_is_a_miss(settings_of: Any, django_dsn: str, foreign: bytes) -> None:
+    with Cache(django_dsn) as cache, django_cache(settings_of["conninfo"]) as ours:
+        ours.set("fine", None)
+        cache.set_bytes("bytes", "django::1:k", foreign)
+        assert ours.get("k", "a miss") == "a miss"
+        assert ours.get_many(["k", "fine"]) == {"fine": None}
+        assert ours.get_or_set("k", "computed") == "computed"
+
+
+def test_keys_with_the_same_text(settings_of: Any) -> None:
+    with django_cache(settings_of["conninfo"]) as ours:
+        ours.set("1", "v")
+        assert ours.get_many(iter([1, "1", "2"])) == {1: "v", "1": "v"}
+
+
 def test_a_key_function_of_the_users(settings_of: Any, django_dsn: str) -> None:
     def key_of(key: str, prefix: str, version: int) -> str:
         return f"{key}@{version}"

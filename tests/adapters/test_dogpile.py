@@ -87,11 +87,17 @@ def test_keys(cache: Cache, key: str) -> None:
     assert cache.count("bytes") == 0, "neither values nor locks are left"
 
 
-def test_what_others_count_under_its_key_is_a_miss(cache: Cache) -> None:
-    cache.incr("bytes", "dogpile:k")
+@pytest.mark.parametrize(
+    "foreign",
+    [b"garbage", b"", b"[1]|x", b'{"ct": 1, "v": 1}|x', b'dogpile:{"ct": 1, "v": 1}|garbage', b"dogpile", 5],
+)
+def test_what_cannot_be_read_is_a_miss(cache: Cache, foreign: bytes | int) -> None:
+    cache.set_bytes("bytes", "dogpile:k", foreign)
     region = region_of(cache)
     assert region.get("k") is NO_VALUE
     assert region.get_multi(["k"]) == [NO_VALUE]
+    assert region.get_or_create("k", lambda: "computed") == "computed"
+    assert region.get("k") == "computed"
 
 
 def test_tenants(dsn: str) -> None:
