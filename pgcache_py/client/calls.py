@@ -341,8 +341,8 @@ GET_MANY: Call[dict[str, Any]] = Call("cache_get_many_json($1, $2)", read_docume
 SET_MANY = count("cache_set_many_json($1, $2, $3, $4)", tier=SEVERAL)
 # Bytes: Redis has none of these, unless a get of the entry as JSON put it there.
 GET_BYTES = Call("bytes_at($1, $2)", _bytes, MISS, tier=BYPASSES, rows=True, binary=True, schema="pgcache_internal")
-SET_BYTES = flag("cache_set_bytes($1, $2, $3, $4, $5, $6, $7)", tier=Changes(generic), takes_bytes=True)
-ADD_BYTES = flag("cache_add_bytes($1, $2, $3, $4)", tier=Changes(generic), repeatable=False, takes_bytes=True)
+SET_BYTES = flag("cache_set_bytes($1, $2, $3, $4, $5, $6, $7, $8)", tier=Changes(generic), takes_bytes=True)
+ADD_BYTES = flag("cache_add_bytes($1, $2, $3, $4, $5)", tier=Changes(generic), repeatable=False, takes_bytes=True)
 GET_MANY_BYTES: Call[dict[str, bytes | int]] = Call(
     "cache_get_many_bytes($1, $2)", _many_bytes, {}, tier=BYPASSES, rows=True, binary=True
 )

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeGuard, TypeVar
 
 from psycopg import DataError
 from psycopg.abc import Buffer
@@ -36,6 +36,7 @@ NEVER: Final = math.inf
 _NEVER_IN_SQL = "2147483647 months"  # cache_never()
 Params: TypeAlias = tuple[str | bytes | None, ...]
 Row: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 Array: TypeAlias = "Sequence[float] | NDArray[Any]"
 
 
@@ -194,8 +195,8 @@ def interval(ttl: TTL) -> str | None:
     if ttl is None or isinstance(ttl, str):
         return ttl
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise InvalidTTLError(f"not a time to live: {ttl!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) < 2**63:  # nor NaN
+        raise InvalidTTLError(f"not a time to live: {ttl!r:.100}")
     return f"{seconds:.6f} seconds"
 
 
@@ -209,6 +210,12 @@ def several(items: Iterable[str]) -> Sequence[str]:
 def askable(keys: Iterable[str]) -> list[str]:
     """Those of the keys that an entry can have: the others are misses. What is no text is said to be so later."""
     return [key for key in several(keys) if not isinstance(key, str) or is_key(key)]
+
+
+def storable(values: Mapping[str, T]) -> dict[str, T]:
+    """Those whose key an entry can have."""
+    kept = set(askable(values))
+    return {key: value for key, value in values.items() if key in kept}
 
 
 def array(items: Iterable[str | None]) -> str:
@@ -286,26 +293,32 @@ def texts(items: Iterable[str | None]) -> bytes:
     return binary_array(TEXT, (None if item is None else item.encode() for item in items))
 
 
+def one_of_bytes(value: object) -> tuple[bytes | None, str | None]:
+    """A value of a type of bytes, as the one or the other."""
+    if not _is_whole(value):
+        return data(value), None
+    _number_of_64_bits(value)
+    return None, number(value)
+
+
 def bytes_and_numbers(values: Mapping[str, bytes | int]) -> tuple[bytes, bytes]:
     """Values of a type of bytes, as an array of those that are bytes and one of the numbers."""
+    numbers = [_number_of_64_bits(value) if _is_whole(value) else None for value in values.values()]
+    others = (None if _is_whole(value) else data(value) for value in values.values())
+    return binary_array(BYTEA, others), binary_array(INT8, numbers)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number_of_64_bits(value: int) -> bytes:
     try:
-        numbers = [value.to_bytes(8, "big", signed=True) if whole(value) else None for value in values.values()]
+        return value.to_bytes(8, "big", signed=True)
     except OverflowError as error:
         raise InvalidValueError(
             f"a whole number has 64 bits: {error}", hint="Store the digits of a larger one."
         ) from error
-    others = (None if whole(value) else data(value) for value in values.values())
-    return binary_array(BYTEA, others), binary_array(INT8, numbers)
-
-
-def whole(value: object) -> TypeGuard[int]:
-    """Whether a value of a type of bytes is stored as a number."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def numeral(value: int) -> str:
-    """A number, as the JSON value that a type of bytes takes."""
-    return f'{{"number":{value:d}}}'
 
 
 def boolean(value: bool | None) -> str | None:

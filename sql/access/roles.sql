@@ -58,7 +58,7 @@ as $$
         ('write', true, '{
             cache_set, cache_fetch, cache_release, cache_invalidate_tags, cache_add, cache_incr, cache_incr_float,
             cache_replace, cache_delete_if, cache_delete_prefix, cache_set_many,
-            cache_set_bytes, cache_add_bytes, cache_set_many_bytes, beside_raw,
+            cache_set_bytes, cache_add_bytes, cache_set_many_bytes, beside_raw, beside_no_raw,
             cache_set_many_json, cache_warm, cache_set_llm, cache_set_embedding, cache_set_embeddings,
             cache_set_vector_search, cache_set_audio, cache_set_ai_worker, cache_set_face, cache_set_phash,
             crawl_store, cache_touch, cache_persist, cache_delete, cache_delete_many, cache_delete_pattern,

@@ -92,47 +92,76 @@ comment on function pgcache.cache_get_many_bytes(text, text[]) is
 ' the bytes are then its digits. Errors: PC002 where a key, or the array, is NULL or invalid; as cache_get_bytes.';
 
 -- What put is given in place of the JSON value, with the bytes.
-create or replace function pgcache_internal.beside_raw(value bytea) returns jsonb
-language sql immutable parallel safe  -- not pinned: inlined
-as $$ select case when value is not null then '{"bytes": ""}'::pg_catalog.jsonb end $$;
+create or replace function pgcache_internal.beside_raw(type text, value bytea, number bigint) returns jsonb
+language sql stable parallel safe  -- not pinned: inlined
+as $$
+    select case
+        when value is not null and number is null then '{"bytes": ""}'::pg_catalog.jsonb
+        else pgcache_internal.beside_no_raw(type, value, number)
+    end
+$$;
 
-comment on function pgcache_internal.beside_raw(bytea) is 'A JSON value that fits a type of bytes; NULL for NULL.';
+comment on function pgcache_internal.beside_raw(text, bytea, bigint) is
+'A JSON value that fits a type of bytes; of a number the value itself. Errors: as beside_no_raw.';
+
+create or replace function pgcache_internal.beside_no_raw(type text, value bytea, number bigint) returns jsonb
+language plpgsql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    perform check_bytes_type(type);
+    if num_nonnulls(value, number) <> 1 then
+        raise exception using errcode = 'PC004',
+            message = case
+                when number is null then 'the value is NULL'
+                else format('there are bytes and the number %s for one key', number)
+            end,
+            hint = 'Pass bytes, or NULL and a number. NULL is what a miss returns; cache_delete removes an entry.';
+    end if;
+    return jsonb_build_object('number', number);
+end
+$$;
+
+comment on function pgcache_internal.beside_no_raw(text, bytea, bigint) is
+'The JSON value of a number in a type of bytes. Errors: PC001, PC004 a type of other values, or not just one of the'
+' two.';
 
 create or replace function pgcache.cache_set_bytes(
     type text, key text, value bytea, ttl interval default null, tags text[] default null, token bigint default null,
-    jitter float8 default null
+    jitter float8 default null, number bigint default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.is_writable() and case
         when tags is null and token is null then pgcache_internal.put(
-            type, key, pgcache_internal.beside_raw(value), pgcache_internal.jittered(type, ttl, jitter), true, value
+            type, key, pgcache_internal.beside_raw(type, value, number),
+            pgcache_internal.jittered(type, ttl, jitter), true, value
         )
         else pgcache_internal.put_fresh(
-            type, key, pgcache_internal.beside_raw(value), pgcache_internal.jittered(type, ttl, jitter), tags, token,
-            value
+            type, key, pgcache_internal.beside_raw(type, value, number),
+            pgcache_internal.jittered(type, ttl, jitter), tags, token, value
         )
     end
 $$;
 
-comment on function pgcache.cache_set_bytes(text, text, bytea, interval, text[], bigint, float8) is
-'cache_set of bytes, in a type of bytes. A number that cache_incr counts up is stored by cache_incr, or by cache_set of'
-' {"number": 1}. Errors: as cache_set, PC004 a type of other values.';
+comment on function pgcache.cache_set_bytes(text, text, bytea, interval, text[], bigint, float8, bigint) is
+'cache_set of bytes, in a type of bytes. number: what is stored where the value is NULL, and cache_incr counts up.'
+' Errors: as cache_set, PC004 a type of other values, or both a value and a number.';
 
 create or replace function pgcache.cache_add_bytes(
-    type text, key text, value bytea, ttl interval default null
+    type text, key text, value bytea, ttl interval default null, number bigint default null
 ) returns boolean
 language sql volatile parallel unsafe  -- not pinned: hot path
 as $$
     select pgcache_internal.is_writable() and (
-        pgcache_internal.put(type, key, pgcache_internal.beside_raw(value), ttl, false, value)
+        pgcache_internal.put(type, key, pgcache_internal.beside_raw(type, value, number), ttl, false, value)
         or pgcache_internal.remove_invalid(type, key)
-        and pgcache_internal.put(type, key, pgcache_internal.beside_raw(value), ttl, false, value)
+        and pgcache_internal.put(type, key, pgcache_internal.beside_raw(type, value, number), ttl, false, value)
     )
 $$;
 
-comment on function pgcache.cache_add_bytes(text, text, bytea, interval) is
-'cache_add of bytes, in a type of bytes. Errors: as cache_set_bytes.';
+comment on function pgcache.cache_add_bytes(text, text, bytea, interval, bigint) is
+'cache_add of bytes, in a type of bytes. number: as in cache_set_bytes. Errors: as cache_set_bytes.';
 
 create or replace function pgcache.cache_set_many_bytes(
     type text, keys text[], "values" bytea[], ttl interval default null, numbers bigint[] default null,
@@ -153,10 +182,9 @@ begin
             message = format('%s keys need as many values', cardinality(keys)),
             hint = 'Pass arrays of the same length: cache_set_many_bytes(type, keys, values).';
     end if;
-    select count(*) filter (where put(type, e.key, case
-        when e.value is null and e.number is not null then jsonb_build_object('number', e.number)
-        else beside_raw(e.value)
-    end, coalesce(e.ttl, ttl), true, e.value))
+    select count(*) filter (
+        where put(type, e.key, beside_raw(type, e.value, e.number), coalesce(e.ttl, ttl), true, e.value)
+    )
     into stored
     from (
         -- In the order of the keys, so that batches that overlap do not deadlock.

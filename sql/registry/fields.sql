@@ -265,8 +265,9 @@ begin
     if value is null then
         raise exception using errcode = 'PC004',
             message = 'the value is NULL',
-            hint = 'NULL is what a miss returns.'
-                ' Store the JSON null as ''null''::jsonb, or remove the entry with cache_delete.';
+            hint = 'NULL is what a miss returns.' || case
+                when fields is null then ' Store the JSON null as ''null''::jsonb, or' else ' Pass a value, or'
+            end || ' remove the entry with cache_delete.';
     elsif jsonb_typeof(value) <> 'object' then
         problem := format('it is a JSON %s, not an object', jsonb_typeof(value));
     else

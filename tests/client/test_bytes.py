@@ -118,6 +118,11 @@ def test_what_is_refused(cache: Any) -> None:
         (InvalidValueError, lambda: cache.set_bytes("store", "k", b"x")),
         (InvalidValueError, lambda: cache.set_bytes("store", "k", b"x", tags=["t"])),
         (InvalidValueError, lambda: cache.set_bytes("audio", "k", b"x")),
+        (InvalidValueError, lambda: cache.set_bytes("store", "k", 1)),
+        (InvalidValueError, lambda: cache.set_bytes("store", "k", 1, tags=["t"])),
+        (InvalidValueError, lambda: cache.add_bytes("store", "k", 1)),
+        (InvalidTTLError, lambda: cache.set_bytes("bytes", "k", b"x", 10**400)),
+        (InvalidTTLError, lambda: cache.set_bytes("bytes", "k", b"x", 1e20)),
         (UnknownTypeError, lambda: cache.get_bytes("nothing", "k")),
         (InvalidKeyError, lambda: cache.set_bytes("bytes", "", b"x")),
         (InvalidTTLError, lambda: cache.set_bytes("bytes", "k", b"x", 0)),
@@ -126,6 +131,7 @@ def test_what_is_refused(cache: Any) -> None:
     ]:
         with pytest.raises(error):
             call()
+    assert cache.count("store") == cache.count("bytes") == 0
 
 
 def test_a_key_that_cannot_be_one_is_a_miss_among_many(cache: Any) -> None:
@@ -157,6 +163,26 @@ def test_in_fail_soft_mode_what_fits_is_stored(dsn: str) -> None:
             strict.set_many_bytes("files", data)
         assert soft.set_many_bytes("files", data, {"a": 60}) == 2
         assert soft.get_many_bytes("files", data) == {"a": b"x", "n": 5}
+
+
+@pytest.mark.once
+def test_in_fail_soft_mode_what_cannot_be_a_key_is_left_out(dsn: str) -> None:
+    odd = ["", "\0", "a\ud800", "x" * 1025, "ä" * 513]
+    with Cache(dsn) as strict, Cache(dsn, fail_soft=True) as soft:
+        assert soft.set_many("store", {**dict.fromkeys(odd, 1), "k": 2}) == 1
+        assert soft.set_many("store", {**dict.fromkeys(odd, 1), "k": 2}, dict.fromkeys(odd, 60)) == 1
+        assert soft.set_many_bytes("bytes", {**dict.fromkeys(odd, b""), "k": b"x"}) == 1
+        assert (soft.get_many("store", ["k"]), soft.get_many_bytes("bytes", ["k"])) == ({"k": 2}, {"k": b"x"})
+        for key in odd:
+            with pytest.raises((InvalidKeyError, UnrepresentableError)):
+                strict.set_many("store", {key: 1, "l": 2})
+            with pytest.raises((InvalidKeyError, UnrepresentableError)):
+                strict.set_many_bytes("bytes", {key: b"", "l": b"x"})
+        assert (strict.count("store"), strict.count("bytes")) == (1, 1)
+        values: dict[Any, Any] = {5: b"x"}
+        for call in (soft.set_many, soft.set_many_bytes):
+            with pytest.raises(TypeError):
+                call("bytes", values)
 
 
 @pytest.mark.once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from tests.conftest import NewRole, NewSession
@@ -80,6 +81,24 @@ def test_add(ask: Session, type_of_bytes: str) -> None:
     assert ask("SELECT cache_add_bytes(%s, 'k', 'two')", type_of_bytes) is True
 
 
+def test_numbers_beside_bytes(ask: Session, type_of_bytes: str) -> None:
+    assert ask("SELECT cache_set_bytes(%s, 'n', NULL, number => 5)", type_of_bytes) is True
+    assert ask("SELECT cache_add_bytes(%s, 'n', NULL, number => 6)", type_of_bytes) is False
+    assert ask("SELECT cache_add_bytes(%s, 'm', NULL, number => 6)", type_of_bytes) is True
+    assert ask("SELECT cache_incr(%s, 'n') + cache_incr(%s, 'm')", type_of_bytes, type_of_bytes) == 13
+
+
+def test_the_hint_for_null_fits_the_type(ask: Session) -> None:
+    for call in ("cache_set_bytes('bytes', 'k', NULL)", "cache_set('bytes', 'k', NULL)", "cache_set('llm', 'k', NULL)"):
+        with pytest.raises(psycopg.Error) as error:
+            ask(f"SELECT {call}")
+        assert "cache_delete" in (error.value.diag.message_hint or "")
+        assert "jsonb" not in (error.value.diag.message_hint or "")
+    with pytest.raises(psycopg.Error) as error:
+        ask("SELECT cache_set('store', 'k', NULL)")
+    assert "jsonb" in (error.value.diag.message_hint or "")
+
+
 def test_many_in_one_call(ask: Session, type_of_bytes: str) -> None:
     ask.set_clock("2030-01-01")
     stored = ask(
@@ -107,6 +126,15 @@ def test_many_in_one_call(ask: Session, type_of_bytes: str) -> None:
         ("cache_set_bytes('bytes', 'k', NULL)", "PC004"),
         ("cache_set_bytes('bytes', 'k', NULL, tags => '{t}')", "PC004"),
         ("cache_set_bytes('store', 'k', 'x')", "PC004"),
+        ("cache_set_bytes('store', 'k', NULL, number => 1)", "PC004"),
+        ("cache_set_bytes('store', 'k', NULL, tags => '{t}', number => 1)", "PC004"),
+        ("cache_set_bytes('bytes', 'k', 'x', number => 1)", "PC004"),
+        ("cache_set_bytes('nothing', 'k', NULL, number => 1)", "PC001"),
+        ("cache_add_bytes('store', 'k', NULL, number => 1)", "PC004"),
+        ("cache_add_bytes('bytes', 'k', 'x', number => 1)", "PC004"),
+        ("cache_add_bytes('bytes', 'k', NULL)", "PC004"),
+        ("cache_set_many_bytes('bytes', '{k}', '{x}', numbers => '{5}')", "PC004"),
+        ("cache_set_many_bytes('bytes', '{j,k}', '{x,y}', numbers => '{NULL,5}')", "PC004"),
         ("cache_set_bytes('store', 'k', 'x', tags => '{t}')", "PC004"),
         ("cache_set_bytes('audio', 'k', 'x')", "PC004"),
         ("cache_set_bytes('llm', 'k', 'x')", "PC004"),

@@ -38,15 +38,13 @@ class Bytes(Base):
     ) -> bool:
         """Cache bytes, or a whole number of 64 bits; the rest as set. The type "bytes" has no default ttl."""
         terms = (None if tags is None else wire.array(tags), wire.number(token), wire.fraction(jitter))
-        if wire.whole(value):
-            return self._run(calls.SET_FRESH, type, key, wire.numeral(value), wire.interval(ttl), *terms)
-        return self._run(calls.SET_BYTES, type, key, wire.data(value), wire.interval(ttl), *terms)
+        data, number = wire.one_of_bytes(value)
+        return self._run(calls.SET_BYTES, type, key, data, wire.interval(ttl), *terms, number)
 
     def add_bytes(self, type: str, key: str, value: bytes | int, ttl: TTL = None) -> bool:
         """Cache bytes, or a number, only if there is nothing, or what has expired; True if it was stored."""
-        if wire.whole(value):
-            return self._run(calls.ADD, type, key, wire.numeral(value), wire.interval(ttl))
-        return self._run(calls.ADD_BYTES, type, key, wire.data(value), wire.interval(ttl))
+        data, number = wire.one_of_bytes(value)
+        return self._run(calls.ADD_BYTES, type, key, data, wire.interval(ttl), number)
 
     def get_many_bytes(self, type: str, keys: Iterable[str]) -> dict[str, bytes | int]:
         """The values of the entries that there are, by key, in the order asked. What cannot be a key is a miss."""
@@ -64,6 +62,8 @@ class Bytes(Base):
 
         In fail-soft mode those that cannot be stored are left out.
         """
+        if self._soft is not None:
+            values = wire.storable(values)
         ttls = ttl if isinstance(ttl, Mapping) else dict.fromkeys(values, ttl)
         data, numbers = wire.bytes_and_numbers(values)
         try:

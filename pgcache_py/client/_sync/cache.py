@@ -246,6 +246,8 @@ class Cache(Bytes, TypedCaches):
         ttl: as in set, of all of them; or of some of them, by key. jitter: as in set, if it is one ttl. In fail-soft
         mode those that PostgreSQL cannot hold, or that are too large, are left out.
         """
+        if self._soft is not None:
+            values = wire.storable(values)
         ttls = ttl if isinstance(ttl, Mapping) else dict.fromkeys(values, ttl)
         try:
             if isinstance(ttl, Mapping):
