@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .client._async.cache import AsyncCache
 from .client._sync.cache import Cache
 from .client.calls import Entry, Explanation, Forgotten, Removed, Scanned
+from .client.near.store import Near
 from .client.terms import Computed, Fetched
 from .client.typed_calls import Audio, Skip
 from .client.wire import MISS, NEVER
@@ -73,6 +74,7 @@ __all__ = [
     "InvalidTagError",
     "InvalidValueError",
     "ModelError",
+    "Near",
     "NewerDatabaseError",
     "NotANumberError",
     "NotInstalledError",

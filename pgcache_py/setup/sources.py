@@ -25,6 +25,7 @@ CODE = (
     "entries/*.sql",
     "caches/*.sql",
     "hot/*.sql",
+    "near/*.sql",
     "upkeep/*.sql",
     "reports/*.sql",
     "adopt/*.sql",

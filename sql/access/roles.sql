@@ -53,7 +53,7 @@ as $$
             cache_live, cache_health, get_cache_index_usage,
             tags_epoch, watch_states, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs,
             hot_progress,
-            hot_get, hot_get_many, hot_report_hits, is_hot
+            hot_get, hot_get_many, hot_report_hits, is_hot, near_get, near_changes
         }'),
         ('write', true, '{
             cache_set, cache_fetch, cache_release, cache_invalidate_tags, cache_add, cache_incr, cache_incr_float,
@@ -72,7 +72,7 @@ as $$
         ('admin', false, '{
             cache_create_type, cache_configure, cache_drop_type, cache_tenant_limit, cache_configure_setting,
             cache_set_price,
-            cache_hot_on, cache_hot_off, cache_hot_configure,
+            cache_hot_on, cache_hot_off, cache_hot_configure, cache_near_on, cache_near_off,
             hot_take_turn, hot_sleep, hot_state, hot_pending, hot_begin_epoch, hot_delivered, hot_erasing, hot_erased,
             hot_cycle
         }')

@@ -62,19 +62,11 @@ create or replace function pgcache_internal.hot_attach(type text) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-#variable_conflict use_variable
 declare
     relation constant regclass := (check_type(type)).relation;
-    -- All but what upkeep changes.
-    columns constant text := (
-        select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
-        from pg_attribute a
-        where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-            and a.attname not in ('hit_count', 'last_accessed_at', 'hit_weight')
-    );
-    name text;
-    statement text;
-    statements constant text[] := array[
+    columns constant text := changing_columns(relation);
+begin
+    perform attach_triggers(relation, hot_triggers(), array[
         format($sql$
             create or replace trigger hot_stamp before insert or update of %s on %s
             for each row execute function hot_stamp()
@@ -92,29 +84,57 @@ declare
             create or replace trigger hot_note_truncate after truncate on %s
             for each statement execute function hot_void()
             $sql$, relation)
-    ];
+    ]);
+end
+$$;
+
+comment on function pgcache_internal.hot_attach(text) is
+'Makes the triggers of a type that is in the hot tier, or makes them anew where they are not as they should be.';
+
+create or replace function pgcache_internal.changing_columns(relation regclass) returns text
+language sql stable parallel safe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+    select string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+    from pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+        and a.attname not in ('hit_count', 'last_accessed_at', 'hit_weight')
+$$;
+
+comment on function pgcache_internal.changing_columns(regclass) is
+'The columns of an entry, as a list in SQL, but for those that upkeep changes.';
+
+create or replace function pgcache_internal.attach_triggers(
+    relation regclass, names text[], statements text[]
+) returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
     digest constant text := md5(statements::text);  -- as a comment it says what a trigger was made of
+    statement text;
+    name text;
 begin
     -- To make a trigger locks the table, and waits for all who have written it.
     if (
         select count(*) filter (where t.tgenabled = 'A' and obj_description(t.oid, 'pg_trigger') = digest)
         from pg_trigger t
-        where t.tgrelid = relation and t.tgname = any(hot_triggers())
-    ) = cardinality(hot_triggers()) then
+        where t.tgrelid = relation and t.tgname = any(names)
+    ) = cardinality(names) then
         return;
     end if;
     foreach statement in array statements loop
         execute statement;
     end loop;
-    foreach name in array hot_triggers() loop  -- changes that logical replication applies count, too
+    foreach name in array names loop  -- changes that logical replication applies count, too
         execute format('alter table %s enable always trigger %I', relation, name);
         execute format('comment on trigger %I on %s is %L', name, relation, digest);
     end loop;
 end
 $$;
 
-comment on function pgcache_internal.hot_attach(text) is
-'Makes the triggers of a type that is in the hot tier, or makes them anew where they are not as they should be.';
+comment on function pgcache_internal.attach_triggers(regclass, text[], text[]) is
+'Makes the triggers of a table that have these names, by these statements, unless they are there as they should be.';
 
 create or replace function pgcache_internal.is_hot(type text) returns boolean
 language sql stable parallel safe security definer

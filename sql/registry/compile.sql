@@ -87,6 +87,8 @@ begin
             else 'null::integer'
         end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
+        '@spent', case when registered.fields ? 'tokens_used' then 't.tokens_used' else 'null::integer' end,
+        '@near', case when exists (select from near_types n where n.type = registered.type) then e'\\1' else '' end,
         '@counts', case when of_bytes or registered.fields is null then e'\\1' else '' end,
         '@first_sum', case when of_bytes then 'null, by' else quote_literal(registered.type) || ', to_jsonb(by)' end,
         '@new_sum', case when of_bytes then 'bytes = null, number = ' else 'data = to_jsonb(' end || format(
@@ -144,8 +146,9 @@ comment on function pgcache_internal.expressions_of(types) is
 ' @input and @cached (tokens), at a moment @expired and @worth (the lowest is evicted first), both with a look at tags'
 ' of the tenant `whose` only, of all for NULL; @readable: a further condition to read it; of what a tenant has, `h`:'
 ' @excess over its share; of counters, where `by` is added: @first_sum (into @columns), @new_sum (the assignments),'
-' @sum of the entry. What stands in @tokens{} is left out of types without tokens, in @share{} of those without'
-' tenant_share, in @of_bytes{} of others than those of bytes, in @counts{} of those that have no counters.';
+' @sum of the entry; @spent: its tokens. What stands in @tokens{} is left out of types without tokens, in @share{} of'
+' those without tenant_share, in @of_bytes{} of others than those of bytes, in @counts{} of those that have no'
+' counters, in @near{} of those whose entries processes may not keep.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe
@@ -156,7 +159,7 @@ declare
 begin
     for expression in select e.key, e.value from jsonb_each_text(expressions) e loop
         template := case
-            when expression.key = any('{@tokens,@share,@of_bytes,@counts}')
+            when expression.key = any('{@tokens,@share,@of_bytes,@counts,@near}')
                 then regexp_replace(template, expression.key || '{([^}]*)}', expression.value, 'g')
             else replace(template, expression.key, coalesce(expression.value, ''))
         end;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import cached_property
 from inspect import signature
 from time import monotonic
 from typing import Any
@@ -12,6 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgcache_py import MISS, AsyncCache, AsyncHybridCache, Cache, HybridCache
+from pgcache_py.client.near.store import Near
 from pgcache_py.errors import UnavailableError
 from tests.freshness.actor import APPLICATION, Actor, Ground, Line, cut_off
 from tests.freshness.history import History
@@ -24,9 +26,13 @@ BY_CACHE = "Cache"
 BY_ASYNC = "AsyncCache"
 BY_HYBRID = "HybridCache"
 BY_ASYNC_HYBRID = "AsyncHybridCache"
+BY_NEAR = "Cache, near"
+BY_ASYNC_NEAR = "AsyncCache, near"
+# May return what is older, but not by more than the bound.
+BOUNDED = (BY_HYBRID, BY_ASYNC_HYBRID, BY_NEAR, BY_ASYNC_NEAR)
 # Without them get_or_compute promises nothing.
 LEASES = "tags" in signature(Cache.get_or_compute).parameters
-LABELS = (BY_CACHE, BY_ASYNC, BY_HYBRID, BY_ASYNC_HYBRID)
+LABELS = (BY_CACHE, BY_ASYNC, BY_HYBRID, BY_ASYNC_HYBRID, BY_NEAR, BY_ASYNC_NEAR)
 
 
 def named(ground: Ground) -> str:
@@ -38,21 +44,32 @@ def hybrid_options(ground: Ground) -> dict[str, Any]:
     return {"redis": ground.redis, "prefix": ground.prefix, "serve_when_down": False, "redis_timeout": 1.0}
 
 
+def near(ground: Ground) -> Near:
+    return Near(max_entries=20, max_staleness=ground.bound)
+
+
 def terms(entry: Entry, chance: random.Random) -> dict[str, Any]:
     return {"tags": entry.tags, "stale_for": chance.choice((None, 2)), "ttl": chance.choice((None, 1, 3600))}
 
 
 class ClientChecks(Checks):
-    """What a client may return: through Redis also what is older, but not by more than the bound."""
+    """What a client may return: some also what is older, but not by more than the bound."""
 
-    def least(self, entry: Entry, began: float, *, through_redis: bool) -> Value:
-        if not through_redis:
+    @cached_property
+    def newest(self) -> dict[str, Value]:
+        """By key, what was committed when it was last asked for."""
+        return {}
+
+    def least(self, label: str, entry: Entry, began: float) -> Value:
+        self.newest[entry.key] = self.floors(entry)
+        if label not in BOUNDED:
             return self.floors(entry)
         moment = began - self.ground.bound - TICK
         return {str(row): self.history.committed_before(row, moment) for row in entry.rows}
 
-    def choose(self, chance: random.Random, *, through_redis: bool) -> list[Entry]:
+    def choose(self, label: str, chance: random.Random) -> list[Entry]:
         """One entry or, now and then, all of a kind."""
+        through_redis = label in (BY_HYBRID, BY_ASYNC_HYBRID)
         kind: Kind = HOT if through_redis and chance.random() < 0.9 else chance.choice(PROMISED)
         return kind.entries if chance.random() < 0.2 else [chance.choice(kind.entries)]
 
@@ -62,6 +79,8 @@ class ClientChecks(Checks):
             value = found.get(entry.key, MISS)
             if value is not MISS:
                 self.check(label, entry, value, floors, began)
+                if label in BOUNDED and any(value[row] < newest for row, newest in self.newest[entry.key].items()):
+                    self.count(label, "older")
 
 
 class ClientReader(ClientChecks, SqlReader):
@@ -69,7 +88,10 @@ class ClientReader(ClientChecks, SqlReader):
 
     def __init__(self, ground: Ground, history: History, number: int, seed: str) -> None:
         super().__init__(ground, history, number, seed)
-        self.caches: dict[str, Cache] = {BY_CACHE: Cache(named(ground))}
+        self.caches: dict[str, Cache] = {
+            BY_CACHE: Cache(named(ground)),
+            BY_NEAR: Cache(named(ground), near=near(ground)),
+        }
         if ground.redis:
             self.caches[BY_HYBRID] = HybridCache(named(ground), **hybrid_options(ground))
 
@@ -85,10 +107,9 @@ class ClientReader(ClientChecks, SqlReader):
 
     def look_up(self, label: str) -> None:
         cache = self.caches[label]
-        through_redis = label == BY_HYBRID
-        asked = self.choose(self.chance, through_redis=through_redis)
+        asked = self.choose(label, self.chance)
         began = monotonic()
-        least = [self.least(entry, began, through_redis=through_redis) for entry in asked]
+        least = [self.least(label, entry, began) for entry in asked]
         if len(asked) == 1:
             found = {asked[0].key: cache.get(asked[0].type, asked[0].key, MISS)}
         else:
@@ -99,7 +120,7 @@ class ClientReader(ClientChecks, SqlReader):
                 self.guarded(FETCHES, self.direct, lambda entry=entry: self.fetch(FETCHES, self.direct, entry))
 
     def get_or_compute(self, label: str) -> None:
-        entry = self.choose(self.chance, through_redis=label == BY_HYBRID)[0]
+        entry = self.choose(label, self.chance)[0]
         computed = []
 
         def compute() -> Value:
@@ -108,7 +129,7 @@ class ClientReader(ClientChecks, SqlReader):
             return computed[-1]
 
         began = monotonic()
-        least = self.least(entry, began, through_redis=label == BY_HYBRID)
+        least = self.least(label, entry, began)
         value = self.caches[label].get_or_compute(entry.type, entry.key, compute, **terms(entry, self.chance))
         self.count(label, "reads")
         if computed:
@@ -127,7 +148,10 @@ class AsyncReader(ClientChecks, Actor):
             self.history.fail(f"{type(self).__name__} {self.number}", error)
 
     async def all_of_them(self) -> None:
-        caches: dict[str, AsyncCache] = {BY_ASYNC: AsyncCache(named(self.ground))}
+        caches: dict[str, AsyncCache] = {
+            BY_ASYNC: AsyncCache(named(self.ground)),
+            BY_ASYNC_NEAR: AsyncCache(named(self.ground), near=near(self.ground)),
+        }
         if self.ground.redis:
             caches[BY_ASYNC_HYBRID] = AsyncHybridCache(named(self.ground), **hybrid_options(self.ground))
         seeds = [self.chance.random() for _ in range(3)]
@@ -138,12 +162,11 @@ class AsyncReader(ClientChecks, Actor):
             await cache.close()
 
     async def one_of_them(self, label: str, cache: AsyncCache, chance: random.Random) -> None:
-        through_redis = label == BY_ASYNC_HYBRID
         line = Line(self.ground.dsn)
         while not self.history.over:
-            asked = self.choose(chance, through_redis=through_redis)
+            asked = self.choose(label, chance)
             began = monotonic()
-            least = [self.least(entry, began, through_redis=through_redis) for entry in asked]
+            least = [self.least(label, entry, began) for entry in asked]
             try:
                 if LEASES and chance.random() < 0.25:
                     await self.get_or_compute(label, cache, asked[0], least[0], chance, line)

@@ -24,7 +24,7 @@ EVENTS = 1 << 13
 EVENT = struct.Struct("<dqqii")
 COUNTED = (
     "reads", "hits", "computed", "fills", "refused", "waits", "busy", "lost", "conflicts", "cut off", "stale", "begun",
-    "committed",
+    "committed", "older",
 )  # fmt: skip
 WHAT = (
     "began a transaction", "wrote", "invalidated", "committed", "rolled back", "was cut off in its COMMIT",

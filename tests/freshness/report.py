@@ -14,7 +14,7 @@ AFTER = 5
 READS = {
     "reads": "reads", "hits": "from the cache", "waits": "waited", "busy": "busy", "computed": "computed",
     "fills": "stored", "refused": "refused", "lost": "leases lost", "conflicts": "conflicts", "cut off": "cut off",
-    "stale": "stale",
+    "older": "older, within the bound", "stale": "stale",
 }  # fmt: skip
 WRITES = {"begun": "begun", "committed": "committed", "conflicts": "conflicts", "cut off": "cut off"}
 NOTE = (

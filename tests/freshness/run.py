@@ -103,6 +103,9 @@ def ground(server: str) -> Iterator[tuple[Ground, list[str]]]:
         else:
             not_run.append("through a pooler: pgbouncer is not installed")
         prefix = unique("freshness")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for kind in PROMISED:
+                connection.execute("SELECT pgcache.cache_near_on(%s)", [kind.type])
         if INSTALLED:
             url = stack.enter_context(redis_maker())().url
             with psycopg.connect(dsn, autocommit=True) as connection:

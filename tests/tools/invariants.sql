@@ -77,6 +77,15 @@ begin
             from pg_trigger g where g.tgname = any(pgcache_internal.hot_triggers())
         );
     end if;
+    if (select count(*) from pg_trigger g where g.tgname = any(pgcache_internal.near_triggers()) and g.tgenabled = 'A')
+        <> (select count(*) from pgcache_internal.near_types) * cardinality(pgcache_internal.near_triggers())
+    then
+        broken := broken || array(
+            select jsonb_build_object('invariant', 'near', 'what', 'triggers not those of the near types',
+                'row', jsonb_build_object('table', g.tgrelid::regclass, 'trigger', g.tgname, 'enabled', g.tgenabled))
+            from pg_trigger g where g.tgname = any(pgcache_internal.near_triggers())
+        );
+    end if;
 
     for t in
         select

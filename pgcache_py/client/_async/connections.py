@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, AsyncPipeline, AsyncRawCursor, errors
-from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import dict_row
 from psycopg.types.string import StrDumperUnknown
 
+from ...errors import InvalidSettingError
 from ..calls import Call, T
 from ..waiting import AsyncLock, AsyncOwn, AsyncQueue, AsyncSocket, AsyncTurn, forget_in_children, has_input
 from ..wire import BinaryDumper, NearestMoment, Params, Row, encoded
@@ -45,6 +47,9 @@ class AsyncSource(Protocol):
 
     unleased_until: float
 
+    def conninfo(self) -> str:
+        """To open another connection to the same database; InvalidSettingError if it is not known how."""
+
     def alone(self) -> bool:
         """Whether each call is a transaction of its own."""
 
@@ -65,8 +70,12 @@ class AsyncOwnConnection:
     unleased_until = 0.0
 
     def __init__(self, conninfo: str, timeout: float | None) -> None:
+        self._conninfo = conninfo
         self._line = AsyncOwn(lambda: AsyncLine(conninfo, timeout), AsyncLine.hang_up)
         forget_in_children(self)
+
+    def conninfo(self) -> str:
+        return self._conninfo
 
     def forget(self) -> None:
         """Leave the connection as it is to others, and start afresh."""
@@ -239,6 +248,9 @@ class AsyncBorrowedConnection:
         self._contained = contained
         self._lock = AsyncLock()
 
+    def conninfo(self) -> str:
+        raise InvalidSettingError("on your connection there is no near cache", hint="Pass a conninfo, or a pool.")
+
     def alone(self) -> bool:
         return self._connection.autocommit and self._connection.pgconn.transaction_status == TransactionStatus.IDLE
 
@@ -293,6 +305,15 @@ class AsyncPooledConnections:
     def __init__(self, pool: AnyPool, timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
+
+    def conninfo(self) -> str:
+        pool = self._pool
+        if callable(pool.conninfo) or callable(pool.kwargs):
+            raise InvalidSettingError("a near cache cannot follow a pool whose conninfo is a function")
+        names = {option.keyword.decode() for option in Conninfo.get_defaults()}
+        return make_conninfo(
+            pool.conninfo, **{name: value for name, value in (pool.kwargs or {}).items() if name in names}
+        )
 
     def alone(self) -> bool:
         return True

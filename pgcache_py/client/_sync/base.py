@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -11,8 +12,11 @@ import psycopg
 
 from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
-from ..calls import RAISE, Call
+from ..calls import RAISE, Call, Place, Reads, located
 from ..failsoft import TIMEOUT, FailSoft, check_timeout
+from ..near.calls import NEAR_GET, UNASKED
+from ..near.keeper import Keeper, changed, keeper_of
+from ..near.store import Near, now
 from ..trace import began, ended
 from ..wire import MISS, Row
 from .connections import (
@@ -31,7 +35,7 @@ Self = TypeVar("Self", bound="Base")
 class Base:
     """Cache without its calls; its parameters are described there."""
 
-    _shared = frozenset({"_source", "_soft"})  # with the views for tenants
+    _shared = frozenset({"_source", "_soft", "_near"})  # with the views for tenants
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Base:
         tenant: str | None = None,
         fail_soft: bool = False,
         timeout: float | None = None,
+        near: Near | None = None,
     ) -> None:
         check_timeout(timeout)
         if timeout is None and fail_soft:
@@ -49,6 +54,7 @@ class Base:
         self._contained = False
         self._soft = FailSoft() if fail_soft else None
         self._source = self._open(source, fail_soft, timeout)
+        self._near = None if near is None else keeper_of(self._source.conninfo(), near)
 
     @staticmethod
     def _open(source: object, fail_soft: bool, timeout: float | None) -> Source:
@@ -75,6 +81,8 @@ class Base:
     def close(self) -> None:
         """Close the cache's own connection, if it has one. On a view for a tenant it does nothing."""
         if not self._view:
+            if self._near is not None:
+                self._near.leave(self._source)
             self._source.close()
 
     def __enter__(self: Self) -> Self:
@@ -112,6 +120,40 @@ class Base:
 
     def _run(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
         """raising: what is raised in fail-soft mode, too."""
+        near = self._near
+        if near is None:
+            return self._ask(call, *params, raising=raising)
+        if isinstance(call.tier, Reads) and (place := located(call.tier.place, params)):
+            kept, value = self._read_near(near, place)
+            if kept:
+                with suppress(AttributeError, KeyError, TypeError, ValueError):
+                    result: T = call.otherwise if value is MISS else call.tier.result(value)  # type: ignore[assignment]
+                    return result
+        try:
+            return self._ask(call, *params, raising=raising)
+        finally:
+            changed(near, call, params, self._tenant)
+
+    def _read_near(self, near: Keeper, place: Place) -> tuple[bool, Any]:
+        """The value that this process keeps, or that it will keep from now on; or whether there is none to be kept."""
+        tenant = self._tenant if place.tenant is None else place.tenant
+        value = near.store.read(tenant, place.type, place.key)
+        if value is not MISS:
+            return True, value
+        near.start(self._source)
+        load = near.store.begin(tenant, place.type, place.key)
+        if load is None:
+            return False, MISS
+        view = self if tenant == self._tenant else self.for_tenant(tenant)
+        found, asked_at = UNASKED, now()
+        try:
+            found = view._ask(NEAR_GET, place.type, place.key)
+        finally:
+            near.store.end(load, found, asked_at)
+        return found is not UNASKED, found.value
+
+    def _ask(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
+        """PostgreSQL's answer."""
         soft = self._soft
         begin = began()
         if soft is None or call.otherwise is RAISE:
@@ -141,7 +183,9 @@ class Base:
 
     def _look(self, type: str, key: str) -> tuple[bool, Any]:
         """Look an entry up where that is cheaper than with a lease: whether it did, and the value, or MISS."""
-        return False, MISS
+        if self._near is None:
+            return False, MISS
+        return self._read_near(self._near, Place(type, key))
 
     def _report(self, query: str) -> list[Row]:
         try:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import psycopg
 from psycopg import Connection, Pipeline, RawCursor, errors
-from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import Conninfo, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import dict_row
 from psycopg.types.string import StrDumperUnknown
 
+from ...errors import InvalidSettingError
 from ..calls import Call, T
 from ..waiting import Lock, Own, Queue, Socket, Turn, forget_in_children, has_input
 from ..wire import BinaryDumper, NearestMoment, Params, Row, encoded
@@ -46,6 +48,9 @@ class Source(Protocol):
 
     unleased_until: float
 
+    def conninfo(self) -> str:
+        """To open another connection to the same database; InvalidSettingError if it is not known how."""
+
     def alone(self) -> bool:
         """Whether each call is a transaction of its own."""
 
@@ -66,8 +71,12 @@ class OwnConnection:
     unleased_until = 0.0
 
     def __init__(self, conninfo: str, timeout: float | None) -> None:
+        self._conninfo = conninfo
         self._line = Own(lambda: Line(conninfo, timeout), Line.hang_up)
         forget_in_children(self)
+
+    def conninfo(self) -> str:
+        return self._conninfo
 
     def forget(self) -> None:
         """Leave the connection as it is to others, and start afresh."""
@@ -240,6 +249,9 @@ class BorrowedConnection:
         self._contained = contained
         self._lock = Lock()
 
+    def conninfo(self) -> str:
+        raise InvalidSettingError("on your connection there is no near cache", hint="Pass a conninfo, or a pool.")
+
     def alone(self) -> bool:
         return self._connection.autocommit and self._connection.pgconn.transaction_status == TransactionStatus.IDLE
 
@@ -294,6 +306,15 @@ class PooledConnections:
     def __init__(self, pool: AnyPool, timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
+
+    def conninfo(self) -> str:
+        pool = self._pool
+        if callable(pool.conninfo) or callable(pool.kwargs):
+            raise InvalidSettingError("a near cache cannot follow a pool whose conninfo is a function")
+        names = {option.keyword.decode() for option in Conninfo.get_defaults()}
+        return make_conninfo(
+            pool.conninfo, **{name: value for name, value in (pool.kwargs or {}).items() if name in names}
+        )
 
     def alone(self) -> bool:
         return True

@@ -1,0 +1,213 @@
+"""What a process keeps of entries, and which of it may be returned."""
+
+from __future__ import annotations
+
+import marshal
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, Final, NamedTuple
+
+from ...errors import InvalidSettingError
+from ..wire import MISS
+from .calls import Nearby
+
+# Of a suspended machine, too. Where there is no such clock, a process that was suspended may for an instant return what
+# is older than max_staleness.
+now = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+
+# What an entry takes besides its value and its key, in bytes: the objects that hold it.
+OVERHEAD = 500
+# Values that nobody can change are returned as they are, others as copies.
+UNCHANGING: Final = (str, int, float, bool, type(None), bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A near cache: entries of the types of cache_near_on that this process keeps.
+
+    max_entries, max_bytes: what it holds at most; what was not read lately goes first. max_staleness: how old, in
+    seconds, what it returns may be: a value was the current one at some moment within that time. From 0.05 to 10.
+    """
+
+    max_entries: int = 10_000
+    max_bytes: int = 64 << 20
+    max_staleness: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_entries", "max_bytes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidSettingError(f"{name} is a positive whole number, not {value!r}")
+        if isinstance(self.max_staleness, bool) or not 0.05 <= self.max_staleness <= 10:
+            raise InvalidSettingError(
+                f"max_staleness is a number of seconds from 0.05 to 10, not {self.max_staleness!r}"
+            )
+
+
+class Place(NamedTuple):
+    """tenant: as the caller named it, None for that of its session."""
+
+    tenant: str | None
+    type: str
+    key: str
+
+
+class Kept:
+    """An entry. value: marshalled, if `copied`. reads: counts them, whatever threads do. seen: lately, for SIEVE."""
+
+    __slots__ = ("copied", "expires", "reads", "reported", "seen", "size", "tenant", "value")
+
+    def __init__(self, value: Any, expires: float, tenant: str, size: int, copied: bool) -> None:
+        self.value = value
+        self.expires = expires
+        self.tenant = tenant
+        self.size = size
+        self.copied = copied
+        self.reads = count()
+        self.reported = 0
+        self.seen = False
+
+    def unreported(self) -> int:
+        reads: int = self.reads.__reduce__()[1][0]  # type: ignore[assignment]
+        found, self.reported = reads - self.reported, reads
+        return found
+
+
+class Load:
+    """A value that is on its way. void: the entry has changed since it was asked for."""
+
+    __slots__ = ("place", "void")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.void = False
+
+
+class Store:
+    """Entries by place. Any number of threads may read at once; what changes it takes a lock.
+
+    Nothing is returned but while somebody vouches for it (vouch). What is loaded is kept only if nothing has voided it
+    since it was asked for (begin, end). SIEVE decides what goes.
+    """
+
+    def __init__(self, near: Near) -> None:
+        self.near = near
+        self.types: frozenset[str] = frozenset()
+        self.bytes = 0
+        self._vouched_until = 0.0
+        self._entries: dict[Place | tuple[str | None, str, str], Kept] = {}
+        self._loads: dict[Place, list[Load]] = {}
+        self._unreported: dict[tuple[str | None, str, str], int] = {}
+        self._hand: list[Place] = []  # keys that the hand has yet to look at, the next one last
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def read(self, tenant: str | None, type: str, key: str) -> Any:
+        """A value of its own for who asks, or MISS."""
+        try:
+            kept = self._entries.get((tenant, type, key))
+        except TypeError:  # no text: the server says so
+            return MISS
+        if kept is None:
+            return MISS
+        moment = now()
+        if moment >= self._vouched_until or moment >= kept.expires:
+            return MISS
+        next(kept.reads)
+        kept.seen = True
+        return marshal.loads(kept.value) if kept.copied else kept.value  # noqa: S302 (written by end)
+
+    def begin(self, tenant: str | None, type: str, key: str) -> Load | None:
+        """Before a value is asked for; None if it would not be kept."""
+        if type not in self.types or now() >= self._vouched_until:
+            return None
+        load = Load(Place(tenant, type, key))
+        with self._lock:
+            self._loads.setdefault(load.place, []).append(load)
+        return load
+
+    def end(self, load: Load, found: Nearby, asked_at: float) -> None:
+        """The answer has come, to a question that was asked at that moment."""
+        place, value = load.place, found.value
+        copied = not isinstance(value, UNCHANGING)
+        data = marshal.dumps(value) if copied and value is not MISS else value
+        size = OVERHEAD + len(place.key) + (len(data) if isinstance(data, bytes | str) else 0)
+        with self._lock:
+            others = self._loads[place]
+            others.remove(load)
+            if not others:
+                del self._loads[place]
+            if value is MISS or not found.keepable or load.void or size > self.near.max_bytes // 8:
+                return
+            self._remove(place)
+            self._entries[place] = Kept(data, asked_at + found.ttl, found.tenant, size, copied)
+            self.bytes += size
+            while len(self._entries) > self.near.max_entries or self.bytes > self.near.max_bytes:
+                self._evict()
+
+    def changed(self, type: str, key: str, tenants: Iterable[str | None]) -> None:
+        """An entry has changed: of these tenants, whichever way callers name them."""
+        with self._lock:
+            for tenant in tenants:
+                self._remove(place := Place(tenant, type, key))
+                for load in self._loads.get(place, ()):
+                    load.void = True
+
+    def clear(self, type: str | None = None) -> None:
+        """All entries of a type have changed, or all."""
+        with self._lock:
+            for place in [place for place in self._entries if type in (None, place[1])]:
+                self._remove(place)
+            for place, loads in self._loads.items():
+                if type in (None, place.type):
+                    for load in loads:
+                        load.void = True
+
+    def vouch(self, types: Iterable[str], asked_at: float) -> None:
+        """All that was committed before asked_at has been taken note of."""
+        self.types = frozenset(types)
+        self._vouched_until = asked_at + self.near.max_staleness
+
+    def take_reads(self) -> dict[tuple[str, str], dict[str, int]]:
+        """By tenant and type, how often entries were read since this was asked the last time."""
+        with self._lock:
+            found, self._unreported = self._unreported, {}
+            for (_, type, key), kept in self._entries.items():
+                if kept.seen and (reads := kept.unreported()):
+                    whose = (kept.tenant, type, key)
+                    found[whose] = found.get(whose, 0) + reads
+        grouped: dict[tuple[str, str], dict[str, int]] = {}
+        for (tenant, type, key), reads in found.items():
+            grouped.setdefault((tenant or "", type), {})[key] = reads
+        return grouped
+
+    def _remove(self, place: Any) -> None:
+        kept = self._entries.pop(place, None)
+        if kept is not None:
+            self.bytes -= kept.size
+            if reads := kept.unreported():
+                whose = (kept.tenant, place[1], place[2])
+                self._unreported[whose] = self._unreported.get(whose, 0) + reads
+
+    def _evict(self) -> None:
+        """SIEVE (Zhang and others, NSDI 2024).
+
+        The hand goes from the oldest entry on, spares what was read since it was there, and takes the first other one.
+        """
+        while True:
+            if not self._hand:
+                self._hand = list(reversed(self._entries))  # type: ignore[arg-type]
+            place = self._hand.pop()
+            kept = self._entries.get(place)
+            if kept is None:
+                continue
+            if not kept.seen:
+                self._remove(place)
+                return
+            kept.seen = False

@@ -1,0 +1,92 @@
+-- What clients with a near cache call.
+
+select pgcache_internal.define($frame$
+create or replace function pgcache_internal.near_get(
+    type text, key text, out value jsonb, out ttl interval, out keepable boolean, out tenant text
+)
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
+as $body$
+#variable_conflict use_variable
+declare
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
+    counted bigint;  -- see cache_get
+    weight smallint;
+    drawn boolean;
+    model pg_catalog.text;
+    tokens integer;
+    input_tokens integer;
+    cached_tokens integer;
+begin
+    tenant := pgcache_internal.current_tenant();
+    if @branches    else
+        value := pgcache.cache_get(type, key);
+        return;
+    end if;
+    if drawn is not false then
+        perform pgcache_internal.record_hit(type, key, counted, weight, model, tokens, input_tokens, cached_tokens);
+    end if;
+end
+$body$;
+comment on function pgcache_internal.near_get(text, text) is
+'cache_get for clients that keep entries: besides the value, what it has left to live (NULL: it never expires), whether'
+' it may be kept, which no entry with tags may, and whose it is. Errors: as cache_get.';
+$frame$, $branch$@near{type operator(pg_catalog.=) '@type' and not pg_catalog.pg_is_in_recovery() then
+        select
+            @value, t.expires_at operator(pg_catalog.-) moment, t.cache_tags is null,
+            @model, @spent, @input, @cached,
+            pgcache_internal.count_hit('pgcache_internal.hits_@type'),
+            t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
+        into value, ttl, keepable, model, tokens, input_tokens, cached_tokens, counted, weight, drawn
+        from @table t
+        where t.tenant operator(pg_catalog.=) tenant and t.cache_key operator(pg_catalog.=) key
+            and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment);
+}$branch$);
+
+create or replace function pgcache_internal.near_changes(
+    seen pg_snapshot, known_epoch text, out epoch text, out now pg_snapshot, out whole boolean, out types text[],
+    out changes json
+)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- a plan made when there were few changes would else read all that there are by now
+as $$
+#variable_conflict use_variable
+begin
+    perform check_writable();
+    -- Each table has a condition on its key: what can be had by no index costs so much that it would be compiled (jit).
+    if not exists (select from near_epoch e where e.one) then
+        insert into near_epoch (epoch, next_below, next_at)
+        values (random_number(), pg_snapshot_xmin(pg_current_snapshot()), clock_timestamp() + interval '10 seconds')
+        on conflict do nothing;
+    elsif chance() < 0.05 then
+        perform near_prune();
+    end if;
+    -- In one statement, so that all of it is as of one snapshot.
+    select
+        e.epoch, pg_current_snapshot(),
+        coalesce(e.epoch = known_epoch and pg_snapshot_xmin(seen) >= e.pruned_below, false),
+        (select array_agg(n.type) from near_types n where n.type > ''),
+        (
+            select json_agg(distinct_change.change)
+            from (
+                select distinct jsonb_build_array(l.type, l.tenant, l.cache_key) as change
+                from near_log l
+                where l.xid >= pg_snapshot_xmin(seen) and not pg_visible_in_snapshot(l.xid, seen)
+                    and e.epoch = known_epoch
+                limit 10001
+            ) distinct_change
+        )
+    into epoch, now, whole, types, changes
+    from near_epoch e where e.one;
+    if json_array_length(changes) > 10000 then
+        whole := false;
+        changes := null;
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.near_changes(pg_snapshot, text) is
+'For clients that keep entries: what was committed since a snapshot: changes, [[type, tenant, key], ...], tenant and'
+' key null for all of a type; now: the snapshot up to which that is. whole false: what changed is not known, so all'
+' that is kept is void, as at first (seen NULL), after a crash (another epoch), and where it is more than 10000'
+' entries. types: those whose entries may be kept. Errors: 25006 READ ONLY and on a standby.';

@@ -1,0 +1,203 @@
+"""What the database tells processes that keep entries: each change once, whenever it was committed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import NewRole, NewSession
+from tests.tools.session import Session, refused
+from tests.tools.waiting import wait_until
+
+CHANGES = "SELECT * FROM pgcache_internal.near_changes(%s::pg_snapshot, %s)"
+
+
+class Reader:
+    """Asks what has changed since it asked the last time."""
+
+    def __init__(self, ask: Session) -> None:
+        self.ask = ask
+        self.seen: Any = None
+        self.epoch: Any = None
+        self.whole = False
+
+    def __call__(self) -> set[tuple[Any, ...]]:
+        row = self.ask.row(CHANGES, self.seen, self.epoch)
+        self.seen, self.epoch, self.whole = row["now"], row["epoch"], row["whole"]
+        return set(map(tuple, row["changes"] or []))
+
+
+@pytest.fixture
+def reader(ask: Session, new_session: NewSession) -> Reader:
+    ask("SELECT cache_near_on('store')")
+    reader = Reader(new_session())
+    assert reader() == set()
+    assert reader.whole is False
+    return reader
+
+
+def test_what_is_changed_or_removed_is_told_and_what_is_new_is_not(ask: Session, reader: Reader) -> None:
+    ask("SELECT cache_set('store', 'k', '1'), cache_set('llm', 'k', '{\"response\": \"x\"}')")
+    assert reader() == set()
+    assert reader.whole is True
+    for change in (
+        "cache_set('store', 'k', '2')",
+        "cache_incr('store', 'k')",
+        "cache_touch('store', 'k', '1 minute')",
+        "cache_set('store', 'k', '1', tags => '{t}')",
+        "cache_delete('store', 'k', soft => true)",
+        "cache_delete('store', 'k')",
+    ):
+        ask(f"SELECT {change}")
+        assert reader() == {("store", "", "k")}, change
+        assert reader() == set()
+    ask("SELECT cache_set_many('store', '{a,b}', '{1,2}')")
+    ask("SET pgcache.tenant = 'acme'")
+    ask("SELECT cache_set('store', 'a', '1'), cache_set('store', 'a', '2')")
+    ask("RESET pgcache.tenant")
+    ask("SELECT cache_clear('store')")
+    assert reader() == {("store", "", "a"), ("store", "", "b"), ("store", "acme", "a")}
+
+
+def test_hits_and_upkeep_tell_nothing(ask: Session, reader: Reader) -> None:
+    ask("SELECT cache_set('store', 'k', '1'), cache_get('store', 'k')")
+    ask("CALL cache_upkeep()")
+    assert ask("SELECT hit_count FROM cache_type_store") == 1
+    assert reader() == set()
+
+
+def test_what_has_expired_is_told_when_it_goes(ask: Session, reader: Reader) -> None:
+    """The clocks of processes are others: who still keeps it has to hear of what is stored after it."""
+    ask.set_clock("2030-01-01")
+    ask("SELECT cache_set('store', 'k', '1', '1 minute')")
+    ask.advance("1 minute")
+    ask("SELECT cache_clear_expired('store')")
+    assert reader() == {("store", "", "k")}
+
+
+def test_all_of_a_type(ask: Session, reader: Reader) -> None:
+    ask("TRUNCATE cache_type_store")
+    assert reader() == {("store", None, None)}
+    assert ask("SELECT cache_near_off('store')") is True
+    assert ask("SELECT cache_near_off('store')") is False
+    assert reader() == {("store", None, None)}
+    ask("SELECT cache_create_type('mine'), cache_near_on('mine')")
+    ask("SELECT cache_drop_type('mine')")
+    assert ("mine", None, None) in reader()
+    assert reader.ask.row(CHANGES, None, None)["types"] is None
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_late_commits_are_told(ask: Session, reader: Reader, new_session: NewSession, level: str) -> None:
+    for key in "abcd":
+        ask("SELECT cache_set('store', %s, '1')", key)
+    late, later = new_session(), new_session()
+    for session, key in ((late, "a"), (later, "b")):
+        session(f"BEGIN ISOLATION LEVEL {level}")
+        session("SELECT cache_set('store', %s, '2')", key)
+    ask("SELECT cache_set('store', 'c', '2')")
+    assert reader() == {("store", "", "c")}
+    late("COMMIT")
+    assert reader() == {("store", "", "a")}
+    later("SAVEPOINT s")
+    later("SELECT cache_delete('store', 'd')")
+    later("ROLLBACK TO s")
+    assert reader() == set()
+    later("COMMIT")
+    assert reader() == {("store", "", "b")}
+
+
+def test_what_is_rolled_back_is_not_told(ask: Session, reader: Reader) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    with ask.transaction():
+        ask("SELECT cache_set('store', 'k', '2')")
+    assert reader() == set()
+
+
+def test_notes_are_pruned_and_who_was_away_for_long_knows_it(ask: Session, reader: Reader) -> None:
+    away = Reader(reader.ask)
+    away()
+    ask("SELECT cache_set('store', 'k', '1'), cache_set('store', 'other', '1'), cache_delete('store', 'other')")
+
+    def pruned() -> bool:
+        """Not as long as a transaction goes on that began before, be it in another database."""
+        ask("SELECT cache_set('store', 'k', '2')")
+        assert reader() >= {("store", "", "k")}
+        assert reader.whole
+        ask("UPDATE pgcache_internal.near_epoch SET next_at = clock_timestamp() - interval '1 second'")
+        ask("SELECT pgcache_internal.near_prune()")
+        return not ask("SELECT count(*) FROM pgcache_internal.near_log WHERE cache_key = 'other'")
+
+    wait_until(pruned)
+    away()
+    assert not away.whole
+    away()
+    assert away.whole
+
+
+def test_a_long_transactions_notes_stay_until_they_are_told(
+    ask: Session, reader: Reader, new_session: NewSession
+) -> None:
+    ask("SELECT cache_set('store', 'k', '1')")
+    long = new_session()
+    long("BEGIN")
+    long("SELECT cache_set('store', 'k', '2')")
+    for _ in range(3):
+        ask("UPDATE pgcache_internal.near_epoch SET next_at = clock_timestamp() - interval '1 second'")
+        ask("SELECT pgcache_internal.near_prune()")
+        assert reader() == set()
+        assert reader.whole
+    long("COMMIT")
+    assert reader() == {("store", "", "k")}
+
+
+def test_too_many_changes_are_told_as_one(ask: Session, reader: Reader) -> None:
+    ask("SELECT count(cache_set('store', i::text, '1')) FROM generate_series(1, 10001) i")
+    ask("SELECT cache_clear('store')")
+    assert reader() == set()
+    assert reader.whole is False
+    assert reader() == set()
+    assert reader.whole is True
+
+
+def test_another_epoch_voids_all(ask: Session, reader: Reader) -> None:
+    """As after a crash, which empties what is UNLOGGED."""
+    ask("TRUNCATE pgcache_internal.near_log, pgcache_internal.near_epoch")
+    reader()
+    assert reader.whole is False
+
+
+def test_without_anybody_who_asks_there_are_few_notes(ask: Session) -> None:
+    ask("SELECT cache_near_on('store')")
+    ask("DO $$ BEGIN FOR n IN 1..3000 LOOP PERFORM cache_set('store', 'k', '1'); END LOOP; END $$")
+    assert ask("SELECT count(*) FROM pgcache_internal.near_log") < 3000
+
+
+def test_only_the_types_that_are_near_bear_its_cost(ask: Session, reader: Reader) -> None:
+    triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'near_note%%' AND tgrelid = %s::regclass"
+    assert ask(triggers, "cache_type_store") == 2
+    assert ask(triggers, "cache_llm_responses") == 0
+    ask("SELECT cache_near_on('llm')")
+    ask("SELECT cache_set_llm('p', 'm', 'r', 5)")
+    found = ask.row("SELECT * FROM pgcache_internal.near_get('llm', llm_key('p', 'm'))")
+    assert (found["value"]["response"], found["keepable"], found["tenant"]) == ("r", True, "")
+    assert ask.stats("llm")["tokens_saved"] == 5
+    found = ask.row("SELECT * FROM pgcache_internal.near_get('phash', 'absent')")
+    assert (found["value"], found["keepable"]) == (None, None)
+    assert ask.stats("phash")["misses"] == 1
+
+
+def test_what_is_refused(ask: Session, role: NewRole) -> None:
+    for function in ("cache_near_on", "cache_near_off"):
+        with refused("PC001"):
+            ask(f"SELECT {function}('nothing')")
+        with refused("42501"):
+            role("write")(f"SELECT {function}('store')")
+    walled = role("write")
+    ask("SELECT cache_grant(%s, 'write', '{acme}')", walled("SELECT current_user"))
+    for call in ("near_changes(NULL, NULL)", "near_get('store', 'k')"):
+        with refused("42501"):
+            walled(f"SELECT pgcache_internal.{call}")
+    with ask.transaction("READ ONLY"), refused("25006"):
+        ask("SELECT pgcache_internal.near_changes(NULL, NULL)")
