@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pgcache_py.cli import show
-from tests.bench import eviction, freshness, from_python, from_sql, hybrid, over_time, report
+from tests.bench import eviction, freshness, from_python, from_sql, hybrid, near, over_time, report
 from tests.bench.harness import Question, Result, say
 from tests.bench.machine import Bench
 from tests.servers.server import STATE
@@ -24,6 +24,8 @@ QUESTIONS = {
         from_python.single,
         from_python.many,
         from_python.joined,
+        near.near,
+        near.large_values,
         hybrid.tier,
         freshness.freshness,
         over_time.writes,

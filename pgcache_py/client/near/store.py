@@ -134,19 +134,21 @@ class Store:
 
     def end(self, load: Load, found: Nearby, asked_at: float) -> None:
         """The answer has come, to a question that was asked at that moment."""
-        place, value = load.place, found.value
+        place, value, size = load.place, found.value, 0
         copied = not isinstance(value, UNCHANGING)
-        data = marshal.dumps(value) if copied and value is not MISS else value
-        size = OVERHEAD + len(place.key) + (len(data) if isinstance(data, bytes | str) else 0)
+        keepable = found.keepable and value is not MISS
+        if keepable:
+            value = marshal.dumps(value) if copied else value
+            size = OVERHEAD + len(place.key) + (len(value) if isinstance(value, bytes | str) else 0)
         with self._lock:
             others = self._loads[place]
             others.remove(load)
             if not others:
                 del self._loads[place]
-            if value is MISS or not found.keepable or load.void or size > self.near.max_bytes // 8:
+            if not keepable or load.void or size > self.near.max_bytes // 8:
                 return
             self._remove(place)
-            self._entries[place] = Kept(data, asked_at + found.ttl, found.tenant, size, copied)
+            self._entries[place] = Kept(value, asked_at + found.ttl, found.tenant, size, copied)
             self.bytes += size
             while len(self._entries) > self.near.max_entries or self.bytes > self.near.max_bytes:
                 self._evict()

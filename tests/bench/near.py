@@ -1,0 +1,101 @@
+"""What a near cache saves and costs: gets that the process answers itself, gets that it cannot, and writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from time import sleep
+
+import psycopg
+
+from pgcache_py import Cache, Near
+from tests.bench import peers
+from tests.bench.from_python import entry, timed
+from tests.bench.harness import Result, Target, compare, question
+from tests.bench.machine import Bench
+from tests.bench.workloads import zipf
+
+SET = "SELECT pgcache.cache_set('{}', (random() * 5000)::integer::text, to_jsonb(repeat('x', 700)))"
+
+
+@question("near", "Near cache: 1,000 entries of 700 bytes, Zipf keys, from Python; and what its types cost who writes")
+def near(bench: Bench) -> Iterator[Result]:
+    calls = 500 if bench.quick else 5000
+    keys = [(str(key),) for key in zipf(calls, 1000)]
+    with bench.database("near") as database, ExitStack() as stack:
+        database.run("SELECT pgcache.cache_create_type('kept'), pgcache.cache_near_on('kept')")
+        kept = stack.enter_context(Cache(database.dsn, near=Near(max_staleness=10)))
+        none = stack.enter_context(Cache(database.dsn, near=Near(max_entries=1)))
+        plain = stack.enter_context(Cache(database.dsn))
+        opened = {"redis-py": peers.redis_unix, "diskcache": peers.diskcache}
+        others, absent = {}, {}
+        for name, connect in opened.items():
+            try:
+                others[name] = connect(bench, database, stack)
+            except (peers.AbsentError, ImportError) as error:
+                absent[name] = str(error)
+        for number in range(1000):
+            for peer in (*others.values(), peers.over(plain, "kept")):
+                peer.set(str(number), entry(number))
+        for cache in (kept, none):
+            cache.get("kept", "0")
+        sleep(1)  # until it knows which types may be kept
+        for (key,) in keys:
+            kept.get("kept", key)
+        arms = {name: timed(peer.get, keys) for name, peer in others.items()}
+        arms |= {
+            name: timed(lambda key, cache=cache: cache.get("kept", key), keys)
+            for name, cache in {"pgcache, near": kept, "pgcache": plain, "pgcache, not near yet": none}.items()
+        }
+        targets = [
+            Target("pgcache, near", at_most=0.025, of="redis-py"),
+            Target("pgcache, near", at_most=0.2, of="diskcache"),
+            Target("pgcache, not near yet", at_most=1.1, of="pgcache"),
+        ]
+        yield compare("get", "µs", arms, reference="redis-py", targets=targets, rounds=bench.rounds, not_run=absent)
+    with bench.database("near") as database:
+        database.run("SELECT pgcache.cache_create_type('kept'), pgcache.cache_create_type('plain')")
+        database.run("SELECT pgcache.cache_near_on('kept')")
+
+        types = {"type that is not near": "plain", "near type": "kept"}
+        target = Target("near type", at_least=0.8, of="type that is not near")
+        with Cache(database.dsn, near=Near()) as cache:
+            cache.get("kept", "0")
+            yield compare(
+                "set, 8 clients", "1/s",
+                {name: database.arm(SET.format(type), 8, bench.seconds) for name, type in types.items()},
+                reference="type that is not near", targets=[target],
+                rounds=bench.rounds,
+            )  # fmt: skip
+
+
+@question("bytes", "Values of 1 MB: types of bytes against a bare table of bytea")
+def large_values(bench: Bench) -> Iterator[Result]:
+    data = os.urandom(1_000_000)
+    keys = [(str(number),) for number in range(10)] * (2 if bench.quick else 10)
+    with bench.database("bytes") as database, ExitStack() as stack:
+        cache = stack.enter_context(Cache(database.dsn))
+        bare = stack.enter_context(psycopg.connect(database.dsn, autocommit=True))
+        database.run("CREATE TABLE bare (key text PRIMARY KEY, value bytea NOT NULL)")
+        database.run("ALTER TABLE bare ALTER value SET STORAGE external")
+        cursor = bare.cursor(binary=True)
+        upsert = "INSERT INTO bare VALUES (%s, %b) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+
+        def get(key: str) -> object:
+            row = cursor.execute("SELECT value FROM bare WHERE key = %s", (key,), prepare=True).fetchone()
+            return row and row[0]
+
+        calls = {
+            "set": {
+                "bare table": timed(lambda key: cursor.execute(upsert, (key, data), prepare=True), keys),
+                "pgcache": timed(lambda key: cache.set_bytes("bytes", key, data), keys),
+            },
+            "get": {
+                "bare table": timed(get, keys),
+                "pgcache": timed(lambda key: cache.get_bytes("bytes", key), keys),
+            },
+        }
+        for part, arms in calls.items():
+            target = Target("pgcache", at_most=1.2, of="bare table")
+            yield compare(part, "µs", arms, reference="bare table", targets=[target], rounds=bench.rounds)
