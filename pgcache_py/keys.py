@@ -37,15 +37,22 @@ def is_key(key: str) -> bool:
 def any_key(key: str, prefix: str = "") -> str:
     """A key for any text: prefix and the text, or, where that cannot be a key, prefix, "~" and the text's SHA-256.
 
-    So what begins with the prefix is still found by it. Different texts have different keys: one that looks like such a
-    hash is hashed, too. Raises InvalidKeyError for a prefix that leaves no room, or that no key can have.
+    So what begins with the prefix is still found by it. Different texts have different keys: one that would look like
+    such a hash, be it of a shorter prefix, is hashed, too. Raises InvalidKeyError for a prefix that leaves no room, or
+    that no key can have.
     """
-    if is_key(prefix + key) and not _HASHED.fullmatch(key):
-        return prefix + key
+    for text in (key, prefix):
+        if not isinstance(text, str):
+            refusal = NotTextError if isinstance(text, bytes) else TypeError
+            raise refusal(f"a key and its prefix are str, not {type(text).__name__}: str({text!r:.100})?")
+    made = prefix + key
+    if is_key(made) and not _HASHED.fullmatch(made[-65:]):
+        return made
     hashed = f"{prefix}~{sha256(key.encode(errors='surrogatepass')).hexdigest()}"
     if not is_key(hashed):
         raise InvalidKeyError(
-            f"a prefix of keys has {LONGEST_KEY - 65} bytes at most, and neither NUL nor half a surrogate",
+            f"a prefix of keys has {LONGEST_KEY - 65} bytes at most, and neither NUL nor half a surrogate, unlike this:"
+            f" {prefix!r:.100}",
             hint="Shorten it.",
         )
     return hashed

@@ -116,6 +116,22 @@ def test_different_texts_have_different_keys() -> None:
         assert len({any_key(text, prefix) for text in texts}) == len(texts)
 
 
+def test_nor_do_prefixes_share_them() -> None:
+    hashed = any_key("x" * 2000)
+    for size in range(len(hashed) + 1):
+        assert any_key(hashed[size:], hashed[:size]) != hashed, size
+    assert any_key("x" * 2000, "a") != any_key(any_key("x" * 2000), "a")
+
+
+def test_what_is_no_text_is_no_key() -> None:
+    wrong: list[Any] = [5, None, b"k", ["k"]]
+    for each in wrong:
+        with pytest.raises(TypeError, match="str"):
+            any_key(each)
+        with pytest.raises(TypeError, match="str"):
+            any_key("k", each)
+
+
 @pytest.mark.parametrize("prefix", ["x" * 960, "\0", "\ud800", "ä" * 500])
 def test_a_prefix_that_no_key_can_have(prefix: str) -> None:
     with pytest.raises(InvalidKeyError):
