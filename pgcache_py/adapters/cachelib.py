@@ -11,8 +11,8 @@ from cachelib.serializers import BaseSerializer, RedisSerializer
 
 from ..client.wire import NEVER
 from ..keys import any_key
-from .objects import all_unpacked, packed, stored, unpacked
-from .source import cache_of
+from .objects import all_deleted, all_unpacked, packed, stored, unpacked
+from .source import cache_of, lifetime
 
 
 class Serializer(RedisSerializer):
@@ -57,7 +57,9 @@ class PgcacheCache(BaseCache):
         return any_key(f"{key}", self._prefix())
 
     def _ttl(self, timeout: Any) -> float:
-        return self._normalize_timeout(timeout) or NEVER
+        """Seconds, 0 for what expires at once, which to cachelib is a negative number."""
+        seconds = self._normalize_timeout(timeout)
+        return lifetime(seconds) if seconds else NEVER
 
     def get(self, key: str) -> Any:
         found = self.cache.get_bytes(self._type, self._key(key))
@@ -73,23 +75,34 @@ class PgcacheCache(BaseCache):
 
     def set(self, key: str, value: Any, timeout: Any = None) -> bool:
         value = packed(value, self.serializer)
-        return value is not None and self.cache.set_bytes(self._type, self._key(key), value, self._ttl(timeout))
+        if value is None:
+            return False
+        name, ttl = self._key(key), self._ttl(timeout)
+        if not ttl:
+            return all_deleted(self.cache, self._type, [name])
+        return self.cache.set_bytes(self._type, name, value, ttl)
 
     def set_many(self, mapping: dict[str, Any], timeout: Any = None) -> list[Any]:
         values = {self._key(key): packed(value, self.serializer) for key, value in mapping.items()}
         values = {name: value for name, value in values.items() if value is not None}
-        kept = stored(self.cache, self._type, values, self._ttl(timeout))
+        ttl = self._ttl(timeout)
+        if not ttl:
+            return list(mapping) if all_deleted(self.cache, self._type, values) else []
+        kept = stored(self.cache, self._type, values, ttl)
         return [key for key in mapping if self._key(key) in kept]
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
         value = packed(value, self.serializer)
-        return value is not None and self.cache.add_bytes(self._type, self._key(key), value, self._ttl(timeout))
+        if value is None:
+            return False
+        name, ttl = self._key(key), self._ttl(timeout)
+        return self.cache.add_bytes(self._type, name, value, ttl) if ttl else not self.cache.exists(self._type, name)
 
     def inc(self, key: str, delta: int = 1) -> int | None:
         """The new number; None if the cache cannot be had. What is there keeps its time to live."""
         place = self._type, self._key(key)
         total = self.cache.incr(*place, delta, create_if_missing=False)
-        if total is None and self.cache.add_bytes(*place, delta, self._ttl(None)):
+        if total is None and self.add(key, delta):
             return delta
         return self.cache.incr(*place, delta, create_if_missing=False) if total is None else total
 
@@ -100,13 +113,12 @@ class PgcacheCache(BaseCache):
         return self.cache.delete(self._type, self._key(key))
 
     def delete_many(self, *keys: str) -> list[Any]:
-        """The keys that are not there any more."""
-        names = {key: self._key(key) for key in keys}
-        self.cache.delete_many(self._type, names.values())
-        left = self.cache.get_many_bytes(self._type, names.values())
-        if failed := [key for key in keys if names[key] in left and not self.ignore_delete_many_errors]:
-            raise RuntimeError(f"Failed to delete keys: {failed}")
-        return [key for key in keys if names[key] not in left]
+        """The keys that are not there any more: all, or none if the cache cannot be had."""
+        if all_deleted(self.cache, self._type, [self._key(key) for key in keys]):
+            return list(keys)
+        if not self.ignore_delete_many_errors:
+            raise RuntimeError(f"Failed to delete keys: {list(keys)}")
+        return []
 
     def clear(self) -> bool:
         """Remove what begins with the prefix, of the cache's tenant if it has one; True if there was any."""

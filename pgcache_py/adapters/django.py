@@ -16,9 +16,9 @@ from django.utils.module_loading import import_string
 from ..client._sync.cache import Cache
 from ..client.wire import MISS, NEVER
 from ..errors import NotANumberError
-from ..keys import any_key
+from ..keys import LONGEST_KEY, any_key, cache_key
 from .objects import all_unpacked, packed, stored, unpacked
-from .source import cache_of
+from .source import OPTIONS, cache_of, lifetime
 
 
 @functools.cache
@@ -43,13 +43,17 @@ class PgcacheCache(BaseCache):
         self._options = dict(params.get("OPTIONS", {}))
         self._database = self._options.pop("DATABASE", None)
         self._location = location or None
-        if isinstance(location, list | tuple) or (location and self._database):
+        if isinstance(location, dict | list | set | tuple) or (location and self._database):
             raise ImproperlyConfigured("LOCATION is one PostgreSQL, and not given beside DATABASE")
         self._type = self._options.pop("type", "bytes")
         serializer = self._options.pop("serializer", pickle)
         serializer = import_string(serializer) if isinstance(serializer, str) else serializer
         self._serializer = serializer() if callable(serializer) else serializer
+        if others := self._options.keys() - OPTIONS:
+            raise ImproperlyConfigured(f"OPTIONS has {', '.join(others)}; limits are the type's: see cache_configure")
         self._prefix = f"django:{quote(f'{self.key_prefix}')}:"  # "shop" does not begin what "shop:eu" has
+        if len(self._prefix) > LONGEST_KEY - 65:  # nor can what is quoted have "="
+            self._prefix = f"django:={cache_key(self._prefix)}:"
         self._lent: tuple[Any, Cache | None] = (None, None)
 
     @property
@@ -73,7 +77,7 @@ class PgcacheCache(BaseCache):
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float:
         """Seconds, 0 for what expires at once."""
         timeout = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
-        return NEVER if timeout is None else max(0, timeout)
+        return NEVER if timeout is None else lifetime(timeout)
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         found = self.cache.get_bytes(self._type, self._key(key, version), MISS)

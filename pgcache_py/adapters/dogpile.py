@@ -10,8 +10,9 @@ from typing import Any
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException
 
 from ..client._sync.cache import Cache
+from ..errors import InvalidTTLError
 from ..keys import any_key
-from .source import cache_of
+from .source import OPTIONS, cache_of, lifetime
 
 logger = logging.getLogger("pgcache")
 
@@ -37,18 +38,22 @@ class PgcacheBackend(BytesBackend):
     arguments: source, what Cache takes, or a Cache. type: a type of bytes, default "bytes". ttl: when pgcache drops a
     value, default that of the type, longer than the region's expiration_time. lock_timeout: after how many seconds
     another one may compute, default 30, at most an hour. tenant, timeout and fail_soft, True unless you say otherwise,
-    as Cache has them. Others are ignored, as dogpile.cache has it. Of all processes one computes; the others wait, or
-    use the old value. No tags: dogpile.cache has none.
+    as Cache has them. Others are ignored, as dogpile.cache has it, and logged. Of all processes one computes; the
+    others wait, or use the old value. No tags: dogpile.cache has none.
     """
 
     deserializer = staticmethod(_unpickled)
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        options = {name: arguments[name] for name in ("tenant", "timeout", "fail_soft") if name in arguments}
+        if others := arguments.keys() - OPTIONS - {"source", "type", "ttl", "lock_timeout"}:
+            logger.warning("arguments that pgcache does not know are ignored: %s", ", ".join(sorted(others)))
+        options = {name: arguments[name] for name in OPTIONS if name in arguments}
         self.cache = cache_of(arguments.get("source"), options)
         self.type = arguments.get("type", "bytes")
         self.ttl = arguments.get("ttl")
         self.lock_timeout = arguments.get("lock_timeout", 30)
+        if not 0 < lifetime(self.lock_timeout) <= 3600:
+            raise InvalidTTLError(f"lock_timeout is over 0 and at most 3600 seconds, not {self.lock_timeout!r}")
 
     def get_mutex(self, key: str) -> Mutex:
         return Mutex(self.cache, self.type, any_key(key, LOCKS), self.lock_timeout)

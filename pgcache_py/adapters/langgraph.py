@@ -10,7 +10,7 @@ from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from ..keys import any_key
-from .source import cache_of, in_thread, prefix
+from .source import cache_of, in_thread, lifetime, prefix
 
 logger = logging.getLogger("pgcache")
 
@@ -51,8 +51,10 @@ class PgcacheCache(BaseCache[Any]):
         for full, (value, ttl) in pairs.items():
             kind, data = self.serde.dumps_typed(value)
             values[_key(full)] = kind.encode() + b":" + data
-            ttls[_key(full)] = ttl
-        self.cache.set_many_bytes(self.type, values, ttls)
+            ttls[_key(full)] = None if ttl is None else lifetime(ttl)
+        if over := [key for key, ttl in ttls.items() if ttl == 0]:
+            self.cache.delete_many(self.type, over)
+        self.cache.set_many_bytes(self.type, {key: values[key] for key in values if ttls[key] != 0}, ttls)
 
     def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
         """Remove what is in these namespaces, in all of LangGraph's if there are none; of the cache's tenant."""

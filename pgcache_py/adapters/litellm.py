@@ -12,7 +12,7 @@ from litellm.caching.base_cache import BaseCache
 from ..client.wire import TTL
 from ..keys import any_key
 from .models import counts, has_refusal, is_whole, mapping
-from .source import cache_of, in_thread
+from .source import cache_of, in_thread, lifetime
 
 PREFIX = "litellm:"
 
@@ -44,9 +44,12 @@ class PgcacheCache(BaseCache):
         self.set_cache_pipeline([(key, value)], **kwargs)
 
     def set_cache_pipeline(self, cache_list: Iterable[tuple[str, Any]], **kwargs: Any) -> None:
-        ttl = self.ttl if kwargs.get("ttl") is None else float(kwargs["ttl"])
+        ttl = self.ttl if kwargs.get("ttl") is None else lifetime(float(kwargs["ttl"]))
         rows = {_key(key): _row(value, kwargs.get("model")) for key, value in cache_list if _is_whole(_answer(value))}
-        self.cache.set_many("llm", rows, ttl)
+        if ttl == 0:
+            self.cache.delete_many("llm", rows)
+        else:
+            self.cache.set_many("llm", rows, ttl)
 
     def delete_cache(self, key: str) -> None:
         self.cache.delete("llm", _key(key))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from ..client._sync.cache import Cache
+from ..client.failsoft import ABSORBED
 from ..client.wire import MISS, TTL
 
 logger = logging.getLogger("pgcache")
@@ -45,3 +46,22 @@ def stored(cache: Cache, type: str, values: Mapping[str, bytes | int], ttl: TTL)
     if cache.set_many_bytes(type, values, ttl) == len(values):
         return set(values)
     return {key for key, value in values.items() if cache.set_bytes(type, key, value, ttl)}
+
+
+def all_deleted(cache: Cache, type: str, keys: Collection[str]) -> bool:
+    """Remove entries; whether none is left, which in fail-soft mode delete_many does not tell."""
+    soft = cache._soft
+    if soft is None:
+        cache.delete_many(type, keys)
+        return True
+    if soft.resting():
+        return False
+    strict = cache.for_tenant(cache.tenant)
+    strict._soft = None
+    try:
+        strict.delete_many(type, keys)
+    except ABSORBED as error:
+        soft.absorbs("cache_delete_many", error)
+        return False
+    soft.succeeded("cache_delete_many")
+    return True

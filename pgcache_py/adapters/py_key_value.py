@@ -20,7 +20,7 @@ from key_value.aio.stores.base import (
 from ..client._async.cache import AsyncCache
 from ..client.wire import NEVER, TTL
 from ..keys import any_key
-from .source import prefix
+from .source import lifetime, prefix
 
 
 class PgcacheStore(BaseEnumerateKeysStore, BaseDestroyCollectionStore, BaseDestroyStore, BaseContextManagerStore):
@@ -37,6 +37,8 @@ class PgcacheStore(BaseEnumerateKeysStore, BaseDestroyCollectionStore, BaseDestr
         self, source: Any = None, *, default_collection: str | None = None, type: str = "bytes", **options: Any
     ) -> None:
         given = isinstance(source, AsyncCache)
+        if given and options:
+            raise TypeError(f"the AsyncCache that is given has options of its own: give it {', '.join(options)}")
         self.cache = source if given else AsyncCache(source, **options)
         self.type = type
         super().__init__(default_collection=default_collection, client_provided_by_user=given, stable_api=True)
@@ -96,7 +98,7 @@ class PgcacheStore(BaseEnumerateKeysStore, BaseDestroyCollectionStore, BaseDestr
     def _entry(self, data: Any) -> ManagedEntry | None:
         try:
             return None if data is None else self._serialization_adapter.load_json(data.decode())
-        except (AttributeError, DeserializationError, TypeError, ValueError):  # another program's
+        except (AttributeError, DeserializationError, RecursionError, TypeError, ValueError):  # another program's
             return None
 
 
@@ -109,4 +111,4 @@ def _key(collection: str, key: str) -> str:
 
 
 def _ttl(seconds: float | None) -> TTL:
-    return NEVER if seconds is None else max(seconds, 0.001)
+    return NEVER if seconds is None else lifetime(seconds) or 0.001

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from attrs import fields
 from requests_cache.backends.base import BaseCache, BaseStorage
+from requests_cache.policy import CacheSettings
 from requests_cache.serializers import pickle_serializer, utf8_encoder
 
 from ..client._sync.cache import Cache
 from ..keys import any_key
-from .source import cache_of, prefix
+from .source import OPTIONS, cache_of, prefix
 
-OPTIONS = ("fail_soft", "tenant", "timeout")
+logger = logging.getLogger("pgcache")
+
+# What storages take; and a session's settings, which requests-cache has backends ignore, as all others: a mistyped
+# tenant, too.
+PASSED_ON = {"decode_content", *(field.name for field in fields(CacheSettings))}
 
 
 class PgcacheCache(BaseCache):
@@ -38,6 +45,8 @@ class PgcacheCache(BaseCache):
         ttl_offset: int = 3600,
         **kwargs: Any,
     ) -> None:
+        if others := kwargs.keys() - OPTIONS - PASSED_ON:
+            raise TypeError(f"unknown arguments: {', '.join(others)}")
         super().__init__(cache_name=cache_name, **kwargs)
         self.cache = cache_of(source, {name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
         common = {"type": type, "ttl_offset": ttl_offset, **kwargs}
@@ -71,6 +80,13 @@ class PgcacheStorage(BaseStorage[str, Any]):
         if value is None:
             raise KeyError(key)
         return self.deserialize(key, value)
+
+    def deserialize(self, key: str, value: Any) -> Any:
+        try:
+            return super().deserialize(key, value)
+        except Exception as error:  # those that requests-cache does not expect, such as of no bytes at all
+            logger.warning("a cached response cannot be read: %s: %s", type(error).__name__, error)
+            return None
 
     def __setitem__(self, key: str, value: Any) -> None:
         left = getattr(value, "expires_delta", None)

@@ -12,8 +12,9 @@ import flask_caching
 import pytest
 from cachelib.serializers import BaseRedisSerializer, JSONSerializer
 from flask_session import Session
+from psycopg.conninfo import make_conninfo
 
-from pgcache_py import NEVER, Cache, InvalidTTLError, InvalidValueError, NotANumberError, UnavailableError
+from pgcache_py import NEVER, Cache, InvalidValueError, NotANumberError, UnavailableError
 from pgcache_py.adapters.cachelib import PgcacheCache
 from tests.adapters.suites import suite
 from tests.tools.waiting import at_once
@@ -116,8 +117,8 @@ def test_what_cannot_be_counted_up_or_stored(cache: Cache) -> None:
     ours.set("text", "a")
     with pytest.raises(NotANumberError):
         ours.inc("text")
-    with pytest.raises(InvalidTTLError):
-        ours.set("k", 1, -1)
+    with pytest.raises(TypeError):
+        ours.set("k", 1, "soon")
     with pytest.raises(InvalidValueError, match="not bytes"):
         PgcacheCache(cache, type="store").set("k", "value")
     ours.serializer = JSONSerializer()
@@ -136,6 +137,41 @@ def test_what_cannot_be_read_is_a_miss(cache: Cache, kind: type[PgcacheCache], f
     assert ours.get_many("k", "fine") == [None, 1]
 
 
+def test_odd_timeouts(cache: Cache) -> None:
+    ours = PgcacheCache(cache)
+    for timeout in (10**20, 10**400, 0):
+        assert ours.set("k", 1, timeout)
+        assert cache.get_with_ttl("bytes", "cachelib:k")[1] == NEVER
+    assert ours.set("k", 1, True)
+    assert ours.get("k") == 1
+    assert not ours.add("k", 2, -1)
+    assert ours.set("k", 1, -1)
+    assert ours.get("k") is None
+    assert ours.add("k", 2, timedelta(seconds=-5))
+    assert ours.set_many({"k": 1, "l": 2}, -1) == ["k", "l"]
+    assert ours.inc("none") == 1
+    assert PgcacheCache(cache, -1).inc("k") == 1
+    assert cache.keys("bytes") == ["cachelib:none"]
+
+
+def test_a_cache_has_its_own_options(cache: Cache) -> None:
+    with pytest.raises(TypeError, match="tenant"):
+        PgcacheCache(cache, tenant="acme")
+
+
+def test_what_cannot_be_deleted(dsn: str, cache: Cache) -> None:
+    PgcacheCache(cache).set("k", 1)
+    reader = PgcacheCache(make_conninfo(dsn, options="-c default_transaction_read_only=on"))
+    assert reader.get("k") == 1
+    assert reader.delete_many("k", "none") == []
+    assert not reader.set("k", 2, -1)
+    reader.ignore_delete_many_errors = False
+    with pytest.raises(RuntimeError, match="k"):
+        reader.delete_many("k")
+    assert PgcacheCache(cache).delete_many("k", "none") == ["k", "none"]
+    reader.cache.close()
+
+
 def test_tenants(dsn: str) -> None:
     acme, other = (PgcacheCache(dsn, tenant=tenant) for tenant in ("acme", "other"))
     acme.set("k", "theirs")
@@ -151,6 +187,11 @@ def test_without_the_cache() -> None:
     assert [ours.get("k"), ours.get_many("k", "l"), ours.has("k")] == [None, [None, None], False]
     assert [ours.set("k", 1), ours.add("k", 1), ours.set_many({"k": 1}), ours.delete("k")] == [False, False, [], False]
     assert [ours.inc("k"), ours.dec("k"), ours.clear()] == [None, None, False]
+    assert [ours.delete_many("k", "l"), ours.delete_many("k")] == [[], []]
+    ours = PgcacheCache(NOWHERE, ignore_delete_many_errors=False)
+    for _ in range(2):  # when the server is left alone, too
+        with pytest.raises(RuntimeError, match="k"):
+            ours.delete_many("k")
     with pytest.raises(UnavailableError):
         PgcacheCache(NOWHERE, fail_soft=False).get("k")
 

@@ -22,7 +22,7 @@ from django.db import DatabaseError, connections, transaction
 from django.test import TestCase, override_settings
 from psycopg.conninfo import conninfo_to_dict
 
-from pgcache_py import Cache, InvalidValueError, UnavailableError
+from pgcache_py import NEVER, Cache, InvalidTTLError, InvalidValueError, UnavailableError
 from tests.adapters.suites import suite
 from tests.conftest import fresh_database
 from tests.servers import Server
@@ -170,6 +170,31 @@ def test_keys_with_the_same_text(settings_of: Any) -> None:
         assert ours.get_many(iter([1, "1", "2"])) == {1: "v", "1": "v"}
 
 
+def test_odd_timeouts(settings_of: Any, django_dsn: str) -> None:
+    with django_cache(settings_of["conninfo"]) as ours, Cache(django_dsn) as cache:
+        ours.set("k", 1, 1e20)
+        assert ours.touch("k", 10**400)
+        assert cache.get_with_ttl("bytes", "django::1:k")[1] == NEVER
+        ours.set("k", 2, True)
+        assert ours.get("k") == 2
+        ours.set("k", 3, 1e-9)
+        assert not ours.has_key("k")
+
+
+@pytest.mark.filterwarnings("ignore::django.core.cache.CacheKeyWarning")
+@pytest.mark.parametrize("prefix", ["é" * 170, "x" * 2000, "\0"])
+def test_a_long_prefix(settings_of: Any, django_dsn: str, prefix: str) -> None:
+    with django_cache(settings_of["conninfo"] | {"KEY_PREFIX": prefix}) as ours, Cache(django_dsn) as cache:
+        with django_cache(settings_of["conninfo"] | {"KEY_PREFIX": prefix + "x"}) as other:
+            other.set("k", "theirs")
+        for key in ("k", "k" * 500):
+            ours.set(key, key)
+            assert ours.get(key) == key
+        ours.clear()
+        assert ours.get("k") is None
+        assert cache.count("bytes") == 1
+
+
 def test_a_key_function_of_the_users(settings_of: Any, django_dsn: str) -> None:
     def key_of(key: str, prefix: str, version: int) -> str:
         return f"{key}@{version}"
@@ -286,10 +311,14 @@ def test_mistakes_are_told(settings_of: Any) -> None:
     params = settings_of["conninfo"]
     with django_cache(params | {"OPTIONS": {"type": "store"}}) as ours, pytest.raises(InvalidValueError, match="bytes"):
         ours.set("k", "value")
-    with override_settings(CACHES={"default": params | {"OPTIONS": {"MAX_ENTRIES": 30}}}):
-        ours = caches["default"]
-        with pytest.raises(TypeError, match="MAX_ENTRIES"):
-            ours.get("k")
+    for options in ({"MAX_ENTRIES": 30}, {"CULL_FREQUENCY": 2}, {"tennant": "acme"}):
+        with (
+            override_settings(CACHES={"default": params | {"OPTIONS": options}}),
+            pytest.raises(ImproperlyConfigured, match=next(iter(options))),
+        ):
+            caches["default"].get("k")
+    with django_cache(params) as ours, pytest.raises(InvalidTTLError):
+        ours.set("k", 1, float("nan"))
     for wrong in ({"LOCATION": [params["LOCATION"]]}, {"OPTIONS": {"DATABASE": "default"}}):
         with override_settings(CACHES={"default": params | wrong}), pytest.raises(ImproperlyConfigured, match="one"):
             caches["default"].get("k")

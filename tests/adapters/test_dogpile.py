@@ -16,7 +16,7 @@ from dogpile.cache.region import CacheRegion
 from dogpile.testing.fixtures import _GenericBackendTestSuite, _GenericMutexTestSuite, _GenericSerializerTestSuite
 from psycopg.conninfo import make_conninfo
 
-from pgcache_py import Cache, InvalidValueError, UnavailableError
+from pgcache_py import Cache, InvalidTTLError, InvalidValueError, UnavailableError
 from tests.tools.session import user
 from tests.tools.waiting import Background
 
@@ -98,6 +98,19 @@ def test_what_cannot_be_read_is_a_miss(cache: Cache, foreign: bytes | int) -> No
     assert region.get_multi(["k"]) == [NO_VALUE]
     assert region.get_or_create("k", lambda: "computed") == "computed"
     assert region.get("k") == "computed"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 4000, float("nan"), None, "30"])
+def test_a_time_for_which_no_lock_is_held(cache: Cache, seconds: Any) -> None:
+    with pytest.raises(InvalidTTLError):
+        region_of(cache, lock_timeout=seconds)
+
+
+def test_mistyped_arguments_are_logged(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    region_of(dsn, tenant="acme")
+    assert not caplog.records
+    region_of(dsn, tennant="acme")
+    assert "tennant" in caplog.text
 
 
 def test_tenants(dsn: str) -> None:

@@ -228,6 +228,26 @@ def test_a_node_runs_once(world: World) -> None:
     assert ran.count("slow a") == 2
 
 
+@pytest.mark.parametrize("ttl", [0, -5, -1e20])
+def test_what_expires_at_once_is_not_kept(dsn: str, ttl: Any) -> None:
+    with Cache(dsn) as source:
+        cache = PgcacheCache(source)
+        key, other = (("a",), "k"), (("a",), "other")
+        cache.set({key: ("old", None)})
+        cache.set({key: ("new", ttl), other: ("other", 10**20)})
+        assert cache.get([key, other]) == {other: "other"}
+
+
+def test_any_namespace(dsn: str) -> None:
+    with Cache(dsn) as source:
+        cache = PgcacheCache(source)
+        names = [("a\ud800",), ("a\ud801",), ("",), ("a\0",), ("a" * 2000,), ("a", "b"), ("ab",)]
+        cache.set({(name, "k"): (number, 60) for number, name in enumerate(names)})
+        assert list(cache.get([(name, "k") for name in names]).values()) == list(range(len(names)))
+        cache.clear([names[0]])
+        assert len(cache.get([(name, "k") for name in names])) == len(names) - 1
+
+
 def test_without_the_cache_nodes_run() -> None:
     ran: list[str] = []
     compiled = graph(PgcacheCache(NOWHERE), ran)
@@ -240,7 +260,7 @@ def test_without_the_cache_nodes_run() -> None:
 def test_event_loops_in_two_threads(dsn: str, pooled: bool) -> None:
     with ExitStack() as stack:
         source: Any = stack.enter_context(ConnectionPool(dsn, min_size=0, max_size=3) if pooled else Cache(dsn))
-        in_two_threads(PgcacheCache(source, fail_soft=False))
+        in_two_threads(PgcacheCache(source))
 
 
 def in_two_threads(cache: PgcacheCache) -> None:

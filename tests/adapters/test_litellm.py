@@ -187,6 +187,15 @@ def test_for_how_long(dsn: str) -> None:
     litellm.disable_cache()
 
 
+@pytest.mark.parametrize("ttl", [0, -1, "0", 1e-9])
+def test_what_expires_at_once_is_not_kept(cache: PgcacheCache, ttl: Any) -> None:
+    cache.set_cache("k", "old")
+    cache.set_cache("k", "new", ttl=ttl)
+    assert cache.get_cache("k") is None
+    cache.set_cache("k", "newest", ttl=1e20)
+    assert cache.get_cache("k") == "newest"
+
+
 def test_below_a_cache_in_memory(cache: PgcacheCache) -> None:
     one, two = (DualCache(InMemoryCache(), cache) for _ in range(2))
     one.set_cache("a", {"n": [1, None, "\0é"]})

@@ -110,7 +110,7 @@ def test_other_keys_are_none_of_it(dsn: str) -> None:
         assert (list(mine), list(named), cache.count("bytes")) == ([], ["k"], 2)
 
 
-@pytest.mark.parametrize("stored", [b"no pickle", 7])
+@pytest.mark.parametrize("stored", [b"no pickle", b"", 7])
 def test_what_is_no_value_of_ours_is_none(session: CachedSession, url: str, stored: Any) -> None:
     session.get(f"{url}/get")
     (key,) = session.cache.cache.keys("bytes")
@@ -125,6 +125,11 @@ def test_without_the_cache_requests_are_sent(url: str) -> None:
         assert list(session.cache.responses) == list(session.cache.responses.values()) == []
         session.cache.clear()
         session.cache.delete(expired=True)
+
+
+def test_mistyped_arguments(dsn: str) -> None:
+    with pytest.raises(TypeError, match="tennant"):
+        PgcacheCache(source=dsn, tennant="acme")
 
 
 def test_tenants(dsn: str) -> None:
