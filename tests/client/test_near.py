@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 
 from pgcache_py import MISS, Cache, InvalidKeyError, InvalidSettingError, Near, NotANumberError, UnknownTypeError
@@ -175,11 +176,32 @@ def test_mistakes_are_what_they_were(cache: Any, other: Cache) -> None:
 
 
 def test_on_a_pool(world: Any, dsn: str, near_types: None, other: Cache) -> None:
-    cache = world.cache(world.pool(dsn), near=Near())
+    cache = world.cache(world.pool(dsn), tenant="", near=Near())
     other.set("store", "k", 1)
-    keep(cache, "k")
+    keep(cache, "k", tenant="")
     other.set("store", "k", 2)
     wait_until(lambda: cache.get("store", "k") == 2)
+
+
+@pytest.mark.once
+def test_sessions_of_a_pool_may_be_those_of_others(dsn: str, near_types: None, other: Cache) -> None:
+    """Programs set the tenant of a session for as long as they have it; nobody may get what was kept for another."""
+    other.set("store", "k", "shared")
+    other.for_tenant("acme").set("store", "k", "theirs")
+    with psycopg_pool.ConnectionPool(dsn, min_size=1, max_size=1, kwargs={"autocommit": True}, open=True) as pool:
+        cache = Cache(pool, near=Near())
+        wait_until(lambda: cache.for_tenant("").get("store", "k") and store_of(cache)._entries)
+        for tenant, value in (("", "shared"), ("acme", "theirs"), ("nobody", None), ("", "shared")):
+            with pool.connection() as connection:
+                connection.execute("SELECT set_config('pgcache.tenant', %s, false)", [tenant])
+            for _ in range(3):
+                assert cache.get("store", "k") == value
+        acme = cache.for_tenant("acme")
+        assert acme.get("store", "k") == "theirs"
+        with pool.connection() as connection:
+            connection.execute("SELECT set_config('pgcache.tenant', 'acme', false)")
+        cache.set("store", "k", "new")
+        assert acme.get("store", "k") == "new"
 
 
 @pytest.mark.once

@@ -42,10 +42,12 @@ WHERE pg_catalog.pg_backend_pid() = $2::integer"""
 class AsyncSource(Protocol):
     """What an AsyncCache runs its calls on.
 
-    unleased_until: no leases are asked for before that moment, since they were refused.
+    unleased_until: no leases are asked for before that moment, since they were refused. private: nobody else can change
+    the session's settings, such as whose entries it sees.
     """
 
     unleased_until: float
+    private: bool
 
     def conninfo(self) -> str:
         """To open another connection to the same database; InvalidSettingError if it is not known how."""
@@ -68,6 +70,7 @@ class AsyncOwnConnection:
     """
 
     unleased_until = 0.0
+    private = True
 
     def __init__(self, conninfo: str, timeout: float | None) -> None:
         self._conninfo = conninfo
@@ -242,6 +245,7 @@ class AsyncBorrowedConnection:
     """
 
     unleased_until = 0.0
+    private = False
 
     def __init__(self, connection: AnyConnection, contained: bool) -> None:
         self._connection = connection
@@ -301,6 +305,7 @@ class AsyncPooledConnections:
     """
 
     unleased_until = 0.0
+    private = False
 
     def __init__(self, pool: AnyPool, timeout: float | None) -> None:
         self._pool = pool

@@ -55,6 +55,7 @@ class Base:
         self._soft = FailSoft() if fail_soft else None
         self._source = self._open(source, fail_soft, timeout)
         self._near = None if near is None else keeper_of(self._source.conninfo(), near)
+        self._kept = self._kept_by()
 
     @staticmethod
     def _open(source: object, fail_soft: bool, timeout: float | None) -> Source:
@@ -99,6 +100,7 @@ class Base:
         for name in view.__dict__.keys() - self._shared:
             del view.__dict__[name]  # the typed caches, which belong to this one
         view._tenant = tenant
+        view._kept = view._kept_by()
         view._contained = self._contained
         view._view = True
         return view
@@ -132,11 +134,20 @@ class Base:
         try:
             return self._ask(call, *params, raising=raising)
         finally:
-            changed(near, call, params, self._tenant)
+            changed(near, call, params, self._tenant, known=self._kept is not None)
+
+    def _kept_by(self) -> Keeper | None:
+        """Who keeps the entries of this cache's tenant.
+
+        Nobody if that is the session's own, and the session a pool's: it may be another one each time.
+        """
+        return None if self._tenant is None and not self._source.private else self._near
 
     def _read_near(self, near: Keeper, place: Place) -> tuple[bool, Any]:
         """The value that this process keeps, or that it will keep from now on; or whether there is none to be kept."""
         tenant = self._tenant if place.tenant is None else place.tenant
+        if tenant is None and self._kept is None:
+            return False, MISS
         value = near.store.read(tenant, place.type, place.key)
         if value is not MISS:
             return True, value

@@ -48,7 +48,8 @@ class Cache(Bytes, TypedCaches):
     connection; over your connection its own settings hold. None is no limit, and 5 seconds in fail-soft mode.
 
     near: Near() for a near cache: this process keeps entries of the types of cache_near_on, and returns them without
-    asking PostgreSQL, up to max_staleness old; what it writes itself it sees at once. For a conninfo or a pool.
+    asking PostgreSQL, up to max_staleness old; what it writes itself it sees at once. For a conninfo, or a pool and a
+    tenant.
 
     Raises PgcacheError, whose subclasses tell the SQLSTATEs apart. Safe to share between threads.
     """
@@ -60,7 +61,7 @@ class Cache(Bytes, TypedCaches):
 
         A cached None is a value; give the default MISS to tell it from a miss.
         """
-        near = self._near
+        near = self._kept
         if near is not None and (value := near.store.read(self._tenant, type, key)) is not MISS:
             return value
         value = self._run(calls.GET, type, key)

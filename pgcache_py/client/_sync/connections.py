@@ -43,10 +43,12 @@ WHERE pg_catalog.pg_backend_pid() = $2::integer"""
 class Source(Protocol):
     """What a Cache runs its calls on.
 
-    unleased_until: no leases are asked for before that moment, since they were refused.
+    unleased_until: no leases are asked for before that moment, since they were refused. private: nobody else can change
+    the session's settings, such as whose entries it sees.
     """
 
     unleased_until: float
+    private: bool
 
     def conninfo(self) -> str:
         """To open another connection to the same database; InvalidSettingError if it is not known how."""
@@ -69,6 +71,7 @@ class OwnConnection:
     """
 
     unleased_until = 0.0
+    private = True
 
     def __init__(self, conninfo: str, timeout: float | None) -> None:
         self._conninfo = conninfo
@@ -243,6 +246,7 @@ class BorrowedConnection:
     """
 
     unleased_until = 0.0
+    private = False
 
     def __init__(self, connection: AnyConnection, contained: bool) -> None:
         self._connection = connection
@@ -302,6 +306,7 @@ class PooledConnections:
     """
 
     unleased_until = 0.0
+    private = False
 
     def __init__(self, pool: AnyPool, timeout: float | None) -> None:
         self._pool = pool

@@ -185,8 +185,8 @@ def keeper_of(conninfo: str, near: Near) -> Keeper:
 READING = (GET_MANY, typed_calls.GET_EMBEDDINGS)
 
 
-def changed(keeper: Keeper, call: Call[Any], params: Params, tenant: str | None) -> None:
-    """What a call of this process means for what it keeps."""
+def changed(keeper: Keeper, call: Call[Any], params: Params, tenant: str | None, *, known: bool) -> None:
+    """What a call of this process means for what it keeps. known: whose entries it is about, if it does not say."""
     tier = call.tier
     if tier is BYPASSES or isinstance(tier, Reads | Asks) or call in READING:
         return
@@ -197,5 +197,7 @@ def changed(keeper: Keeper, call: Call[Any], params: Params, tenant: str | None)
         place = (write := located(tier.write, params)) and write.place
     if place is None:  # several, or the server has refused it
         keeper.store.clear()
+    elif place.tenant is None and not known:
+        keeper.store.clear(place.type)
     else:
         keeper.changed(tenant if place.tenant is None else place.tenant, place.type, place.key)
