@@ -105,7 +105,7 @@ comment on function pgcache_internal.beside_raw(text, bytea, bigint) is
 'A JSON value that fits a type of bytes; of a number the value itself. Errors: as beside_no_raw.';
 
 create or replace function pgcache_internal.beside_no_raw(type text, value bytea, number bigint) returns jsonb
-language plpgsql stable parallel safe
+language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin

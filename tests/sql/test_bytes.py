@@ -219,8 +219,15 @@ def test_walls_and_rights(ask: Session, role: NewRole) -> None:
     assert reader("SELECT cache_get_bytes('bytes', 'k')") is None
     assert acme("SELECT cache_get_bytes('bytes', 'k')") == b"theirs"
     assert acme.rows("SELECT * FROM cache_get_many_bytes('bytes', '{k}')") == [("k", b"theirs", None)]
+    assert acme("SELECT cache_set_bytes('bytes', 'n', NULL, number => 5)") is True
+    assert acme("SELECT cache_add_bytes('bytes', 'm', NULL, number => 5)") is True
+    assert acme("SELECT cache_set_many_bytes('bytes', '{n}', '{NULL}', numbers => '{6}')") == 1
+    with refused("PC004"):
+        acme("SELECT cache_set_bytes('bytes', 'n', NULL)")
     with refused("42501"):
         reader("SELECT cache_set_bytes('bytes', 'k', 'x')")
+    with refused("42501"):
+        reader("SELECT cache_set_bytes('bytes', 'k', NULL, number => 5)")
 
 
 def test_a_dropped_table_is_made_again(ask: Session) -> None:

@@ -444,7 +444,7 @@ PROBES = [
     "cache_incr('store', '{key}', create_if_missing => false)", "cache_incr_float('store', '{key}', 1)",
     "cache_get_bytes('bytes', '{key}')", "cache_get_many_bytes('bytes', '{{{key}}}')", "cache_incr('bytes', '{key}')",
     "cache_set_bytes('bytes', '{key}', 'x')", "cache_add_bytes('bytes', '{key}', 'x')",
-    "cache_set_many_bytes('bytes', '{{{key}}}', '{{x}}')",
+    "cache_set_many_bytes('bytes', '{{{key}}}', '{{x}}')", "cache_set_bytes('bytes', '{key}', NULL, number => 1)",
 ]  # fmt: skip
 TOUCHED = """
     SELECT jsonb_object_agg(relname, array[seq_tup_read, idx_tup_fetch, n_tup_ins, n_tup_upd, n_tup_del])
