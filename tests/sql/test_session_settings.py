@@ -225,6 +225,8 @@ CALLS = [
     "cache_set('store', 'hot', '1')",
     "cache_delete('store', 'hot')",
     "cache_hot_off('store')",
+    "cache_near_on('store')",
+    "cache_near_off('store')",
     "cache_grant('pg_monitor', 'read')",
     "cache_revoke('pg_monitor')",
     "cache_delete('store', 'k')",
