@@ -10,13 +10,17 @@ from typing import Any, TypeAlias
 from ..errors import InvalidValueError
 from .failsoft import logger
 from .terms import Form
-from .wire import Row, WrongResultError, json_text
+from .wire import Row, WrongResultError, check_names, json_text
 
 Answer: TypeAlias = dict[str, Any]
 Chunk: TypeAlias = Mapping[str, Any]
 
-# How a whole choice ends; and the parts of a stream's chunk that are said again rather than continued.
+# How a whole choice ends; and of a stream's chunk the texts that go on from one to the next, and those that may change.
 ENDED = {"stop", "tool_calls", "function_call"}
+GOES_ON = {
+    "content", "refusal", "reasoning", "reasoning_content", "arguments", "input", "text", "thinking", "summary", "data",
+    "transcript",
+}  # fmt: skip
 SAID_AGAIN = {"id", "type", "role", "name"}
 
 
@@ -30,12 +34,15 @@ def form(request: Mapping[str, Any]) -> Form:
     named = {name: value for name, value in (("model", model), ("provider", provider)) if isinstance(value, str)}
 
     def checked(computed: Any) -> Answer:
+        if callable(dump := getattr(computed, "model_dump", None)):  # an object of a provider's package
+            computed = dump(mode="json")
         if not isinstance(computed, Mapping):
             raise WrongResultError(f"compute returned {type(computed).__name__}; due is the whole answer, a mapping")
         return dict(computed)
 
     def text(answer: Answer) -> str:
         try:
+            check_names(answer)
             # In ASCII: whatever is in it, PostgreSQL can hold it, in databases of all encodings.
             response = json.dumps(answer, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
@@ -47,11 +54,19 @@ def form(request: Mapping[str, Any]) -> Form:
             answer = json.loads(value["response"])
         except (KeyError, TypeError, ValueError, RecursionError):
             answer = None
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) or not _has_parts(answer):
             raise NoAnswerError("what is cached under the key of this request is no whole answer")
         return answer
 
     return Form(checked, text, found, lambda answer: is_whole(answer, choices if isinstance(choices, int) else 1))
+
+
+def _has_parts(answer: Answer) -> bool:
+    """Whether it has one of the two shapes."""
+    choices, output = answer.get("choices"), answer.get("output")
+    if isinstance(choices, list):
+        return all(isinstance(each, dict) and isinstance(each.get("message"), dict) for each in choices)
+    return isinstance(output, list) and all(isinstance(each, dict) for each in output)
 
 
 def is_whole(answer: Answer, choices: int = 1) -> bool:
@@ -80,8 +95,8 @@ def _tokens(answer: Answer) -> dict[str, int]:
     received = usage.get("completion_tokens", usage.get("output_tokens"))
     details = _mapping(usage, "prompt_tokens_details") or _mapping(usage, "input_tokens_details")
     total = usage.get("total_tokens")
-    if total is None and _is_count(sent) and _is_count(received):
-        total = sent + received
+    if total is None and _is_count(sent):
+        total = sent + (received if _is_count(received) else 0)
     counts = {"tokens_used": total, "input_tokens": sent, "cached_input_tokens": details.get("cached_tokens")}
     return {name: count for name, count in counts.items() if _is_count(count)}
 
@@ -161,8 +176,10 @@ def _merge(into: Answer, delta: Mapping[str, Any]) -> None:
         elif isinstance(value, Mapping):
             item = into[name] = before if isinstance(before, dict) else {}
             _merge(item, value)
-        elif isinstance(value, str) and isinstance(before, str) and name not in SAID_AGAIN:
+        elif isinstance(value, str) and isinstance(before, str) and name in GOES_ON:
             into[name] = before + value
+        elif isinstance(value, str) and before not in (None, value) and name not in SAID_AGAIN:
+            raise ValueError(f"whether {name} goes on or is said again is not known")
         elif value is not None or name not in into:
             into[name] = value
 

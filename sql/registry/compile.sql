@@ -63,6 +63,7 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 declare
     of_bytes constant boolean := is_of_bytes(registered.fields);
+    spent constant text := case when registered.fields ? 'tokens_used' then 't.tokens_used' else 'null::integer' end;
     expressions jsonb;
 begin
     select jsonb_build_object(
@@ -80,14 +81,23 @@ begin
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::pg_catalog.text' end,
         '@input', case
-            when registered.fields ->> 'input_tokens' like 'count%' then 't.input_tokens' else 'null::integer'
+            when registered.fields ->> 'input_tokens' like 'count%'
+                then format('pgcache_internal.at_most(t.input_tokens, coalesce(%s, 0))', spent)
+            else 'null::integer'
         end,
         '@cached', case
-            when registered.fields ->> 'cached_input_tokens' like 'count%' then 't.cached_input_tokens'
+            when registered.fields ->> 'cached_input_tokens' like 'count%' then format(
+                'pgcache_internal.at_most(t.cached_input_tokens, coalesce(%s, %s, 0))',
+                case
+                    when registered.fields ->> 'input_tokens' like 'count%'
+                        then format('pgcache_internal.at_most(t.input_tokens, coalesce(%s, 0))', spent)
+                    else 'null::integer'
+                end, spent
+            )
             else 'null::integer'
         end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,
-        '@spent', case when registered.fields ? 'tokens_used' then 't.tokens_used' else 'null::integer' end,
+        '@spent', spent,
         '@near', case when exists (select from near_types n where n.type = registered.type) then e'\\1' else '' end,
         '@counts', case when of_bytes or registered.fields is null then e'\\1' else '' end,
         '@first_sum', case when of_bytes then 'null, by' else quote_literal(registered.type) || ', to_jsonb(by)' end,
@@ -149,6 +159,13 @@ comment on function pgcache_internal.expressions_of(types) is
 ' @sum of the entry; @spent: its tokens. What stands in @tokens{} is left out of types without tokens, in @share{} of'
 ' those without tenant_share, in @of_bytes{} of others than those of bytes, in @counts{} of those that have no'
 ' counters, in @near{} of those whose entries processes may not keep.';
+
+-- What is counted of one entry is made to fit before it is added up: what is wrong with one would else spoil the sums.
+create or replace function pgcache_internal.at_most(value integer, most integer) returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select case when value is not null then least(value, most) end $$;
+
+comment on function pgcache_internal.at_most(integer, integer) is 'The lesser of both; NULL for no value.';
 
 create or replace function pgcache_internal.fill(template text, expressions jsonb) returns text
 language plpgsql immutable parallel safe

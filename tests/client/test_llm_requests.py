@@ -633,3 +633,47 @@ def test_a_cancelled_task_gives_its_turn_back(dsn: str, db: psycopg.Connection) 
 
     db.autocommit = True
     asyncio.run(main())
+
+
+def of_chunks(*choices: dict[str, Any]) -> dict[str, Any]:
+    collected = answers.Collected()
+    for choice in choices:
+        collected.add({"id": "1", "choices": [{"index": 0, **choice}]})
+    return collected.answer()
+
+
+def test_what_a_stream_says_again_is_not_joined() -> None:
+    """Only of texts that are known to go on, what comes is added; with others it is not known."""
+    safe = {"hate": {"filtered": False, "severity": "safe"}}
+    answer = of_chunks(
+        {"delta": {"content": "a"}, "content_filter_results": safe},
+        {"delta": {"content": "b"}, "content_filter_results": safe, "finish_reason": "stop"},
+    )
+    assert answer["choices"][0]["content_filter_results"] == safe
+    assert answer["choices"][0]["message"]["content"] == "ab"
+    details = {"type": "reasoning.text", "text": "a", "format": "v1", "index": 0}
+    answer = of_chunks(
+        {"delta": {"reasoning_details": [details]}},
+        {"delta": {"reasoning_details": [{**details, "text": "b"}]}, "finish_reason": "stop"},
+    )
+    assert answer["choices"][0]["message"]["reasoning_details"][0]["text"] == "ab"
+    assert answer["choices"][0]["message"]["reasoning_details"][0]["format"] == "v1"
+    answer = of_chunks({"delta": {"odd": "a"}}, {"delta": {"odd": "b"}, "finish_reason": "stop"})
+    assert not answers.is_whole(answer)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"choices": 5}', '{"choices": [5]}', '{"output": [1]}', '{"choices": [{}]}'])
+def test_what_has_no_parts_is_no_answer(cache: Any, model: Model, db: psycopg.Connection, text: str) -> None:
+    db.execute(
+        "SELECT pgcache.cache_set('llm', %s, %s::jsonb)", [cache_llm_key(REQUEST), json.dumps({"response": text})]
+    )
+    assert cache.llm.request(REQUEST, model.compute)["choices"]
+
+
+def test_an_object_of_a_providers_package(cache: Any, world: Any) -> None:
+    class Completion:
+        def model_dump(self, mode: str) -> dict[str, Any]:
+            return CHAT
+
+    assert cache.llm.request(REQUEST, world.function(Completion)) == CHAT
+    assert cache.llm.request(REQUEST, world.function(Completion)) == CHAT

@@ -585,3 +585,26 @@ def test_a_type_of_a_users_has_kinds_of_tokens(ask: Session) -> None:
         ask("SELECT cache_set(%s, 'k', %s)", type, value if kind == "count" else value.replace("500000", '"500000"'))
         ask("SELECT cache_get(%s, 'k')", type)
         assert ask.stats(type)["money_saved"] == usd
+
+
+@pytest.mark.parametrize(
+    ("counts", "saved"),
+    [
+        ("110, input_tokens => 100, cached_input_tokens => 500", 225),
+        ("NULL, input_tokens => 100", 0),
+        ("100, input_tokens => 200", 250),
+        ("100, cached_input_tokens => 200", None),
+    ],
+)
+def test_odd_counts_of_an_entry_spoil_no_sums(ask: Session, counts: str, saved: int | None) -> None:
+    """The savings of a hit are those of its entry: never less than nothing, whatever others have counted."""
+    ask("SELECT cache_set_price('m', input => 2.5, output => 10, cached_input => 1.25)")
+    ask("SELECT cache_set_llm('good', 'm', 'r', 110, input_tokens => 100), cache_get_llm('good', 'm')")
+    before = ask.stats("llm")["money_saved"]
+    ask(f"SELECT cache_set_llm('odd', 'm', 'r', {counts}), cache_get_llm('odd', 'm')")
+    gained = (ask.stats("llm")["money_saved"] - before) * 1000000
+    assert gained >= 0
+    if saved is not None:
+        assert gained == saved
+    ask("CALL cache_upkeep()")
+    assert (ask.stats("llm")["money_saved"] - before) * 1000000 == gained
