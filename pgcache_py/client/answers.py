@@ -42,9 +42,9 @@ def form(request: Mapping[str, Any]) -> Form:
 
     def text(answer: Answer) -> str:
         try:
-            check_names(answer)
             # In ASCII: whatever is in it, PostgreSQL can hold it, in databases of all encodings.
             response = json.dumps(answer, allow_nan=False, separators=(",", ":"))
+            check_names(answer)  # after that, which says so if the answer contains itself
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidValueError(f"the answer is no JSON: {error}", hint="Return it as plain dicts.") from error
         return json_text({"response": response, **named, **_tokens(answer)})

@@ -677,3 +677,14 @@ def test_an_object_of_a_providers_package(cache: Any, world: Any) -> None:
 
     assert cache.llm.request(REQUEST, world.function(Completion)) == CHAT
     assert cache.llm.request(REQUEST, world.function(Completion)) == CHAT
+
+
+def test_what_json_would_change_is_returned_but_not_kept(cache: Any, model: Model, db: psycopg.Connection) -> None:
+    endless = changed(CHAT, lambda answer: answer)
+    endless["itself"] = endless
+    for answer in (changed(CHAT, choice(f={"g": 1})), endless):
+        model.answer = answer
+        if answer is not endless:
+            answer["choices"][0]["f"] = {1: 2}
+        assert cache.llm.request(REQUEST, model.compute)["id"] == CHAT["id"]
+        assert (entries(db), leases(db)) == (0, 0)
