@@ -83,13 +83,14 @@ class PgcacheCache(BaseCache):
         return self.cache.set_bytes(self._type, name, value, ttl)
 
     def set_many(self, mapping: dict[str, Any], timeout: Any = None) -> list[Any]:
-        values = {self._key(key): packed(value, self.serializer) for key, value in mapping.items()}
+        names = {key: self._key(key) for key in mapping}
+        values = {names[key]: packed(value, self.serializer) for key, value in mapping.items()}
         values = {name: value for name, value in values.items() if value is not None}
         ttl = self._ttl(timeout)
         if not ttl:
             return list(mapping) if all_deleted(self.cache, self._type, values) else []
         kept = stored(self.cache, self._type, values, ttl)
-        return [key for key in mapping if self._key(key) in kept]
+        return [key for key, name in names.items() if name in kept]
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
         value = packed(value, self.serializer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 from dogpile.cache.api import NO_VALUE, BytesBackend, CantDeserializeException
 
 from ..client._sync.cache import Cache
+from ..client.failsoft import logger
 from ..errors import InvalidTTLError
 from ..keys import any_key
 from .source import OPTIONS, cache_of, lifetime
-
-logger = logging.getLogger("pgcache")
 
 VALUES, LOCKS = "dogpile:", "dogpile-lock:"
 MARK = b"dogpile:"  # before each value: a region fails on what another program has stored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +11,11 @@ from langchain_core.caches import BaseCache
 from langchain_core.messages import message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
+from ..client.answers import counts, has_refusal, mapping
+from ..client.failsoft import logger
 from ..client.wire import TTL
-from .models import counts, has_refusal, is_whole, mapping
+from .models import is_whole
 from .source import cache_of
-
-logger = logging.getLogger("pgcache")
 
 # LangChain's loads would make objects of whatever classes the text names, and others may write to the cache.
 KINDS: dict[str, Any] = {

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ..client.failsoft import logger
 from ..keys import any_key
 from .source import cache_of, in_thread, lifetime, prefix
-
-logger = logging.getLogger("pgcache")
 
 
 class PgcacheCache(BaseCache[Any]):

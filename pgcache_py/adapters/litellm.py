@@ -9,9 +9,10 @@ from typing import Any
 
 from litellm.caching.base_cache import BaseCache
 
+from ..client.answers import counts, has_refusal, mapping
 from ..client.wire import TTL
 from ..keys import any_key
-from .models import counts, has_refusal, is_whole, mapping
+from .models import is_whole
 from .source import cache_of, in_thread, lifetime
 
 PREFIX = "litellm:"

@@ -1,8 +1,8 @@
-"""What the adapters for models have in common: how a whole answer ends, and what may be counted of it."""
+"""What the adapters for models have in common: how a whole answer ends, whatever the provider calls it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..client.answers import ENDED
@@ -22,18 +22,3 @@ def is_whole(told: Mapping[str, Any]) -> bool:
     return not told.get("refusal") and all(
         end is None or str(getattr(end, "name", end)).lower() in WHOLE for end in ends
     )
-
-
-def has_refusal(content: Any) -> bool:
-    """Whether a part of a message's content is the model's refusal."""
-    parts: Iterable[Any] = content if isinstance(content, list) else ()
-    return any(isinstance(part, Mapping) and part.get("type") == "refusal" for part in parts)
-
-
-def counts(**tokens: Any) -> dict[str, int]:
-    """Those of the numbers of tokens that the type llm can hold: an answer is kept whatever the others are."""
-    return {name: count for name, count in tokens.items() if type(count) is int and 0 <= count < 2**31}
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from ..client._sync.cache import Cache
-from ..client.failsoft import ABSORBED
+from ..client.failsoft import ABSORBED, logger
 from ..client.wire import MISS, TTL
-
-logger = logging.getLogger("pgcache")
 
 
 class Serializer(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -13,10 +12,9 @@ from requests_cache.policy import CacheSettings
 from requests_cache.serializers import pickle_serializer, utf8_encoder
 
 from ..client._sync.cache import Cache
+from ..client.failsoft import logger
 from ..keys import any_key
 from .source import OPTIONS, cache_of, prefix
-
-logger = logging.getLogger("pgcache")
 
 # What storages take; and a session's settings, which requests-cache has backends ignore, as all others: a mistyped
 # tenant, too.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, TypeAlias
 
@@ -76,8 +76,7 @@ def is_whole(answer: Answer, choices: int = 1) -> bool:
     if isinstance(answer.get("choices"), list):
         return len(answer["choices"]) == choices and all(map(_is_whole_choice, answer["choices"]))
     if isinstance(answer.get("output"), list):
-        parts = [part for item in answer["output"] if isinstance(item, Mapping) for part in item.get("content") or ()]
-        refused = any(isinstance(part, Mapping) and part.get("type") == "refusal" for part in parts)
+        refused = any(has_refusal(mapping(item).get("content")) for item in answer["output"])
         return answer.get("status") == "completed" and not answer.get("incomplete_details") and not refused
     logger.warning("an answer that is neither a chat completion nor a response is not cached: %.100r", answer)
     return False
@@ -90,20 +89,30 @@ def _is_whole_choice(choice: Any) -> bool:
 
 def _tokens(answer: Answer) -> dict[str, int]:
     """What the provider has counted, as the type llm has it."""
-    usage = _mapping(answer, "usage")
+    usage = mapping(answer.get("usage"))
     sent = usage.get("prompt_tokens", usage.get("input_tokens"))
     received = usage.get("completion_tokens", usage.get("output_tokens"))
-    details = _mapping(usage, "prompt_tokens_details") or _mapping(usage, "input_tokens_details")
+    details = mapping(usage.get("prompt_tokens_details")) or mapping(usage.get("input_tokens_details"))
     total = usage.get("total_tokens")
     if total is None and _is_count(sent):
         total = sent + (received if _is_count(received) else 0)
-    counts = {"tokens_used": total, "input_tokens": sent, "cached_input_tokens": details.get("cached_tokens")}
-    return {name: count for name, count in counts.items() if _is_count(count)}
+    return counts(tokens_used=total, input_tokens=sent, cached_input_tokens=details.get("cached_tokens"))
 
 
-def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, Mapping) else {}
+def has_refusal(content: Any) -> bool:
+    """Whether a part of a message's content is the model's refusal."""
+    parts: Iterable[Any] = content if isinstance(content, list | tuple) else ()
+    return any(mapping(part).get("type") == "refusal" for part in parts)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value, if it is one; else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def counts(**tokens: Any) -> dict[str, int]:
+    """Those of the numbers of tokens that the type llm can hold: an answer is kept whatever the others are."""
+    return {name: count for name, count in tokens.items() if _is_count(count)}
 
 
 def _is_count(value: Any) -> bool:
@@ -187,7 +196,7 @@ def _merge(into: Answer, delta: Mapping[str, Any]) -> None:
 def chunks(answer: Answer, request: Mapping[str, Any]) -> Iterator[Answer]:
     """An answer as the stream in which it would have come, in as few chunks as it takes."""
     if isinstance(answer.get("choices"), list):
-        return _chat_chunks(answer, bool(_mapping(request, "stream_options").get("include_usage")))
+        return _chat_chunks(answer, bool(mapping(request.get("stream_options")).get("include_usage")))
     return ({**event, "sequence_number": number} for number, event in enumerate(_response_events(answer)))
 
 

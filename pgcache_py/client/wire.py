@@ -214,8 +214,7 @@ def askable(keys: Iterable[str]) -> list[str]:
 
 def storable(values: Mapping[str, T]) -> dict[str, T]:
     """Those whose key an entry can have."""
-    kept = set(askable(values))
-    return {key: value for key, value in values.items() if key in kept}
+    return {key: values[key] for key in askable(values)}
 
 
 def array(items: Iterable[str | None]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from psycopg.pq.abc import PGresult
 
 from ..client.calls import BYPASSES, GET, SET, Call, T, Tier
-from ..client.wire import MISS, Params, json_value, read_count, read_flag
+from ..client.wire import MISS, Params, json_value, read_flag
 
 
 class Found(NamedTuple):
@@ -98,7 +98,6 @@ HOT_GET = _internal("hot_get($1, $2)", _found, UNREAD, tier=GET.tier, rows=True)
 HOT_GET_MANY: Call[dict[str, Found]] = _internal("hot_get_many($1, $2)", _found_many, {}, rows=True)
 HOT_SET = _internal("hot_set($1, $2, $3, $4)", _stored, Stored(False, 0, 0, None, None), tier=SET.tier, rows=True)
 HOT_IDENTITY = Call("hot_identity()", _identity, tier=BYPASSES, rows=True, schema="pgcache_internal")
-REPORT_HITS = _internal("hot_report_hits($1, $2, $3)", read_count, 0, repeatable=False)
 IS_HOT = _internal("is_hot($1)", read_flag, False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -196,6 +197,15 @@ class AsyncBase:
         if self._near is None:
             return False, MISS
         return await self._read_near(self._near, Place(type, key))
+
+    async def _one_by_one(self, keys: Iterable[str], get: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
+        """What many keys have, one of which PostgreSQL cannot hold: that is a miss. get: returns MISS for one."""
+        found = {}
+        for key in keys:
+            with suppress(UnrepresentableError):
+                if (value := await get(key)) is not MISS:
+                    found[key] = value
+        return found
 
     async def _report(self, query: str) -> list[Row]:
         try:

@@ -50,11 +50,7 @@ class AsyncBytes(AsyncBase):
         asked = wire.askable(keys)
         with suppress(UnrepresentableError):
             return await self._run(calls.GET_MANY_BYTES, type, wire.array(asked), raising=(UnrepresentableError,))
-        found = {}
-        for key in asked:
-            with suppress(UnrepresentableError):
-                found[key] = await self.get_bytes(type, key, MISS)
-        return {key: value for key, value in found.items() if value is not MISS}
+        return await self._one_by_one(asked, lambda key: self.get_bytes(type, key, MISS))
 
     async def set_many_bytes(
         self, type: str, values: Mapping[str, bytes | int], ttl: TTL | Mapping[str, TTL] = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from types import MethodType
@@ -238,11 +237,8 @@ class AsyncCache(AsyncBytes, AsyncTypedCaches):
         try:
             found = await self._run(calls.GET_MANY, type, wire.array(asked), raising=(UnrepresentableError,))
         except UnrepresentableError:  # one of them, in this database's encoding
-            found = {}
-            for key in asked:
-                with suppress(UnrepresentableError):
-                    found[key] = await self.get(type, key, MISS)
-        return {key: found[key] for key in asked if found.get(key, MISS) is not MISS}
+            return await self._one_by_one(asked, lambda key: self.get(type, key, MISS))
+        return {key: found[key] for key in asked if key in found}
 
     async def set_many(
         self, type: str, values: Mapping[str, Any], ttl: TTL | Mapping[str, TTL] = None, *, jitter: float | None = None
@@ -254,7 +250,6 @@ class AsyncCache(AsyncBytes, AsyncTypedCaches):
         """
         if self._soft is not None:
             values = wire.storable(values)
-        ttls = ttl if isinstance(ttl, Mapping) else dict.fromkeys(values, ttl)
         try:
             if isinstance(ttl, Mapping):
                 if jitter is not None:
@@ -272,6 +267,7 @@ class AsyncCache(AsyncBytes, AsyncTypedCaches):
         except REFUSED_ENTRIES:
             if self._soft is None:
                 raise
+        ttls = ttl if isinstance(ttl, Mapping) else dict.fromkeys(values, ttl)
         return sum([await self.set(type, key, value, ttls.get(key), jitter=jitter) for key, value in values.items()])
 
     async def delete_many(self, type: str, keys: Iterable[str], *, soft: bool = False) -> int:

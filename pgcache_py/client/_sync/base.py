@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -197,6 +198,15 @@ class Base:
         if self._near is None:
             return False, MISS
         return self._read_near(self._near, Place(type, key))
+
+    def _one_by_one(self, keys: Iterable[str], get: Callable[[str], Any]) -> dict[str, Any]:
+        """What many keys have, one of which PostgreSQL cannot hold: that is a miss. get: returns MISS for one."""
+        found = {}
+        for key in keys:
+            with suppress(UnrepresentableError):
+                if (value := get(key)) is not MISS:
+                    found[key] = value
+        return found
 
     def _report(self, query: str) -> list[Row]:
         try:

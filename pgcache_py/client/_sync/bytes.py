@@ -51,11 +51,7 @@ class Bytes(Base):
         asked = wire.askable(keys)
         with suppress(UnrepresentableError):
             return self._run(calls.GET_MANY_BYTES, type, wire.array(asked), raising=(UnrepresentableError,))
-        found = {}
-        for key in asked:
-            with suppress(UnrepresentableError):
-                found[key] = self.get_bytes(type, key, MISS)
-        return {key: value for key, value in found.items() if value is not MISS}
+        return self._one_by_one(asked, lambda key: self.get_bytes(type, key, MISS))
 
     def set_many_bytes(self, type: str, values: Mapping[str, bytes | int], ttl: TTL | Mapping[str, TTL] = None) -> int:
         """Cache bytes and numbers, all or none; returns how many were stored. ttl: of all, or of some, by key.

@@ -1,14 +1,15 @@
-"""What a client with a near cache calls in place of cache_get."""
+"""What a client with a near cache calls: in place of cache_get, and to tell of what it has answered itself."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from psycopg.pq.abc import PGresult
 
 from ..calls import BYPASSES, Call
-from ..wire import MISS, binary_json, timedelta_of
+from ..wire import MISS, Params, array, binary_json, read_count, timedelta_of
 
 
 class Nearby(NamedTuple):
@@ -43,3 +44,11 @@ NEAR_GET = Call(
     binary=True,
     schema="pgcache_internal",
 )
+REPORT_HITS: Call[int] = Call(
+    "hot_report_hits($1, $2, $3)", read_count, 0, tier=BYPASSES, repeatable=False, schema="pgcache_internal"
+)
+
+
+def report(type: str, hits: Mapping[str, int]) -> Params:
+    """The parameters of REPORT_HITS: how often each key was read."""
+    return type, array(hits), "{" + ",".join(map(str, hits.values())) + "}"

@@ -13,15 +13,13 @@ from .. import typed_calls
 from ..calls import BYPASSES, GET_MANY, Asks, Call, Changes, Reads, Writes, located
 from ..failsoft import logger
 from ..waiting import forget_in_children
-from ..wire import Params, array, read_count
+from ..wire import Params
+from .calls import REPORT_HITS, report
 from .store import Near, Store, now
 
 CHANGES = (
     "SELECT epoch, now::pg_catalog.text, whole, types, changes, pg_catalog.current_setting('pgcache.tenant', true)"
     " FROM pgcache_internal.near_changes($1::pg_catalog.pg_snapshot, $2::pg_catalog.text)"
-)
-REPORT: Call[int] = Call(
-    "hot_report_hits($1, $2, $3)", read_count, 0, tier=BYPASSES, repeatable=False, schema="pgcache_internal"
 )
 # A server that is gone without a word is noticed within ten seconds.
 SESSION: Mapping[str, Any] = {
@@ -124,11 +122,10 @@ class Keeper:
         """Tell the database of the reads, for its statistics and for what it evicts."""
         cursor = psycopg.RawCursor(connection)
         for (tenant, type), reads in self.store.take_reads().items():
-            keys = list(reads)
-            for start in range(0, len(keys), AT_ONCE):
-                part = keys[start : start + AT_ONCE]
-                counts = "{" + ",".join(str(reads[key]) for key in part) + "}"
-                statement, params = REPORT.statement((type, array(part), counts), tenant)
+            pairs = list(reads.items())
+            for start in range(0, len(pairs), AT_ONCE):
+                params = report(type, dict(pairs[start : start + AT_ONCE]))
+                statement, params = REPORT_HITS.statement(params, tenant)
                 cursor.execute(statement.encode(), params)
 
     def failed(self, error: Exception) -> None:

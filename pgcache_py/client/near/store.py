@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ...errors import InvalidSettingError
+from ..calls import Place
 from ..wire import MISS
 from .calls import Nearby
 
@@ -46,14 +47,6 @@ class Near:
             raise InvalidSettingError(
                 f"max_staleness is a number of seconds from 0.05 to 10, not {self.max_staleness!r}"
             )
-
-
-class Place(NamedTuple):
-    """tenant: as the caller named it, None for that of its session."""
-
-    tenant: str | None
-    type: str
-    key: str
 
 
 class Kept:
@@ -99,10 +92,11 @@ class Store:
         self.types: frozenset[str] = frozenset()
         self.bytes = 0
         self._vouched_until = 0.0
-        self._entries: dict[Place | tuple[str | None, str, str], Kept] = {}
+        # By where they are; tenant None is that of the caller's session.
+        self._entries: dict[tuple[str, str, str | None], Kept] = {}
         self._loads: dict[Place, list[Load]] = {}
-        self._unreported: dict[tuple[str | None, str, str], int] = {}
-        self._hand: list[Place] = []  # keys that the hand has yet to look at, the next one last
+        self._unreported: dict[tuple[str, str, str], int] = {}
+        self._hand: list[tuple[str, str, str | None]] = []  # keys that the hand has yet to look at, the next one last
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -111,7 +105,7 @@ class Store:
     def read(self, tenant: str | None, type: str, key: str) -> Any:
         """A value of its own for who asks, or MISS."""
         try:
-            kept = self._entries.get((tenant, type, key))
+            kept = self._entries.get((type, key, tenant))
         except TypeError:  # no text: the server says so
             return MISS
         if kept is None:
@@ -127,7 +121,7 @@ class Store:
         """Before a value is asked for; None if it would not be kept."""
         if type not in self.types or now() >= self._vouched_until:
             return None
-        load = Load(Place(tenant, type, key))
+        load = Load(Place(type, key, tenant))
         with self._lock:
             self._loads.setdefault(load.place, []).append(load)
         return load
@@ -157,14 +151,14 @@ class Store:
         """An entry has changed: of these tenants, whichever way callers name them."""
         with self._lock:
             for tenant in tenants:
-                self._remove(place := Place(tenant, type, key))
+                self._remove(place := Place(type, key, tenant))
                 for load in self._loads.get(place, ()):
                     load.void = True
 
     def clear(self, type: str | None = None) -> None:
         """All entries of a type have changed, or all."""
         with self._lock:
-            for place in [place for place in self._entries if type in (None, place[1])]:
+            for place in [place for place in self._entries if type in (None, place[0])]:
                 self._remove(place)
             for place, loads in self._loads.items():
                 if type in (None, place.type):
@@ -179,23 +173,27 @@ class Store:
     def take_reads(self) -> dict[tuple[str, str], dict[str, int]]:
         """By tenant and type, how often entries were read since this was asked the last time."""
         with self._lock:
+            for place, kept in self._entries.items():
+                if kept.seen:
+                    self._count(place, kept)
             found, self._unreported = self._unreported, {}
-            for (_, type, key), kept in self._entries.items():
-                if kept.seen and (reads := kept.unreported()):
-                    whose = (kept.tenant, type, key)
-                    found[whose] = found.get(whose, 0) + reads
         grouped: dict[tuple[str, str], dict[str, int]] = {}
         for (tenant, type, key), reads in found.items():
-            grouped.setdefault((tenant or "", type), {})[key] = reads
+            grouped.setdefault((tenant, type), {})[key] = reads
         return grouped
 
-    def _remove(self, place: Any) -> None:
+    def _remove(self, place: tuple[str, str, str | None]) -> None:
         kept = self._entries.pop(place, None)
         if kept is not None:
             self.bytes -= kept.size
-            if reads := kept.unreported():
-                whose = (kept.tenant, place[1], place[2])
-                self._unreported[whose] = self._unreported.get(whose, 0) + reads
+            self._count(place, kept)
+
+    def _count(self, place: tuple[str, str, str | None], kept: Kept) -> None:
+        """Note the reads of an entry that nobody was told of."""
+        if reads := kept.unreported():
+            type, key, _ = place
+            whose = kept.tenant, type, key
+            self._unreported[whose] = self._unreported.get(whose, 0) + reads
 
     def _evict(self) -> None:
         """SIEVE (Zhang and others, NSDI 2024).
@@ -204,7 +202,7 @@ class Store:
         """
         while True:
             if not self._hand:
-                self._hand = list(reversed(self._entries))  # type: ignore[arg-type]
+                self._hand = list(reversed(self._entries))
             place = self._hand.pop()
             kept = self._entries.get(place)
             if kept is None:

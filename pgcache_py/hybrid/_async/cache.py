@@ -17,6 +17,7 @@ from ...client._async.cache import AsyncCache
 from ...client._async.connections import AnyConnection, AnyPool
 from ...client._async.typed import AsyncEmbeddingCache
 from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes, located
+from ...client.near.calls import REPORT_HITS, report
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -30,7 +31,6 @@ from ..hot_calls import (
     HOT_SET,
     IS_HOT,
     OUTBOX,
-    REPORT_HITS,
     UNREAD,
     WAKE,
     Found,
@@ -497,9 +497,8 @@ class AsyncHybridCache(AsyncCache):
         if not self._tier.due() or self._unreached():
             return
         for tenant, type, hits in self._tier.report():
-            counts = "{" + ",".join(map(str, hits.values())) + "}"
             try:
-                await self._source.run(REPORT_HITS, (type, wire.array(hits), counts), tenant)
+                await self._source.run(REPORT_HITS, report(type, hits), tenant)
             except psycopg.Error:
                 self._tier.put_off(REPORT_AGAIN)
 

@@ -18,6 +18,7 @@ from ...client._sync.cache import Cache
 from ...client._sync.connections import AnyConnection, AnyPool
 from ...client._sync.typed import EmbeddingCache
 from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes, located
+from ...client.near.calls import REPORT_HITS, report
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -31,7 +32,6 @@ from ..hot_calls import (
     HOT_SET,
     IS_HOT,
     OUTBOX,
-    REPORT_HITS,
     UNREAD,
     WAKE,
     Found,
@@ -492,9 +492,8 @@ class HybridCache(Cache):
         if not self._tier.due() or self._unreached():
             return
         for tenant, type, hits in self._tier.report():
-            counts = "{" + ",".join(map(str, hits.values())) + "}"
             try:
-                self._source.run(REPORT_HITS, (type, wire.array(hits), counts), tenant)
+                self._source.run(REPORT_HITS, report(type, hits), tenant)
             except psycopg.Error:
                 self._tier.put_off(REPORT_AGAIN)
 
