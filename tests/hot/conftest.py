@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.hot.tools import Tier
@@ -10,10 +12,11 @@ from tests.tools.session import Session
 
 
 @pytest.fixture
-def redis_server(shared_redis: Redis) -> Redis:
-    """Emptied, and not to be killed."""
+def redis_server(shared_redis: Redis) -> Iterator[Redis]:
+    """Emptied, before and after: what vouches for an hour is not to meet the next one. Not to be killed."""
     shared_redis.client.flushall()
-    return shared_redis
+    yield shared_redis
+    shared_redis.client.flushall()
 
 
 @pytest.fixture

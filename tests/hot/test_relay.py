@@ -126,7 +126,7 @@ def test_a_change_of_who_found_it_awake_is_not_left_behind(
                 session("SELECT cache_set('store', %s, '1')", f"{round}:{number}")
                 if number == 0:
                     session("COMMIT")
-            tier.ask("SELECT pg_sleep(0.2)")  # by now it wants to sleep
+            wait_until(lambda: tier.ask("SELECT last_value FROM pgcache_internal.hot_asleep") == 1)  # it wants to sleep
             for session in sessions[1:]:
                 session("COMMIT")
             wait_until(lambda: not tier.outbox())
