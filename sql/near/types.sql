@@ -22,7 +22,6 @@ as $$
 #variable_conflict use_variable
 declare
     registered types;
-    name text;
 begin
     perform take_turn();
     registered := check_type(type);
@@ -30,9 +29,7 @@ begin
     if not found then
         return false;
     end if;
-    foreach name in array near_triggers() loop
-        execute format('drop trigger %I on %s', name, registered.relation);
-    end loop;
+    perform detach_triggers(registered.relation, near_triggers());
     perform compile_types();
     return true;
 end

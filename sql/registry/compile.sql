@@ -64,6 +64,11 @@ as $$
 declare
     of_bytes constant boolean := is_of_bytes(registered.fields);
     spent constant text := case when registered.fields ? 'tokens_used' then 't.tokens_used' else 'null::integer' end;
+    input constant text := case
+        when registered.fields ->> 'input_tokens' like 'count%'
+            then format('pgcache_internal.at_most(t.input_tokens, coalesce(%s, 0))', spent)
+        else 'null::integer'
+    end;
     expressions jsonb;
 begin
     select jsonb_build_object(
@@ -80,20 +85,10 @@ begin
         '@bytes', payload_size(registered.fields),
         '@size', entry_size(registered.fields),
         '@model', case when registered.fields ? 'model' then 't.model' else 'null::pg_catalog.text' end,
-        '@input', case
-            when registered.fields ->> 'input_tokens' like 'count%'
-                then format('pgcache_internal.at_most(t.input_tokens, coalesce(%s, 0))', spent)
-            else 'null::integer'
-        end,
+        '@input', input,
         '@cached', case
-            when registered.fields ->> 'cached_input_tokens' like 'count%' then format(
-                'pgcache_internal.at_most(t.cached_input_tokens, coalesce(%s, %s, 0))',
-                case
-                    when registered.fields ->> 'input_tokens' like 'count%'
-                        then format('pgcache_internal.at_most(t.input_tokens, coalesce(%s, 0))', spent)
-                    else 'null::integer'
-                end, spent
-            )
+            when registered.fields ->> 'cached_input_tokens' like 'count%'
+                then format('pgcache_internal.at_most(t.cached_input_tokens, coalesce(%s, %s, 0))', input, spent)
             else 'null::integer'
         end,
         '@tokens', case when registered.fields ? 'tokens_used' then e'\\1' else '' end,

@@ -251,16 +251,15 @@ as $$
     select case
         when input is null then tokens * price.usd_per_million_tokens
         else
-            (tokens - i.known) * coalesce(price.output, price.usd_per_million_tokens)
-            + (i.known - i.reused) * coalesce(price.input, price.usd_per_million_tokens)
-            + i.reused * coalesce(price.cached_input, price.input, price.usd_per_million_tokens)
+            (tokens - input) * coalesce(price.output, price.usd_per_million_tokens)
+            + (input - coalesce(cached, 0)) * coalesce(price.input, price.usd_per_million_tokens)
+            + coalesce(cached, 0) * coalesce(price.cached_input, price.input, price.usd_per_million_tokens)
     end / 1000000
-    from (select least(input, tokens) as known, least(coalesce(cached, 0), input, tokens) as reused) i
 $$;
 
 comment on function pgcache_internal.usd_of(pgcache_internal.model_prices, numeric, numeric, numeric) is
 'What so many tokens cost in US dollars, of which so many were input, and of these so many cached by the provider.'
-' input NULL: it is not known what they were; cached NULL: none.';
+' input NULL: it is not known what they were; cached NULL: none. No part may be more than the whole, see at_most.';
 
 create or replace view pgcache.cache_settings as
 select

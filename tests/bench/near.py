@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from time import sleep
 
 import psycopg
 
@@ -15,6 +14,7 @@ from tests.bench.from_python import entry, timed
 from tests.bench.harness import Result, Target, compare, question
 from tests.bench.machine import Bench
 from tests.bench.workloads import zipf
+from tests.tools.waiting import wait_until
 
 SET = "SELECT pgcache.cache_set('{}', (random() * 5000)::integer::text, to_jsonb(repeat('x', 700)))"
 
@@ -38,9 +38,8 @@ def near(bench: Bench) -> Iterator[Result]:
         for number in range(1000):
             for peer in (*others.values(), peers.over(plain, "kept")):
                 peer.set(str(number), entry(number))
-        for cache in (kept, none):
-            cache.get("kept", "0")
-        sleep(1)  # until it knows which types may be kept
+        for cache in (kept, none):  # once it knows which types may be kept
+            wait_until(lambda cache=cache: cache.get("kept", "0") and len(cache._near.store))
         for (key,) in keys:
             kept.get("kept", key)
         arms = {name: timed(peer.get, keys) for name, peer in others.items()}
