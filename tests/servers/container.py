@@ -13,6 +13,7 @@ from typing import Any
 import docker
 import psycopg
 from docker.errors import DockerException, ImageNotFound
+from psycopg.conninfo import make_conninfo
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.image import DockerImage
 
@@ -77,10 +78,8 @@ class Container(Server):
         memory: dict[str, Any] = {"env": {"PGDATA": "/dev/shm/data"}, "shm_size": "8g"} if IN_MEMORY else {}
         self.container = DockerContainer(str(image), command=shlex.join(settings), ports=[5432], **memory)
         self.container.with_env("POSTGRES_PASSWORD", self._password).start()
-        host, port = self.container.get_container_host_ip(), self.container.get_exposed_port(5432)
-        self.conninfo = f"host={host} port={port} user=postgres password={self._password}"
         try:
-            self._wait_until_it_answers()
+            self.conninfo = self._answering()
         except BaseException:
             self.stop()
             raise
@@ -88,15 +87,27 @@ class Container(Server):
     def stop(self) -> None:
         self.container.stop()
 
-    def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + 60
+    def _answering(self) -> str:
+        """The conninfo by which the container is reached, once it answers.
+
+        Either a port of the engine's host or the container's own address, as the engine's networks and ours may be.
+        """
+        client, id = self.container.get_docker_client(), self.container.get_wrapped_container().id
+        mapped = self.container.get_container_host_ip(), self.container.get_exposed_port(5432)
+        places = [mapped, (client.bridge_ip(id), 5432)]
+        given: dict[str, Any] = {"user": "postgres", "password": self._password, "connect_timeout": 5}
+        deadline = time.monotonic() + 180
         while True:
-            try:
-                psycopg.connect(self.dsn(), connect_timeout=5).close()
-            except (psycopg.OperationalError, TimeoutError):
-                if time.monotonic() > deadline:
-                    output, errors = self.container.get_logs()
-                    raise RuntimeError(f"the container does not answer: {(output + errors).decode()}") from None
-                time.sleep(0.1)
-            else:
-                return
+            errors = []
+            for host, port in places:
+                conninfo = make_conninfo(host=host, port=port, **given)
+                try:
+                    psycopg.connect(conninfo).close()
+                except (psycopg.OperationalError, TimeoutError) as error:
+                    errors.append(str(error))
+                else:
+                    return conninfo
+            if time.monotonic() > deadline:
+                logs = b"".join(self.container.get_logs()).decode()
+                raise RuntimeError("\n".join(["the container does not answer", *errors, logs]))
+            time.sleep(0.1)
