@@ -10,9 +10,9 @@ from ..client.answers import ENDED
 # Where providers say why an answer ended, in small letters without "_"; and what they say of a whole one. Of the many
 # other reasons, and of those to come, none is the end of a whole answer.
 REASONS = {"finishreason", "stopreason", "donereason", "completionreason", "status"}
-WHOLE = ENDED | {
-    "complete", "completed", "end_turn", "endoftext", "eos", "eos_token", "finish", "stop_sequence", "succeeded",
-    "tool_call", "tool_use",
+WHOLE = {
+    *ENDED, "complete", "completed", "end_turn", "endoftext", "eos", "eos_token", "finish", "stop_sequence",
+    "succeeded", "tool_call", "tool_use",
 }  # fmt: skip
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import InvalidValueError
@@ -13,32 +12,40 @@ from .terms import Form
 from .wire import Row, WrongResultError, check_names, json_text
 
 Answer: TypeAlias = dict[str, Any]
-Chunk: TypeAlias = Mapping[str, Any]
 
-# How a whole choice ends; and of a stream's chunk the texts that go on from one to the next, and those that may change.
-ENDED = {"stop", "tool_calls", "function_call"}
+# How a whole choice ends; and of a stream's chunk the texts that go on from one to the next.
+ENDED = ("stop", "tool_calls", "function_call")
 GOES_ON = {
     "content", "refusal", "reasoning", "reasoning_content", "arguments", "input", "text", "thinking", "summary", "data",
     "transcript",
 }  # fmt: skip
-SAID_AGAIN = {"id", "type", "role", "name"}
+EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class NoAnswerError(InvalidValueError):
     """What is cached is no whole answer: another program stored it."""
 
 
-def form(request: Mapping[str, Any]) -> Form:
-    """How the answer to a request is kept: as JSON text in the field response, so that it comes back as it was."""
-    model, provider, choices = request.get("model"), request.get("provider"), request.get("n")
-    named = {name: value for name, value in (("model", model), ("provider", provider)) if isinstance(value, str)}
+def form(request: Mapping[str, Any], *, soft: bool = False) -> Form:
+    """How the answer to a request is kept: as JSON text in the field response, so that it comes back as it was.
 
-    def checked(computed: Any) -> Answer:
-        if callable(dump := getattr(computed, "model_dump", None)):  # an object of a provider's package
-            computed = dump(mode="json")
-        if not isinstance(computed, Mapping):
+    soft: what cannot be made plain is returned as it came, and not kept.
+    """
+    model, provider, n = request.get("model"), request.get("provider"), request.get("n")
+    named = {name: value for name, value in (("model", model), ("provider", provider)) if isinstance(value, str)}
+    choices = n if isinstance(n, int) else 1
+
+    def checked(computed: Any) -> Any:
+        try:
+            answer = dumped(computed)
+        except InvalidValueError as error:
+            if not soft:
+                raise
+            logger.warning("what was computed is not cached in llm: %s", error)
+            return computed
+        if not isinstance(answer, Mapping):
             raise WrongResultError(f"compute returned {type(computed).__name__}; due is the whole answer, a mapping")
-        return dict(computed)
+        return dict(answer)
 
     def text(answer: Answer) -> str:
         try:
@@ -54,37 +61,62 @@ def form(request: Mapping[str, Any]) -> Form:
             answer = json.loads(value["response"])
         except (KeyError, TypeError, ValueError, RecursionError):
             answer = None
-        if not isinstance(answer, dict) or not _has_parts(answer):
+        if not isinstance(answer, dict) or not is_whole(answer, choices):
             raise NoAnswerError("what is cached under the key of this request is no whole answer")
         return answer
 
-    return Form(checked, text, found, lambda answer: is_whole(answer, choices if isinstance(choices, int) else 1))
+    def keepable(answer: Any) -> bool:
+        if isinstance(answer, dict) and not answer.keys() & {"choices", "output", "error"}:
+            logger.warning("an answer that is neither a chat completion nor a response is not cached: %.100r", answer)
+        return isinstance(answer, dict) and is_whole(answer, choices)
+
+    return Form(checked, text, found, keepable)
 
 
-def _has_parts(answer: Answer) -> bool:
-    """Whether it has one of the two shapes."""
-    choices, output = answer.get("choices"), answer.get("output")
-    if isinstance(choices, list):
-        return all(isinstance(each, dict) and isinstance(each.get("message"), dict) for each in choices)
-    return isinstance(output, list) and all(isinstance(each, dict) for each in output)
+def dumped(value: Any) -> Any:
+    """An object of a provider's package as plain dicts; all else as it is."""
+    if not callable(dump := getattr(value, "model_dump", None)):
+        return value
+    try:
+        return dump(mode="json")
+    except Exception as error:  # the package's, whichever that is
+        raise InvalidValueError(
+            f"model_dump of what was computed, of the class {type(value).__name__}, failed: {error!r}",
+            hint="Return it as plain dicts.",
+        ) from error
 
 
 def is_whole(answer: Answer, choices: int = 1) -> bool:
-    """Whether the model has said all of it: it was not cut off, filtered, refused or ended by an error."""
+    """Whether it has one of the two shapes, and the model has said all of it.
+
+    Not what was cut off, filtered, refused or ended by an error; nor what chunks() can make no stream of.
+    """
     if answer.get("error"):
         return False
     if isinstance(answer.get("choices"), list):
         return len(answer["choices"]) == choices and all(map(_is_whole_choice, answer["choices"]))
-    if isinstance(answer.get("output"), list):
-        refused = any(has_refusal(mapping(item).get("content")) for item in answer["output"])
-        return answer.get("status") == "completed" and not answer.get("incomplete_details") and not refused
-    logger.warning("an answer that is neither a chat completion nor a response is not cached: %.100r", answer)
-    return False
+    if answer.get("status") != "completed" or answer.get("incomplete_details"):
+        return False
+    return isinstance(answer.get("output"), list) and all(map(_is_whole_item, answer["output"]))
 
 
 def _is_whole_choice(choice: Any) -> bool:
-    message = choice.get("message") if isinstance(choice, Mapping) else None
-    return isinstance(message, Mapping) and choice.get("finish_reason") in ENDED and not message.get("refusal")
+    message = mapping(mapping(choice).get("message"))
+    if not message or choice.get("finish_reason") not in ENDED or message.get("refusal"):
+        return False
+    content = message.get("content")
+    return (isinstance(content, str) or _are_whole_parts(content)) and _are_whole_parts(message.get("tool_calls"))
+
+
+def _is_whole_item(item: Any) -> bool:
+    return isinstance(item, Mapping) and all(_are_whole_parts(item.get(name)) for name in ("content", "summary"))
+
+
+def _are_whole_parts(parts: Any) -> bool:
+    """Whether they are a list of mappings, if there are any, and none is a refusal."""
+    return parts is None or (
+        isinstance(parts, list | tuple) and all(isinstance(part, Mapping) for part in parts) and not has_refusal(parts)
+    )
 
 
 def _tokens(answer: Answer) -> dict[str, int]:
@@ -101,13 +133,17 @@ def _tokens(answer: Answer) -> dict[str, int]:
 
 def has_refusal(content: Any) -> bool:
     """Whether a part of a message's content is the model's refusal."""
-    parts: Iterable[Any] = content if isinstance(content, list | tuple) else ()
-    return any(mapping(part).get("type") == "refusal" for part in parts)
+    return any(mapping(part).get("type") == "refusal" for part in items(content))
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """The value, if it is one; else an empty one."""
     return value if isinstance(value, Mapping) else {}
+
+
+def items(value: Any) -> Sequence[Any]:
+    """The value, if it is a list; else none."""
+    return value if isinstance(value, list | tuple) else ()
 
 
 def counts(**tokens: Any) -> dict[str, int]:
@@ -128,14 +164,16 @@ class Collected:
         self._answer: Answer = {}
         self._choices: dict[int, Answer] = {}
 
-    def add(self, chunk: Chunk) -> None:
-        """What is no chunk is no reason to fail: it only makes no answer."""
-        try:
-            self._add(chunk)
-        except (AttributeError, TypeError, ValueError):
-            self._broken = True
+    def add(self, chunk: Any) -> None:
+        """What is no chunk, or not to be understood, is no reason to fail: it only makes no answer."""
+        if not self._broken:
+            try:
+                self._add(dumped(chunk))
+            except (AttributeError, TypeError, ValueError, RecursionError) as error:
+                self._broken = True
+                logger.warning("what came as a stream is not cached in llm: %s", error)
 
-    def _add(self, chunk: Chunk) -> None:
+    def _add(self, chunk: Mapping[str, Any]) -> None:
         kind = chunk.get("type")
         if isinstance(kind, str):  # an event of a response: the last one has all of it
             if kind == "response.completed" and isinstance(chunk.get("response"), Mapping):
@@ -146,51 +184,68 @@ class Collected:
             return
         for name, value in chunk.items():
             if value is not None and name not in ("choices", "object", "obfuscation"):
-                self._answer[name] = value
+                self._answer[name] = value or self._answer.get(name, value)
         for part in chunk.get("choices") or ():
-            choice = self._choices.setdefault(part.get("index", 0), {"message": {"role": "assistant", "content": None}})
+            if "message" in part or "text" in part:
+                raise ValueError("not all of a choice is in its delta")
+            if not isinstance(place := part.get("index") or 0, int):
+                raise TypeError(f"the index of a choice is {place!r:.40}")
+            choice = self._choices.setdefault(place, {"message": {"role": "assistant", "content": None}})
             _merge(choice["message"], part.get("delta") or {})
-            _merge(choice, {name: value for name, value in part.items() if name not in ("delta", "finish_reason")})
-            choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+            _merge(choice, {name: value for name, value in part.items() if name != "delta"})
 
     def answer(self) -> Answer:
-        """All of it; of a stream that has ended early, what there is, which is_whole tells."""
-        if self._broken:
+        """All of it, at the end; of a stream that has ended early, what there is, which is_whole tells."""
+        if self._broken or (self.ended and self._choices):
             return {"error": "the stream has failed"}
         if not self._choices:
             return self._answer
-        choices = [deepcopy(choice) for _, choice in sorted(self._choices.items())]
+        choices = [choice for _, choice in sorted(self._choices.items())]
         for choice in choices:
-            for call in choice["message"].get("tool_calls") or ():
+            for call in items(choice["message"].get("tool_calls")):
                 call.pop("index", None)
         return {**self._answer, "object": "chat.completion", "choices": choices}
 
 
 def _merge(into: Answer, delta: Mapping[str, Any]) -> None:
-    """Add what a chunk says to what was said before: texts and lists go on, but list items have an index."""
+    """Add what a chunk says to what was said before: texts and lists go on, but list items have an index.
+
+    What is empty changes nothing. What is followed by something else is neither, which is a ValueError.
+    """
     for name, value in delta.items():
         before = into.get(name)
-        if isinstance(value, list):
-            items = into[name] = before if isinstance(before, list) else []
+        if value in EMPTY and name in into:
+            continue
+        if before in EMPTY:
+            before = None
+        if isinstance(value, list) and isinstance(before, list | None):
+            into[name] = before = before or []
             for each in value:
-                place = each.get("index") if isinstance(each, Mapping) else None
-                if place is None:
-                    items.append(each)
-                    continue
-                item = next((item for item in items if item.get("index") == place), None)
-                if item is None:
-                    items.append(item := {})
-                    items.sort(key=lambda item: item.get("index", place))
-                _merge(item, each)
-        elif isinstance(value, Mapping):
-            item = into[name] = before if isinstance(before, dict) else {}
-            _merge(item, value)
+                _merge_item(before, each, named=name == "tool_calls")
+        elif isinstance(value, Mapping) and isinstance(before, dict | None):
+            into[name] = before = before or {}
+            _merge(before, value)
         elif isinstance(value, str) and isinstance(before, str) and name in GOES_ON:
             into[name] = before + value
-        elif isinstance(value, str) and before not in (None, value) and name not in SAID_AGAIN:
-            raise ValueError(f"whether {name} goes on or is said again is not known")
-        elif value is not None or name not in into:
+        elif before in (None, value) or (isinstance(value, int | float) and isinstance(before, int | float)):
             into[name] = value
+        else:
+            raise ValueError(f"{name} is followed by another one, or it is not known that it goes on")
+
+
+def _merge_item(into: list[Any], each: Any, *, named: bool) -> None:
+    """named: without an index it is one of its own, so it has to have an id."""
+    place = each.get("index") if isinstance(each, Mapping) else None
+    if place is None:
+        if named and not each.get("id"):
+            raise ValueError("which tool call goes on is not known")
+        into.append(each)
+        return
+    item = next((item for item in into if item.get("index") == place), None)
+    if item is None:
+        into.append(item := {})
+        into.sort(key=lambda item: item.get("index", place))
+    _merge(item, each)
 
 
 def chunks(answer: Answer, request: Mapping[str, Any]) -> Iterator[Answer]:
@@ -205,15 +260,16 @@ def _chat_chunks(answer: Answer, with_usage: bool) -> Iterator[Answer]:
     said["object"] = "chat.completion.chunk"
     if with_usage:
         said["usage"] = None
-    for choice in answer["choices"]:
+    for place, choice in enumerate(answer["choices"]):
         delta = dict(choice["message"])
         if calls := delta.get("tool_calls"):
-            delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(calls)]
-        part = {name: value for name, value in choice.items() if name != "message"}
-        yield {**said, "choices": [{**part, "delta": delta, "finish_reason": None}]}
+            delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]
+        part = {"index": place, **choice, "delta": delta, "finish_reason": None}
+        del part["message"]
+        yield {**said, "choices": [part]}
         yield {
             **said,
-            "choices": [{"index": part.get("index", 0), "delta": {}, "finish_reason": part["finish_reason"]}],
+            "choices": [{"index": part["index"], "delta": {}, "finish_reason": choice["finish_reason"]}],
         }
     if with_usage:
         yield {**said, "choices": [], "usage": answer.get("usage")}
@@ -253,7 +309,7 @@ def _text_events(kind: str, name: str, part: Answer, at: Answer) -> Iterator[Ans
     yield {"type": f"response.{kind}.added", **at, "part": {**part, "text": ""} if has_text else part}
     if has_text:
         yield {"type": f"response.{name}.delta", **at, "delta": part["text"], **more}
-        for number, note in enumerate(part.get("annotations") or ()):
+        for number, note in enumerate(items(part.get("annotations"))):
             yield {
                 "type": "response.output_text.annotation.added",
                 **at,

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgcache_py import AsyncCache, Cache, Computed, InvalidKeyError, InvalidTTLError, cache_llm_key
+from pgcache_py import AsyncCache, Cache, Computed, InvalidKeyError, InvalidTTLError, InvalidValueError, cache_llm_key
 from pgcache_py.client import answers
 from tests.tools.waiting import Background, at_once, wait_until
 
@@ -98,8 +98,34 @@ NOT_WHOLE = {
     "a response that was refused": {
         **RESPONSE, "output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}],
     },
+    "an end that is no text": changed(CHAT, choice(finish_reason=["stop"])),
+    "tool calls that are none": changed(CHAT, choice(message={"role": "assistant", "tool_calls": "look_up"})),
+    "a refusal among the parts": changed(CHAT, choice(message={"content": [{"type": "refusal", "refusal": "No."}]})),
     "nothing known": {"content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn"},
 }  # fmt: skip
+
+
+FAILURES = [ValueError("x"), RuntimeError("y"), KeyError("z")]
+
+
+class Dumped:
+    """An object of a provider's package, which makes this of itself."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+
+    def model_dump(self, mode: str) -> Any:
+        assert mode == "json"
+        if isinstance(self._plain, Exception):
+            raise self._plain
+        return self._plain
+
+
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"odd": value}
+    return value
 
 
 class Model:
@@ -517,6 +543,10 @@ ENDS = {
     "failed": ([*EVENTS[:2], {"type": "response.failed", "response": {**RESPONSE, "status": "failed"}}], 9),
     "an event of an error": ([*EVENTS[:2], {"type": "error", "message": "x"}], 9),
     "chunks that are none": ([*CHUNKS[:-1], {"choices": [5]}], 99),
+    "a tool call that is none": ([chunk({"tool_calls": ["look_up"]}), chunk({}, "tool_calls")], 99),
+    "tool calls that are no list": ([chunk({"tool_calls": {"a": 1}}), chunk({}, "tool_calls")], 99),
+    "an index that is none": ([chunk({"content": "a"}, "stop"), {"choices": [{"index": "b", "delta": {}}]}], 99),
+    "nested too deeply": ([chunk({"odd": nested(5000)}), chunk({}, "stop")], 99),
 }
 
 
@@ -538,6 +568,35 @@ def test_a_stream_that_ends_early_is_not_kept(
         stream.close()
         assert seen == [each for each in model.answer if isinstance(each, dict)][:most]
         assert (model.asked, model.closed, entries(db), leases(db)) == (asked, asked, 0, 0)
+
+
+def test_chunks_that_are_no_mappings_pass_through(model: Model, streamed: Any, db: psycopg.Connection) -> None:
+    model.answer = [*CHUNKS, "[DONE]", None]
+    assert list(streamed(REQUEST, model)) == model.answer
+    assert (entries(db), leases(db)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "whole"), [(CHUNKS, COLLECTED), (EVENTS, RESPONSE)], ids=["chat completion", "response"]
+)
+def test_chunks_that_are_objects_stay_what_they_are_and_come_again_as_dicts(
+    cache: Any, model: Model, streamed: Any, given: list[Any], whole: Any
+) -> None:
+    model.answer = [Dumped(each) for each in given]
+    assert list(streamed(WITH_USAGE, model)) == model.answer
+    again = list(streamed(WITH_USAGE, model))
+    assert all(type(each) is dict for each in again)
+    assert (collected(again), model.asked) == (whole, 1)
+    assert cache.llm.request(REQUEST, model.compute) == whole
+
+
+def test_chunks_that_cannot_be_dumped_reach_who_asked(
+    model: Model, streamed: Any, db: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.answer = [Dumped(CHUNKS[0]), *(Dumped(each) for each in FAILURES), Dumped(CHUNKS[-1])]
+    assert list(streamed(REQUEST, model)) == model.answer
+    assert caplog.text.count("is not cached in llm: model_dump") == 1
+    assert (entries(db), leases(db)) == (0, 0)
 
 
 def test_who_stops_after_the_last_event_of_a_response_has_read_all_of_it(
@@ -662,21 +721,150 @@ def test_what_a_stream_says_again_is_not_joined() -> None:
     assert not answers.is_whole(answer)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"choices": 5}', '{"choices": [5]}', '{"output": [1]}', '{"choices": [{}]}'])
-def test_what_has_no_parts_is_no_answer(cache: Any, model: Model, db: psycopg.Connection, text: str) -> None:
-    db.execute(
-        "SELECT pgcache.cache_set('llm', %s, %s::jsonb)", [cache_llm_key(REQUEST), json.dumps({"response": text})]
+def calling(arguments: str = "", **call: Any) -> dict[str, Any]:
+    """A choice of a chunk: a piece of a tool call."""
+    function = {name: call.pop(name) for name in ("name",) if name in call}
+    return {"delta": {"tool_calls": [{"index": 0, **call, "function": {**function, "arguments": arguments}}]}}
+
+
+ENDING = {"delta": {}, "finish_reason": "tool_calls"}
+FIRST = calling("{", id="a", type="function", name="f")
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_what_is_empty_does_not_change_what_was_said(empty: Any) -> None:
+    of_it: dict[str, Any] = dict.fromkeys(("role", "content", "tool_calls"), empty)
+    answer = of_chunks(
+        {"delta": {"role": "assistant", "content": "a"}, "finish_reason": empty},
+        FIRST,
+        {**calling("}", id=empty, type=empty, name=empty), "finish_reason": empty},
+        ENDING,
+        {"delta": of_it, "finish_reason": empty},
+        {"delta": {**of_it, "tool_calls": []}},
     )
-    assert cache.llm.request(REQUEST, model.compute)["choices"]
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "a", "tool_calls": [call]}
+    assert answer["choices"] == [{"index": 0, "message": message, "finish_reason": "tool_calls"}]
+    all_of_it = answers.Collected()
+    for each in ({"id": "", "model": ""}, {"id": "1", "model": "m", "created": 5}, {"id": empty, "created": 0}):
+        all_of_it.add(each)
+    assert all_of_it.answer() == {"id": "1", "model": "m", "created": 5}
 
 
-def test_an_object_of_a_providers_package(cache: Any, world: Any) -> None:
-    class Completion:
-        def model_dump(self, mode: str) -> dict[str, Any]:
-            return CHAT
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [FIRST, calling("{}", id="b", type="function", name="f")],
+        [FIRST, calling("{}", id="a", name="g")],
+        [FIRST, calling("{}", type="custom")],
+        [FIRST, {"delta": {"tool_calls": [{"function": {"arguments": "}"}}]}}],
+        [FIRST, {"delta": {"tool_calls": "f"}}],
+        [FIRST, {"delta": {"tool_calls": {"index": 0}}}],
+        [FIRST, {"delta": {"tool_calls": [{"index": 0, "function": "f"}]}}],
+        [FIRST, {"delta": {"tool_calls": [{"index": 0, "function": {"arguments": {"a": 1}}}]}}],
+        [{"delta": {"content": "a"}}, {"delta": {"content": [{"type": "text", "text": "b"}]}}],
+        [{"delta": {"content": [{"type": "text", "text": "b"}]}}, {"delta": {"content": "a"}}],
+        [{"delta": {"content": "a"}}, {"delta": {"content": 5}}],
+        [{"delta": {"content": 5}}, {"delta": {"content": "a"}}],
+        [{"delta": {"content": "a"}}, {"delta": {}, "message": {"role": "assistant", "content": "a"}}],
+        [{"delta": {"content": "a"}}, {"delta": {}, "finish_reason": "length"}],
+        [{"text": "a"}],
+    ],
+)
+def test_what_does_not_go_together_is_no_answer(choices: list[Any]) -> None:
+    assert answers.is_whole(of_chunks(FIRST, ENDING))
+    assert not answers.is_whole(of_chunks(*choices, ENDING))
 
-    assert cache.llm.request(REQUEST, world.function(Completion)) == CHAT
-    assert cache.llm.request(REQUEST, world.function(Completion)) == CHAT
+
+def test_two_answers_in_a_stream_are_none() -> None:
+    for given in ([*CHUNKS, *EVENTS], [*EVENTS, *CHUNKS]):
+        assert not answers.is_whole(collected(given))
+
+
+def of_another(answer: dict[str, Any], *path: Any, **fields: Any) -> str:
+    """What another program has stored: the answer, with other fields at a place in it."""
+    copied = changed(answer, lambda answer: None)
+    place: Any = copied
+    for step in path:
+        place = place[step]
+    place.update(fields)
+    return json.dumps(copied)
+
+
+MESSAGE = ("choices", 0, "message")
+ODD: list[str] = [
+    "{}", '{"choices": 5}', '{"choices": [5]}', '{"output": [1]}', '{"choices": [{}]}', '{"choices": []}',
+    '{"choices": [{"message": {}, "finish_reason": "stop"}]}',
+    '{"choices": [{"message": {"role": "assistant", "content": "Hello"}}]}',
+    *(of_another(CHAT, *MESSAGE, tool_calls=calls) for calls in ("f", 5, {"a": 1}, ["f"], [None])),
+    *(of_another(CHAT, *MESSAGE, content=content) for content in (5, {"a": 1}, ["a"], [None])),
+    *(of_another(CHAT, "choices", 0, finish_reason=end) for end in (None, 5, ["stop"], "length")),
+    *(of_another(CHAT, "choices", 0, message=message) for message in (None, "a", [1])),
+    *(of_another(RESPONSE, "output", 1, content=content) for content in ("Hello", 5, {"a": 1}, ["a"], [None])),
+    *(of_another(RESPONSE, "output", 0, summary=summary) for summary in ("So", 5, {"a": 1}, ["a"], [None])),
+    *(of_another(RESPONSE, output=output) for output in ("Hello", {"a": 1}, ["a"])),
+    of_another(RESPONSE, status=None),
+]  # fmt: skip
+
+
+def test_what_has_no_parts_is_no_answer(cache: Any, model: Model, streamed: Any) -> None:
+    chat = changed(CHAT, choice(finish_reason="stop"))
+    for text in ODD:
+        for given, ask in (
+            (chat, lambda: cache.llm.request(REQUEST, model.compute)),
+            (chat, lambda: cache.llm.request(REQUEST, model.compute, no_store=True)),
+            (CHUNKS, lambda: list(streamed(REQUEST, model))),
+        ):
+            cache.set("llm", cache_llm_key(REQUEST), {"response": text})
+            model.answer = given
+            assert ask() == given, text
+    assert model.asked == 3 * len(ODD)
+
+
+def test_whatever_is_in_an_answer_it_comes_as_a_stream(cache: Any, streamed: Any, model: Model) -> None:
+    """What is stored by others, too: of what is taken for an answer a stream can be made."""
+    part = {"type": "output_text", "text": 5, "annotations": 5, "logprobs": "x"}
+    item = {
+        "type": "message",
+        "id": [],
+        "content": [part, {**part, "text": "a"}, {}],
+        "arguments": 5,
+        "input": {"a": 1},
+    }
+    for answer in (
+        {"status": "completed", "output": [item, {}, {"type": ["function_call"], "status": 5}]},
+        {"choices": [{"message": {"content": [{}], "tool_calls": [{}], "function_call": 5}, "finish_reason": "stop"}]},
+    ):
+        cache.set("llm", cache_llm_key(REQUEST), {"response": json.dumps(answer)})
+        assert json.loads(json.dumps(list(streamed(WITH_USAGE, model))))
+    two = [{"message": {"content": text}, "finish_reason": "stop"} for text in "ab"]
+    found = collected(list(answers.chunks({"choices": two}, REQUEST)))
+    assert [each["message"]["content"] for each in found["choices"]] == ["a", "b"], "without an index, too"
+    assert model.asked == 0
+
+
+def test_an_object_of_a_providers_package(cache: Any, model: Model) -> None:
+    model.answer = Dumped(CHAT)
+    assert [cache.llm.request(REQUEST, model.compute) for _ in range(2)] == [CHAT, CHAT]
+    assert model.asked == 1
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_an_object_that_cannot_be_dumped(
+    world: Any, dsn: str, model: Model, db: psycopg.Connection, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    """In fail-soft mode who has paid for it gets it all the same."""
+    model.answer = Dumped(failure)
+    soft, strict = world.cache(dsn, fail_soft=True), world.cache(dsn)
+    for asked, options in enumerate(({}, {"no_store": True}, {"refresh": True}), 1):
+        assert soft.llm.request(REQUEST, model.compute, **options) is model.answer
+        assert caplog.text.count("is not cached in llm: model_dump") == asked
+        with pytest.raises(InvalidValueError, match="model_dump") as error:
+            strict.llm.request(REQUEST, model.compute, **options)
+        assert error.value.hint
+    model.answer = Computed(model.answer, ttl=60)
+    assert soft.llm.request({"messages": "\ud800"}, model.compute) is model.answer.value
+    assert (model.asked, entries(db), leases(db)) == (7, 0, 0)
 
 
 def test_what_json_would_change_is_returned_but_not_kept(cache: Any, model: Model, db: psycopg.Connection) -> None:

@@ -160,7 +160,8 @@ class AsyncLLMCache(AsyncTypedCache):
 
         request: what the model's API takes, with provider and base_url beside it if you have several; the key is that
         of cache_llm_key, which ignores what is named in ignored, too. compute: sends it; returns a chat completion or a
-        response of OpenAI's as a mapping. What was cut off, filtered or refused is returned, but not cached.
+        response of OpenAI's as a mapping, or as an object of OpenAI's package, which is returned as a dict. What was
+        cut off, filtered or refused is returned, but not cached.
 
         max_age: what was cached longer ago is computed anew; of many who ask for that, one computes. refresh: computed
         anew in any case. no_store: what is computed is not cached. For the rest see get_or_compute.
@@ -177,13 +178,13 @@ class AsyncLLMCache(AsyncTypedCache):
             found = MISS
         answer: Any = found
         if found is MISS:
-            answer = answers.form(request).checked(plain(await settle_async(compute())))
+            answer = self._form(request).checked(plain(await settle_async(compute())))
         return cast(dict[str, Any], answer)
 
     async def stream(
         self,
         request: Mapping[str, Any],
-        compute: Callable[[], Awaitable[AsyncIterable[Mapping[str, Any]]]],
+        compute: Callable[[], Awaitable[AsyncIterable[Any]]],
         *,
         ttl: TTL = None,
         max_age: TTL = None,
@@ -193,8 +194,10 @@ class AsyncLLMCache(AsyncTypedCache):
         tags: Iterable[str] = (),
         stale_for: TTL = None,
         hard_timeout: float | None = None,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    ) -> AsyncGenerator[Any, None]:
         """The chunks of an answer: from the cache, or those of the stream that compute returns, as they come.
+
+        These may be objects of OpenAI's package; those from the cache are dicts.
 
         Once the stream has come to its end, the answer is cached, for `request` as well; if it is left before that, or
         fails, it is not. The others wait meanwhile, as in get_or_compute; after hard_timeout seconds of that the first
@@ -222,7 +225,7 @@ class AsyncLLMCache(AsyncTypedCache):
                     collected.add(each)
                     if collected.ended and fetch and once and not kept:  # who reads it may stop here
                         kept = await once.keep(fetch, collected.answer())
-                    yield dict(each)
+                    yield dict(each) if isinstance(each, Mapping) else each
             finally:
                 await end_async(source)
             if fetch and once and not kept:
@@ -230,6 +233,9 @@ class AsyncLLMCache(AsyncTypedCache):
         finally:
             if fetch and once and not kept:
                 await once.give_back(fetch)
+
+    def _form(self, request: Mapping[str, Any]) -> Form:
+        return answers.form(request, soft=self._cache._soft is not None)
 
     def _once(
         self,
@@ -249,7 +255,7 @@ class AsyncLLMCache(AsyncTypedCache):
                 raise
             return None
         terms = terms._replace(max_age=wire.interval(max_age))
-        return AsyncOnce(self._cache, "llm", key, compute, ttl, terms, answers.form(request))
+        return AsyncOnce(self._cache, "llm", key, compute, ttl, terms, self._form(request))
 
 
 class AsyncEmbeddingCache(AsyncTypedCache):
