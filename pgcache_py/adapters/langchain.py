@@ -60,21 +60,18 @@ class PgcacheCache(BaseCache):
 
 def _text(answer: Sequence[Generation]) -> str | None:
     """An answer as JSON; None if there is nothing in it, or not all of it comes back the same."""
-    parts = []
-    for generation in answer:
-        part: dict[str, Any] = {
-            "kind": type(generation).__name__,
-            "text": generation.text,
-            "info": generation.generation_info,
-        }
-        if isinstance(generation, ChatGeneration):
-            part["message"] = message_to_dict(generation.message)
-        parts.append(part)
     try:
-        text = json.dumps(parts)
-        return text if parts and _answer(text) == list(answer) else None
-    except (KeyError, RecursionError, TypeError, ValueError):
+        text = json.dumps(list(map(_part, answer)))
+        return text if answer and _answer(text) == list(answer) else None
+    except Exception:  # of whatever classes its parts are; who has paid for it gets it all the same
         return None
+
+
+def _part(generation: Generation) -> dict[str, Any]:
+    part = {"kind": type(generation).__name__, "text": generation.text, "info": generation.generation_info}
+    if isinstance(generation, ChatGeneration):
+        part["message"] = message_to_dict(generation.message)
+    return part
 
 
 def _answer(text: str) -> list[Generation]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from litellm.caching.base_cache import BaseCache
 
-from ..client.answers import counts, has_refusal, mapping
+from ..client.answers import counts, has_refusal, is_whole_message, items, mapping
 from ..client.wire import TTL
 from ..keys import any_key
 from .models import is_whole
@@ -107,12 +107,20 @@ def _is_whole(answer: Mapping[str, Any]) -> bool:
     """LiteLLM keeps other things, too, which nothing is known of."""
     if isinstance(answer.get("output"), list):
         return is_whole(answer) and not any(has_refusal(mapping(item).get("content")) for item in answer["output"])
-    choices = [mapping(each) for each in answer.get("choices") or () if isinstance(answer["choices"], list)]
-    return all(is_whole(choice) and is_whole(mapping(choice.get("message"))) for choice in choices)
+    return all(map(_is_whole_choice, items(answer.get("choices"))))
+
+
+def _is_whole_choice(choice: Any) -> bool:
+    choice = mapping(choice)
+    message = choice.get("message")
+    if message is None:
+        return isinstance(choice.get("text"), str) and is_whole(choice)  # of a completion that is no chat
+    return is_whole_message(message) and is_whole(choice) and is_whole(message)
 
 
 def _value(row: Any) -> Any:
     try:
-        return None if row is None else json.loads(row["response"])
+        value = None if row is None else json.loads(row["response"])
     except (KeyError, RecursionError, TypeError, ValueError):  # another program's
         return None
+    return value if _is_whole(_answer(value)) else None  # of what is not whole LiteLLM makes errors

@@ -18,7 +18,7 @@ WHOLE = {
 
 def is_whole(told: Mapping[str, Any]) -> bool:
     """Whether nothing that is told about an answer says that it was cut off, filtered or refused."""
-    ends = (reason for name, reason in told.items() if name.replace("_", "").lower() in REASONS)
+    ends = (reason for name, reason in told.items() if str(name).replace("_", "").lower() in REASONS)
     return not told.get("refusal") and all(
         end is None or str(getattr(end, "name", end)).lower() in WHOLE for end in ends
     )

@@ -101,11 +101,15 @@ def is_whole(answer: Answer, choices: int = 1) -> bool:
 
 
 def _is_whole_choice(choice: Any) -> bool:
-    message = mapping(mapping(choice).get("message"))
-    if not message or choice.get("finish_reason") not in ENDED or message.get("refusal"):
-        return False
+    return mapping(choice).get("finish_reason") in ENDED and is_whole_message(choice.get("message"))
+
+
+def is_whole_message(message: Any) -> bool:
+    """Whether it is the message of a chat completion, and no refusal."""
+    message = mapping(message)
     content = message.get("content")
-    return (isinstance(content, str) or _are_whole_parts(content)) and _are_whole_parts(message.get("tool_calls"))
+    parts = [message.get("tool_calls")] if isinstance(content, str) else [message.get("tool_calls"), content]
+    return bool(message) and not message.get("refusal") and all(map(_are_whole_parts, parts))
 
 
 def _is_whole_item(item: Any) -> bool:

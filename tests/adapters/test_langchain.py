@@ -152,6 +152,16 @@ def test_what_cannot_be_serialized_is_not_kept(cache: PgcacheCache) -> None:
     assert cache.lookup("p", "m") is None
 
 
+@pytest.mark.parametrize("failure", [ValueError("x"), RuntimeError("y"), AttributeError("z")])
+def test_who_has_paid_for_what_cannot_be_serialized_gets_it(used: PgcacheCache, failure: Exception) -> None:
+    class Odd(AIMessage):
+        def model_dump(self, **options: Any) -> dict[str, Any]:
+            raise failure
+
+    model = GenericFakeChatModel(messages=iter([Odd("one"), Odd("two")]))
+    assert [model.invoke("p").content for _ in range(2)] == ["one", "two"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -256,6 +256,11 @@ def test_any_json(cache: PgcacheCache, value: Any) -> None:
         ({"choices": [{"finish_reason": "stop"}, {"finish_reason": "length"}]}, False),
         ({"choices": [{"finish_reason": "content_filter"}]}, False),
         ({"choices": [{"finish_reason": "stop", "message": {"refusal": "no"}}]}, False),
+        ({"choices": [{"finish_reason": "stop", "text": "x", 5: 5}]}, True),
+        *(({"choices": [choice]}, False) for choice in (5, {"message": 5}, {"finish_reason": "stop"})),
+        *(({"choices": [{"message": {"content": content}}]}, False) for content in (5, ["x"], [{"type": "refusal"}])),
+        *(({"choices": [{"message": {"tool_calls": calls}}]}, False) for calls in (5, ["f"], {"a": 1})),
+        ({"choices": 5}, True),
         ({"status": "incomplete", "output": []}, False),
         ({"status": "completed", "output": [{"content": [{"type": "refusal"}]}]}, False),
         ({"status": "completed", "output": [{"content": [{"type": "output_text"}]}, 5]}, True),
@@ -265,8 +270,20 @@ def test_any_json(cache: PgcacheCache, value: Any) -> None:
 def test_what_was_cut_off_is_not_kept(
     cache: PgcacheCache, answer: Any, whole: bool, form: Callable[[Any], Any]
 ) -> None:
-    cache.set_cache("k", {"timestamp": 1.5, "response": form(answer)})
+    value = {"timestamp": 1.5, "response": form(answer)}
+    cache.set_cache("k", value)
     assert (cache.get_cache("k") is not None) == whole
+    cache.cache.set("llm", "litellm:k", {"response": json.dumps(value)})  # as another program may do
+    assert (cache.get_cache("k") is not None) == whole
+
+
+def test_an_odd_answer_of_another_program_is_a_miss(used: PgcacheCache) -> None:
+    asked("first")
+    stored(used, 1)
+    (key,) = used.cache.keys("llm")
+    value = json.dumps({"timestamp": 1e12, "response": {"choices": [{"message": {"tool_calls": 5}}]}})
+    used.cache.set("llm", key, {"response": value})
+    assert asked("again") == "again"
 
 
 def test_what_is_no_json_is_refused(cache: PgcacheCache) -> None:
