@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -309,3 +311,50 @@ def test_threads(dsn: str, near_types: None, other: Cache) -> None:
         for thread in threads:
             thread.join()
     assert not failures
+
+
+@pytest.mark.once
+def test_polls_that_take_as_long_as_the_bound(
+    dsn: str, near_types: None, other: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer vouches from when it was asked for, and for nothing that was found before it came."""
+    bound, over, chance = 0.2, threading.Event(), random.Random(1)
+    other.set("store", "k", 0)
+    committed = [time.monotonic()]  # when, by version
+    ages = [0.0]  # of what was read, since it was replaced
+
+    def write() -> None:
+        while not over.wait(0.004):
+            other.set("store", "k", len(committed))
+            committed.append(time.monotonic())
+
+    def hold_polls_up() -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            while not over.is_set():
+                with connection.transaction():
+                    connection.execute("LOCK TABLE pgcache_internal.near_epoch IN ACCESS EXCLUSIVE MODE")
+                    over.wait(bound * chance.uniform(0.5, 1.4))
+
+    def read() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            value = cache.get("store", "k")
+            ages.extend(began - at for at in committed[value + 1 : value + 2])
+
+    clock: Callable[[], float] = module.now
+    monkeypatch.setattr(module, "now", lambda: time.sleep(0) or clock())  # others come in between
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with Cache(dsn, near=Near(max_staleness=bound)) as cache:
+            keep(cache, "k")
+            threads = [threading.Thread(target=each) for each in (write, hold_polls_up, read, read)]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: len(ages) > 20_000 or max(ages) > bound, seconds=30)
+            over.set()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert bound / 2 < max(ages) <= bound

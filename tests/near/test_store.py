@@ -66,6 +66,21 @@ def test_nothing_is_returned_but_while_somebody_vouches(clock: list[float]) -> N
     assert store.read(None, "store", "k") == 1
 
 
+def test_a_read_that_a_poll_overtakes(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has heard of a change does not vouch for what was found before it."""
+    store = make(clock)
+    keep(store, clock, "k", 1)
+    clock[0] += 5
+
+    def overtaken() -> float:
+        store.changed("store", "k", [None])
+        store.vouch(["store"], clock[0])
+        return clock[0]
+
+    monkeypatch.setattr(module, "now", overtaken)
+    assert store.read(None, "store", "k") is MISS
+
+
 def test_what_has_expired_is_not_returned(clock: list[float]) -> None:
     store = make(clock, max_staleness=10)
     keep(store, clock, "k", 1, ttl=5)

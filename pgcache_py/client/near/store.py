@@ -104,6 +104,8 @@ class Store:
 
     def read(self, tenant: str | None, type: str, key: str) -> Any:
         """A value of its own for who asks, or MISS."""
+        # Before the look at the entries: what is vouched for afterwards may be another value, or none any more.
+        until = self._vouched_until
         try:
             kept = self._entries.get((type, key, tenant))
         except TypeError:  # no text: the server says so
@@ -111,7 +113,7 @@ class Store:
         if kept is None:
             return MISS
         moment = now()
-        if moment >= self._vouched_until or moment >= kept.expires:
+        if moment >= until or moment >= kept.expires:
             return MISS
         next(kept.reads)
         kept.seen = True
