@@ -42,6 +42,65 @@ $frame$, $branch$@near{type operator(pg_catalog.=) '@type' and not pg_catalog.pg
             and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment);
 }$branch$);
 
+select pgcache_internal.define($frame$
+create or replace function pgcache_internal.near_get_many(
+    type text, keys text[], out entries json, out kept json, out tenant text
+)
+language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
+as $body$
+#variable_conflict use_variable
+declare
+    moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
+    crowding constant integer := pgcache_internal.hit_log_crowding(pg_catalog.cardinality(keys));
+    missed bigint;  -- see cache_get_many_json
+    logged pg_catalog.text[];
+    weights integer[];
+    models pg_catalog.text[];
+    tokens integer[];
+    input_tokens integer[];
+    cached_tokens integer[];
+begin
+    tenant := pgcache_internal.current_tenant();
+    if @branches    else
+        entries := pgcache.cache_get_many_json(type, keys);
+        return;
+    end if;
+    if missed is null or missed operator(pg_catalog.<>) 0::bigint or logged is not null then
+        perform pgcache_internal.record_hits(
+            type, keys, missed, logged, weights, models, tokens, input_tokens, cached_tokens
+        );
+    end if;
+    entries := coalesce(entries, '{}');
+end
+$body$;
+comment on function pgcache_internal.near_get_many(text, text[]) is
+'cache_get_many_json for clients that keep entries, of keys that differ. kept: of the entries that may be kept, what'
+' they have left to live, in seconds, {key: seconds, ...}, null for those that never expire; tenant: whose they are.'
+' Errors: as cache_get_many_json.';
+$frame$, $branch$@near{type operator(pg_catalog.=) '@type' and not pg_catalog.pg_is_in_recovery() then
+        select
+            pg_catalog.json_object_agg(f.cache_key, f.value),
+            pg_catalog.json_object_agg(f.cache_key, f.ttl) filter (where f.keepable),
+            pg_catalog.cardinality(keys)::bigint operator(pg_catalog.-) pg_catalog.count(*),
+            pg_catalog.array_agg(f.cache_key) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.weight) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.model) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.spent) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.input_tokens) filter (where f.weight operator(pg_catalog.>) 0),
+            pg_catalog.array_agg(f.cached_tokens) filter (where f.weight operator(pg_catalog.>) 0)
+        into entries, kept, missed, logged, weights, models, tokens, input_tokens, cached_tokens
+        from (
+            select
+                t.cache_key, @value as value, t.cache_tags is null as keepable,
+                extract(epoch from t.expires_at operator(pg_catalog.-) moment) as ttl,
+                @model as model, @spent as spent, @input as input_tokens, @cached as cached_tokens,
+                pgcache_internal.count_and_draw('pgcache_internal.hits_@type', t.hit_weight, crowding) as weight
+            from @table t
+            where t.tenant operator(pg_catalog.=) tenant and t.cache_key operator(pg_catalog.=) any(keys)
+                and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment)
+        ) f;
+}$branch$);
+
 create or replace function pgcache_internal.near_changes(
     seen pg_snapshot, known_epoch text, out epoch text, out now pg_snapshot, out whole boolean, out types text[],
     out changes json

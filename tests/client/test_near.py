@@ -117,6 +117,61 @@ def test_a_write_that_fails_may_have_been_one(cache: Any, other: Cache) -> None:
     assert ("store", "k", None) not in store_of(cache)._entries
 
 
+def test_many(cache: Any, other: Cache, caplog: pytest.LogCaptureFixture) -> None:
+    """What is kept, and in one question what is not."""
+    other.set_many("store", {key: [key] for key in "abcd"})
+    keep(cache, "a")
+    caplog.set_level(logging.DEBUG, "pgcache")
+    assert cache.get_many("store", ["c", "a", "absent", "c", "b"]) == {"c": ["c"], "a": ["a"], "b": ["b"]}
+    wait_until(lambda: cache.get_many("store", ["c", "a", "b"]) and len(store_of(cache)) == 3)
+    caplog.clear()
+    for keys in (["c", "a", "b"], ["b"]):
+        assert list(cache.get_many("store", keys)) == keys
+    assert not caplog.records
+    assert cache.get_many("store", ["a", "x", "d", "y"]) == {"a": ["a"], "d": ["d"]}
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["near_get_many"]
+    cache.get_many("store", ["a", "b", "c"])["a"].append("mine")
+    assert cache.get_many("store", ["a", "b", "c"])["a"] == ["a"]
+    other.set("store", "b", "changed")
+    wait_until(lambda: cache.get_many("store", ["a", "b", "c"]) == {"a": ["a"], "b": "changed", "c": ["c"]})
+    for number in range(20):
+        cache.set_many("store", {"a": number})
+        assert cache.get_many("store", ["a", "b"])["a"] == number == cache.get_many("store", ["a", "b"])["a"]
+
+
+def test_of_many_what_may_not_be_kept(cache: Any, other: Cache) -> None:
+    other.set("store", "tagged", 1, tags=["t"])
+    other.set_many("store", {"short": 1, "none": None}, {"short": 0.5})
+    other.llm.set("p", "m", "answer")
+    keys = ["tagged", "short", "none"]
+    wait_until(lambda: cache.get_many("store", keys) and store_of(cache)._entries)
+    assert ("store", "tagged", None) not in store_of(cache)._entries
+    assert store_of(cache)._entries["store", "none", None].expires - module.now() > 3000
+    wait_until(lambda: "short" not in cache.get_many("store", keys))
+    other.invalidate_tags("t")
+    assert cache.get_many("store", keys) == {"none": None}
+    for wrong in ([5], [None], [["k"]], [b"k"]):
+        with pytest.raises((TypeError, InvalidKeyError)):
+            cache.get_many("store", ["none", *wrong])
+    with pytest.raises(UnknownTypeError):
+        cache.get_many("nothing", ["k"])
+    assert cache.get_many("store", ["none", "", "a\0", "\ud800"]) == {"none": None}
+    assert not store_of(cache)._loads
+
+
+def test_many_of_tenants(cache: Any, other: Cache, db: psycopg.Connection) -> None:
+    acme = cache.for_tenant("acme")
+    other.for_tenant("acme").set("store", "k", "theirs")
+    other.set("store", "k", "shared")
+    wait_until(lambda: cache.get_many("store", ["k"]) and acme.get_many("store", ["k"]) and len(store_of(cache)) == 2)
+    for _ in range(50):
+        assert (cache.get_many("store", ["k"]), acme.get_many("store", ["k"])) == ({"k": "shared"}, {"k": "theirs"})
+    hits = "SELECT sum(hits) FROM pgcache.cache_stats WHERE type = 'store'"
+    wait_until(lambda: (row := db.execute(hits).fetchone()) and row[0] >= 102)
+    acme.delete("store", "k")
+    assert (cache.get_many("store", ["k"]), acme.get_many("store", ["k"])) == ({"k": "shared"}, {})
+
+
 def test_what_has_tags_is_not_kept(cache: Any, other: Cache) -> None:
     other.set("store", "k", 1, tags=["t"])
     other.set("store", "plain", 1)
@@ -322,6 +377,7 @@ def test_polls_that_take_as_long_as_the_bound(
     other.set("store", "k", 0)
     committed = [time.monotonic()]  # when, by version
     ages = [0.0]  # of what was read, since it was replaced
+    mine: Any = Cache(dsn, near=Near(max_staleness=bound))
 
     def write() -> None:
         while not over.wait(0.004):
@@ -338,7 +394,7 @@ def test_polls_that_take_as_long_as_the_bound(
     def read() -> None:
         while not over.is_set():
             began = time.monotonic()
-            value = cache.get("store", "k")
+            value = mine.get("store", "k")
             ages.extend(began - at for at in committed[value + 1 : value + 2])
 
     clock: Callable[[], float] = module.now
@@ -346,8 +402,8 @@ def test_polls_that_take_as_long_as_the_bound(
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        with Cache(dsn, near=Near(max_staleness=bound)) as cache:
-            keep(cache, "k")
+        with mine:
+            keep(mine, "k")
             threads = [threading.Thread(target=each) for each in (write, hold_polls_up, read, read)]
             for thread in threads:
                 thread.start()

@@ -183,9 +183,16 @@ def test_only_the_types_that_are_near_bear_its_cost(ask: Session, reader: Reader
     found = ask.row("SELECT * FROM pgcache_internal.near_get('llm', llm_key('p', 'm'))")
     assert (found["value"]["response"], found["keepable"], found["tenant"]) == ("r", True, "")
     assert ask.stats("llm")["tokens_saved"] == 5
+    found = ask.row("SELECT * FROM pgcache_internal.near_get_many('llm', ARRAY[llm_key('p', 'm'), 'absent'])")
+    ((key, answer),) = found["entries"].items()
+    assert (answer["response"], list(found["kept"]), found["tenant"]) == ("r", [key], "")
+    assert 3000 < found["kept"][key] < 10**7
+    assert (ask.stats("llm")["tokens_saved"], ask.stats("llm")["hits"], ask.stats("llm")["misses"]) == (10, 2, 1)
     found = ask.row("SELECT * FROM pgcache_internal.near_get('phash', 'absent')")
     assert (found["value"], found["keepable"]) == (None, None)
-    assert ask.stats("phash")["misses"] == 1
+    found = ask.row("SELECT * FROM pgcache_internal.near_get_many('phash', '{absent}')")
+    assert (found["entries"], found["kept"]) == ({}, None)
+    assert ask.stats("phash")["misses"] == 2
 
 
 def test_what_is_refused(ask: Session, role: NewRole) -> None:
@@ -196,7 +203,7 @@ def test_what_is_refused(ask: Session, role: NewRole) -> None:
             role("write")(f"SELECT {function}('store')")
     walled = role("write")
     ask("SELECT cache_grant(%s, 'write', '{acme}')", walled("SELECT current_user"))
-    for call in ("near_changes(NULL, NULL)", "near_get('store', 'k')"):
+    for call in ("near_changes(NULL, NULL)", "near_get('store', 'k')", "near_get_many('store', '{k}')"):
         with refused("42501"):
             walled(f"SELECT pgcache_internal.{call}")
     with ask.transaction("READ ONLY"), refused("25006"):

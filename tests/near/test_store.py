@@ -34,9 +34,9 @@ def make(clock: list[float], **limits: Any) -> Store:
 def keep(
     store: Store, clock: list[float], key: str, value: Any, *, ttl: float = math.inf, tenant: str | None = None
 ) -> None:
-    load = store.begin(tenant, "store", key)
-    assert load
-    store.end(load, Nearby(value, ttl, True, tenant or ""), clock[0])
+    loads = store.begin(tenant, "store", [key])
+    assert loads
+    store.end(loads, {key: Nearby(value, ttl, True, tenant or "")}, clock[0])
 
 
 @pytest.mark.parametrize("value", [None, True, 0, -1.5, 10**30, "", "ü", [], {}, [None, {"a": [1, {"b": ""}]}]])
@@ -61,7 +61,7 @@ def test_nothing_is_returned_but_while_somebody_vouches(clock: list[float]) -> N
     assert store.read(None, "store", "k") == 1
     clock[0] += 0.001
     assert store.read(None, "store", "k") is MISS
-    assert store.begin(None, "store", "k") is None
+    assert store.begin(None, "store", ["k"]) == []
     store.vouch(["store"], clock[0] - 1)
     assert store.read(None, "store", "k") == 1
 
@@ -92,32 +92,48 @@ def test_what_has_expired_is_not_returned(clock: list[float]) -> None:
 
 def test_a_value_that_has_changed_on_its_way_is_not_kept(clock: list[float]) -> None:
     store = make(clock)
+    answer = {"k": Nearby(1, math.inf, True, "")}
     for change in (
         lambda: store.changed("store", "k", [None]),
         lambda: store.clear("store"),
         lambda: store.clear(),
     ):
-        load = store.begin(None, "store", "k")
-        assert load
+        loads = store.begin(None, "store", ["k"])
+        assert loads
         change()
-        store.end(load, Nearby(1, math.inf, True, ""), clock[0])
+        store.end(loads, answer, clock[0])
         assert store.read(None, "store", "k") is MISS
-    load = store.begin(None, "store", "k")
-    assert load
+    loads = store.begin(None, "store", ["k"])
+    assert loads
     store.changed("store", "k", ["other"])
     store.changed("store", "l", [None])
     store.clear("another")
-    store.end(load, Nearby(1, math.inf, True, ""), clock[0])
+    store.end(loads, answer, clock[0])
     assert store.read(None, "store", "k") == 1
+
+
+def test_of_many_those_are_kept_that_have_not_changed(clock: list[float]) -> None:
+    store = make(clock)
+    keep(store, clock, "a", 0)
+    assert store.read_many(None, "store", "abcd") == ({"a": 0}, ["b", "c", "d"])
+    loads = store.begin(None, "store", ["b", "c", "d"])
+    again = store.begin(None, "store", ["c"])
+    store.changed("store", "b", [None])
+    store.end(loads, {key: Nearby(key, math.inf, True, "") for key in "bc"}, clock[0])
+    assert store.read_many(None, "store", "abcd") == ({"a": 0, "c": "c"}, ["b", "d"])
+    store.changed("store", "c", [None])
+    store.end(again, {"c": Nearby("old", math.inf, True, "")}, clock[0])
+    assert store.read_many(None, "store", "abcd") == ({"a": 0}, ["b", "c", "d"])
+    assert not store._loads
 
 
 def test_what_may_not_be_kept(clock: list[float]) -> None:
     store = make(clock, max_bytes=8000)
-    assert store.begin(None, "llm", "k") is None
+    assert store.begin(None, "llm", ["k"]) == []
     for found in (Nearby(MISS, 0, False, ""), Nearby(1, 9, False, ""), Nearby("x" * 1000, 9, True, "")):
-        load = store.begin(None, "store", "k")
-        assert load
-        store.end(load, found, clock[0])
+        loads = store.begin(None, "store", ["k"])
+        assert loads
+        store.end(loads, {"k": found}, clock[0])
         assert (len(store), store.bytes) == (0, 0)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -15,11 +15,11 @@ from ... import environment
 from ...errors import PgcacheError, UnrepresentableError, translated
 from ..calls import RAISE, Call, Place, Reads, located
 from ..failsoft import TIMEOUT, FailSoft, check_timeout
-from ..near.calls import NEAR_GET, UNASKED
+from ..near.calls import MANY_UNASKED, NEAR_GET, NEAR_GET_MANY, UNASKED
 from ..near.keeper import Keeper, changed, keeper_of
 from ..near.store import Near, now
 from ..trace import began, ended
-from ..wire import MISS, Row
+from ..wire import MISS, Row, array
 from .connections import (
     AnyConnection,
     AnyPool,
@@ -153,16 +153,43 @@ class Base:
         if value is not MISS:
             return True, value
         near.start(self._source)
-        load = near.store.begin(tenant, place.type, place.key)
-        if load is None:
+        store = near.store  # in a forked process it is another one
+        loads = store.begin(tenant, place.type, [place.key])
+        if not loads:
             return False, MISS
         view = self if tenant == self._tenant else self.for_tenant(tenant)
         found, asked_at = UNASKED, now()
         try:
             found = view._ask(NEAR_GET, place.type, place.key)
         finally:
-            near.store.end(load, found, asked_at)
+            store.end(loads, {place.key: found}, asked_at)
         return found is not UNASKED, found.value
+
+    def _read_near_many(self, type: str, keys: Sequence[str]) -> tuple[dict[str, Any], Sequence[str]]:
+        """The values that this process keeps, or will keep from now on, and the keys that others have to answer."""
+        near = self._kept
+        if near is None:
+            return {}, keys
+        found, missing = near.store.read_many(self._tenant, type, keys)
+        return self._load_many(near, type, missing, found) if missing else (found, [])
+
+    def _load_many(
+        self, near: Keeper, type: str, keys: Sequence[str], found: dict[str, Any]
+    ) -> tuple[dict[str, Any], Sequence[str]]:
+        """Ask PostgreSQL for what this process does not keep, and add it to what was found."""
+        near.start(self._source)
+        keys, store = list(dict.fromkeys(keys)), near.store
+        asked = array(keys)
+        loads = store.begin(self._tenant, type, keys)
+        if not loads:
+            return found, keys
+        answers, asked_at = MANY_UNASKED, now()
+        try:
+            answers = self._ask(NEAR_GET_MANY, type, asked, raising=(UnrepresentableError,))
+        finally:
+            store.end(loads, answers, asked_at)
+        found |= {key: answer.value for key, answer in answers.items()}
+        return found, keys if answers is MANY_UNASKED else []
 
     def _ask(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
         """PostgreSQL's answer."""

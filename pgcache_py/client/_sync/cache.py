@@ -233,10 +233,16 @@ class Cache(Bytes, TypedCaches):
     # Many entries in one round trip.
 
     def get_many(self, type: str, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of the entries that there are, by key, in the order asked. What cannot be a key is a miss."""
+        """The values of the entries that there are, by key, in the order asked. What cannot be a key is a miss.
+
+        With a near cache some may be as of another moment than the others.
+        """
         asked = wire.askable(keys)
         try:
-            found = self._run(calls.GET_MANY, type, wire.array(asked), raising=(UnrepresentableError,))
+            found, others = self._read_near_many(type, asked)
+            if others or not asked:
+                rest = self._run(calls.GET_MANY, type, wire.array(others), raising=(UnrepresentableError,))
+                found |= rest
         except UnrepresentableError:  # one of them, in this database's encoding
             return self._one_by_one(asked, lambda key: self.get(type, key, MISS))
         return {key: found[key] for key in asked if key in found}

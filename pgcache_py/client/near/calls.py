@@ -1,15 +1,15 @@
-"""What a client with a near cache calls: in place of cache_get, and to tell of what it has answered itself."""
+"""What a client with a near cache calls: instead of cache_get and its kin, and to tell of what it answered itself."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from psycopg.pq.abc import PGresult
 
 from ..calls import BYPASSES, Call
-from ..wire import MISS, Params, array, binary_json, read_count, timedelta_of
+from ..wire import MISS, Params, array, binary_json, json_value, read_count, timedelta_of
 
 
 class Nearby(NamedTuple):
@@ -22,6 +22,7 @@ class Nearby(NamedTuple):
 
 
 UNASKED = Nearby(MISS, 0.0, False, "")
+MANY_UNASKED: Final[Mapping[str, Nearby]] = {}
 """In fail-soft mode, when PostgreSQL was not asked."""
 
 
@@ -35,6 +36,17 @@ def _nearby(result: PGresult, encoding: str) -> Nearby:
     )
 
 
+def _many_nearby(result: PGresult, encoding: str) -> Mapping[str, Nearby]:
+    entries, kept, tenant = ((result.get_value(0, column) or b"").decode(encoding) for column in range(3))
+    ttls = json_value(kept)[0] if kept else {}
+
+    def nearby(key: str, value: Any) -> Nearby:
+        ttl = ttls.get(key, 0.0)
+        return Nearby(value, math.inf if ttl is None else ttl, key in ttls, tenant)
+
+    return {key: nearby(key, value) for key, value in json_value(entries)[0].items()}
+
+
 NEAR_GET = Call(
     "near_get($1, $2)",
     _nearby,
@@ -43,6 +55,9 @@ NEAR_GET = Call(
     rows=True,
     binary=True,
     schema="pgcache_internal",
+)
+NEAR_GET_MANY = Call(
+    "near_get_many($1, $2)", _many_nearby, MANY_UNASKED, tier=BYPASSES, rows=True, schema="pgcache_internal"
 )
 REPORT_HITS: Call[int] = Call(
     "hot_report_hits($1, $2, $3)", read_count, 0, tier=BYPASSES, repeatable=False, schema="pgcache_internal"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -14,7 +14,7 @@ from typing import Any, Final
 from ...errors import InvalidSettingError
 from ..calls import Place
 from ..wire import MISS
-from .calls import Nearby
+from .calls import UNASKED, Nearby
 
 # Of a suspended machine, too. Where there is no such clock, a process that was suspended may for an instant return what
 # is older than max_staleness.
@@ -119,17 +119,31 @@ class Store:
         kept.seen = True
         return marshal.loads(kept.value) if kept.copied else kept.value  # noqa: S302 (written by end)
 
-    def begin(self, tenant: str | None, type: str, key: str) -> Load | None:
-        """Before a value is asked for; None if it would not be kept."""
-        if type not in self.types or now() >= self._vouched_until:
-            return None
-        load = Load(Place(type, key, tenant))
-        with self._lock:
-            self._loads.setdefault(load.place, []).append(load)
-        return load
+    def read_many(self, tenant: str | None, type: str, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+        """The values that there are, by key, and the keys that miss."""
+        looked = [(key, self.read(tenant, type, key)) for key in keys]
+        found = {key: value for key, value in looked if value is not MISS}
+        return found, [key for key, value in looked if value is MISS]
 
-    def end(self, load: Load, found: Nearby, asked_at: float) -> None:
-        """The answer has come, to a question that was asked at that moment."""
+    def begin(self, tenant: str | None, type: str, keys: Sequence[str]) -> list[Load]:
+        """Before values are asked for; none if they would not be kept."""
+        if type not in self.types or now() >= self._vouched_until:
+            return []
+        loads = [Load(Place(type, key, tenant)) for key in keys]
+        with self._lock:
+            for load in loads:
+                self._loads.setdefault(load.place, []).append(load)
+        return loads
+
+    def end(self, loads: Iterable[Load], answers: Mapping[str, Nearby], asked_at: float) -> None:
+        """The answers have come, by key, to a question that was asked at that moment; to what has none there is none.
+
+        To be called for whatever has begun.
+        """
+        for load in loads:
+            self._end(load, answers.get(load.place.key, UNASKED), asked_at)
+
+    def _end(self, load: Load, found: Nearby, asked_at: float) -> None:
         place, value, size = load.place, found.value, 0
         copied = not isinstance(value, UNCHANGING)
         keepable = found.keepable and value is not MISS
