@@ -117,8 +117,9 @@ def test_a_write_that_fails_may_have_been_one(cache: Any, other: Cache) -> None:
     assert ("store", "k", None) not in store_of(cache)._entries
 
 
-def test_many(cache: Any, other: Cache, caplog: pytest.LogCaptureFixture) -> None:
+def test_many(world: Any, dsn: str, near_types: None, other: Cache, caplog: pytest.LogCaptureFixture) -> None:
     """What is kept, and in one question what is not."""
+    cache = world.cache(dsn, near=Near(max_staleness=10))
     other.set_many("store", {key: [key] for key in "abcd"})
     keep(cache, "a")
     caplog.set_level(logging.DEBUG, "pgcache")

@@ -150,6 +150,21 @@ def test_what_is_no_key(clock: list[float], key: Any) -> None:
     assert make(clock).read(None, "store", key) is MISS
 
 
+def test_what_is_wanted_is_forgotten_in_time(clock: list[float]) -> None:
+    store = make(clock, max_entries=2, max_staleness=1)
+    store.want(None, "store", "a")
+    store.want(None, "llm", "a")
+    wanted = [store.wanted(tenant, type, "a") for tenant, type in ((None, "store"), ("acme", "store"), (None, "llm"))]
+    assert wanted == [True, False, False]
+    for key in "bcd":
+        store.want(None, "store", key)
+    assert [store.wanted(None, "store", key) for key in "abcd"] == [True] * 4
+    store.want(None, "store", "e")
+    assert [store.wanted(None, "store", key) for key in "abcde"] == [False, False, True, True, True]
+    clock[0] += 1
+    assert not store.wanted(None, "store", "e"), "nobody vouches"
+
+
 def test_limits_hold_and_what_is_read_stays(clock: list[float]) -> None:
     store = make(clock, max_entries=100)
     for number in range(100):

@@ -95,6 +95,9 @@ class Store:
         # By where they are; tenant None is that of the caller's session.
         self._entries: dict[tuple[str, str, str | None], Kept] = {}
         self._loads: dict[Place, list[Load]] = {}
+        # What was read elsewhere lately, and before that: as many each as may be kept.
+        self._wanted: set[tuple[str, str, str | None]] = set()
+        self._wanted_before: set[tuple[str, str, str | None]] = set()
         self._unreported: dict[tuple[str, str, str], int] = {}
         self._hand: list[tuple[str, str, str | None]] = []  # keys that the hand has yet to look at, the next one last
         self._lock = threading.Lock()
@@ -125,9 +128,25 @@ class Store:
         found = {key: value for key, value in looked if value is not MISS}
         return found, [key for key, value in looked if value is MISS]
 
+    def vouches(self, type: str) -> bool:
+        """Whether entries of a type may be kept and returned now."""
+        return type in self.types and now() < self._vouched_until
+
+    def want(self, tenant: str | None, type: str, key: str) -> None:
+        """An entry was read elsewhere that might be kept here: the next one who reads it is to load it."""
+        if type in self.types:
+            if len(self._wanted) >= self.near.max_entries:
+                self._wanted, self._wanted_before = set(), self._wanted
+            self._wanted.add((type, key, tenant))
+
+    def wanted(self, tenant: str | None, type: str, key: str) -> bool:
+        """Whether an entry that is not kept is to be loaded."""
+        place = type, key, tenant
+        return self.vouches(type) and (place in self._wanted or place in self._wanted_before)
+
     def begin(self, tenant: str | None, type: str, keys: Sequence[str]) -> list[Load]:
         """Before values are asked for; none if they would not be kept."""
-        if type not in self.types or now() >= self._vouched_until:
+        if not self.vouches(type):
             return []
         loads = [Load(Place(type, key, tenant)) for key in keys]
         with self._lock:

@@ -18,6 +18,8 @@ from ...client._async.connections import AnyConnection, AnyPool
 from ...client._async.typed import AsyncEmbeddingCache
 from ...client.calls import SWEEPS, Call, Changes, Forgotten, Place, Reads, Write, Writes, located
 from ...client.near.calls import REPORT_HITS, report
+from ...client.near.keeper import Keeper
+from ...client.near.store import Near
 from ...client.trace import began, one
 from ...client.typed_calls import Skip
 from ...client.wire import MISS, TTL, Array, Row
@@ -72,6 +74,9 @@ class AsyncHybridCache(AsyncCache):
     negative: put into Redis also that there is no entry. serve_when_down: go on reading Redis while PostgreSQL cannot
     be reached.
 
+    near: as in AsyncCache. A read then asks the process, Redis, PostgreSQL. What Redis returns is not kept; who asks
+    again for it gets it from PostgreSQL, and from then on from the process.
+
     tenant: None for the shared one, never the session's setting. On your own connection in a transaction all calls go
     to PostgreSQL alone; Redis hears of the changes after the commit.
     """
@@ -90,13 +95,14 @@ class AsyncHybridCache(AsyncCache):
         redis_timeout: float = 0.05,
         negative: bool = False,
         serve_when_down: bool = True,
+        near: Near | None = None,
     ) -> None:
         redis = redis or environment.redis()
         if redis is None:
             raise HotTierError(
                 "which Redis?", sqlstate="PC030", hint="AsyncHybridCache takes its URL, or finds it in REDIS_URL."
             )
-        super().__init__(source, tenant=tenant or "", fail_soft=fail_soft, timeout=timeout)
+        super().__init__(source, tenant=tenant or "", fail_soft=fail_soft, timeout=timeout, near=near)
         pg, soft = self._source, self._soft
 
         async def identify() -> Identity | None:
@@ -134,6 +140,9 @@ class AsyncHybridCache(AsyncCache):
 
         A cached None is a value; give the default MISS to tell it from a miss.
         """
+        near = self._kept
+        if near is not None and (value := near.store.read(self._tenant, type, key)) is not MISS:
+            return value
         name = self._name(type, key)
         value = await (self._run(calls.GET, type, key) if name is None else self._read(type, key, name))
         return default if value is MISS else value
@@ -266,7 +275,9 @@ class AsyncHybridCache(AsyncCache):
 
     async def _look(self, type: str, key: str) -> tuple[bool, Any]:
         name = self._name(type, key)
-        return (False, MISS) if name is None else (True, await self._read(type, key, name))
+        if name is None:
+            return await super()._look(type, key)
+        return True, await self._read(type, key, name)
 
     async def _run(self, call: Call[T], *params: str | bytes | None, raising: tuple[type[PgcacheError], ...] = ()) -> T:
         if self._inside():
@@ -342,11 +353,17 @@ class AsyncHybridCache(AsyncCache):
         self._heads.pop(type, None)
 
     async def _read(self, type: str, key: str, name: bytes) -> Any:
-        tier = self._tier
+        tier, near = self._tier, self._kept
+        if near is not None:
+            kept, value = await self._read_kept(near, type, key)
+            if kept:
+                return value
         begin = began()
         value = await tier.read(name)
         if value.__class__ is not Outcome:
             tier.hit(self._tenant or "", type, key)
+            if near is not None:
+                near.store.want(self._tenant, type, key)
             if begin:
                 one(begin, "hit", type, key, "Redis")
             return value
@@ -366,13 +383,52 @@ class AsyncHybridCache(AsyncCache):
         if value is MISS and self._unreached():
             return (await self._last([name])).get(name, MISS)
         tier.counts["misses" if value is MISS else "postgres_hits"] += 1
+        if near is not None and value is not MISS:
+            near.store.want(self._tenant, type, key)
         await self._report_hits()
         return value
+
+    async def _read_kept(self, near: Keeper, type: str, key: str) -> tuple[bool, Any]:
+        """What this process keeps, or will keep from now on; or whether others have to answer.
+
+        What Redis returns may be older than a change that this process has heard of already, and would not hear of
+        again. So it is not kept: who asks for the first time gets it, who asks again is answered by PostgreSQL.
+        """
+        value = near.store.read(self._tenant, type, key)
+        if value is not MISS:
+            return True, value
+        near.start(self._source)
+        if not near.store.wanted(self._tenant, type, key):
+            return False, MISS
+        kept = False
+        with suppress(UnavailableError):  # Redis may still answer
+            kept, value = await self._read_near(near, Place(type, key))
+        if kept:
+            self._tier.counts["misses" if value is MISS else "postgres_hits"] += 1
+            await self._report_hits()
+        return kept, value
+
+    async def _read_kept_many(self, type: str, keys: Sequence[str]) -> tuple[dict[str, Any], Sequence[str]]:
+        """The same of many: the values, and the keys that others have to answer."""
+        near = self._kept
+        if near is None:
+            return {}, keys
+        found, missing = near.store.read_many(self._tenant, type, keys)
+        near.start(self._source)
+        wanted = [key for key in missing if near.store.wanted(self._tenant, type, key)]
+        if wanted:
+            kept, unanswered = len(found), set(wanted)
+            with suppress(UnavailableError):
+                unanswered = set((await self._load_many(near, type, wanted, found))[1])
+            self._tier.counts["postgres_hits"] += len(found) - kept
+            answered = set(wanted) - unanswered
+            missing = [key for key in missing if key not in answered]
+        return found, missing
 
     async def _read_and_push(self, type: str, key: str, lease: Lease) -> Any:
         """PostgreSQL's answer, which is put into Redis."""
         try:
-            found = await super()._run(HOT_GET, type, key)
+            found = await self._ask(HOT_GET, type, key)
         except BaseException:
             self._tier.give_back([lease])
             raise
@@ -380,15 +436,19 @@ class AsyncHybridCache(AsyncCache):
         return found.value
 
     async def _read_many(self, type: str, names: dict[str, bytes]) -> dict[str, Any]:
-        tier = self._tier
+        tier, near = self._tier, self._kept
         begin = began()
-        looked = dict(zip(names, await tier.read_many(list(names.values())), strict=True))
-        values = {key: value for key, value in looked.items() if not isinstance(value, Outcome)}
-        for key in values:
+        values, others = await self._read_kept_many(type, list(names))
+        if not others:
+            return {key: values[key] for key in names if key in values}
+        looked = dict(zip(others, await tier.read_many([names[key] for key in others]), strict=True))
+        hits = {key: value for key, value in looked.items() if not isinstance(value, Outcome)}
+        values |= hits
+        for key in hits:
             tier.hit(self._tenant or "", type, key)
             if begin:
                 one(begin, "hit", type, key, "Redis")
-        missing = [key for key, value in looked.items() if key not in values and value is not ABSENT]
+        missing = [key for key, value in looked.items() if key not in hits and value is not ABSENT]
         if missing:
             wanted = [key for key in missing if looked[key] is MISSING]
             leases = dict(zip(wanted, await tier.lease([names[key] for key in wanted]), strict=True))
@@ -404,6 +464,10 @@ class AsyncHybridCache(AsyncCache):
                 tier.counts["postgres_hits"] += len(found)
             values |= found
             await self._report_hits()
+        if near is not None:
+            for key in others:
+                if key in values:
+                    near.store.want(self._tenant, type, key)
         tier.counts["misses"] += len(names) - len(values)
         return {key: values[key] for key in names if key in values}
 
