@@ -1,9 +1,9 @@
 """Look for stale reads: python -m tests.freshness --seconds 60.
 
 Writers change rows of a source and invalidate what depends on them, readers read through every client, sessions are
-ended, processes killed. No read that began after a change was committed may return what was there before; through Redis
-not once that is older than the tier's bound. Exit status: 1 for a stale read or an error, 2 if the two that are known
-to be wrong were not caught, so that the run proves nothing.
+ended, processes killed. No read that began after a change was committed may return what was there before; from Redis,
+and from what a process keeps, not once that is older than the bound. Exit status: 1 for a stale read or an error, 2 if
+the two that are known to be wrong were not caught, so that the run proves nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for how long (default 60)")
     parser.add_argument(
         "--checks", type=int, default=0, help="until so many reads are checked, however long that takes"
+    )
+    parser.add_argument(
+        "--near", type=int, default=0, metavar="PROCESSES", help="let so many more read what they keep themselves"
     )
     parser.add_argument("--seed", type=int, help="of the random numbers (default: another one each time)")
     where = parser.add_mutually_exclusive_group()
@@ -63,7 +66,12 @@ def ask(options: argparse.Namespace, server: Server | None) -> int:
             raise SystemExit("--cold needs a --server of which this machine has the programs: it starts one of its own")
         return ask_cold(server.name, server.bin_dir, options.cold)
     run = partial(
-        freshness.run, seconds=options.seconds, checks=options.checks, seed=options.seed, judged=JUDGED[options.judge]
+        freshness.run,
+        seconds=options.seconds,
+        checks=options.checks,
+        seed=options.seed,
+        judged=JUDGED[options.judge],
+        near=options.near,
     )
     if server is None:
         outcome = run(options.dsn)

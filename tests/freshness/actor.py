@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -92,6 +93,7 @@ class Actor:
         self.chance = random.Random(seed)
 
     def life(self) -> None:
+        logging.getLogger("pgcache").setLevel(logging.ERROR)  # that sessions are ended is known
         try:
             while not self.history.over:
                 self.act()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import time
 from functools import cached_property
 from inspect import signature
 from time import monotonic
@@ -18,7 +20,7 @@ from pgcache_py.errors import UnavailableError
 from tests.freshness.actor import APPLICATION, Actor, Ground, Line, cut_off
 from tests.freshness.history import History
 from tests.freshness.readers import FETCHES, Checks, SqlReader
-from tests.freshness.rows import HOT, PROMISED, Entry, Kind, Value
+from tests.freshness.rows import HOT, KEYED, PROMISED, Entry, Kind, Value
 
 # The granularity of the clock that Redis has, in seconds.
 TICK = 0.002
@@ -28,11 +30,17 @@ BY_HYBRID = "HybridCache"
 BY_ASYNC_HYBRID = "AsyncHybridCache"
 BY_NEAR = "Cache, near"
 BY_ASYNC_NEAR = "AsyncCache, near"
+BY_NEAR_HYBRID = "HybridCache, near"
+BY_ASYNC_NEAR_HYBRID = "AsyncHybridCache, near"
+NEAR = (BY_NEAR, BY_ASYNC_NEAR, BY_NEAR_HYBRID, BY_ASYNC_NEAR_HYBRID)
+THROUGH_REDIS = (BY_HYBRID, BY_ASYNC_HYBRID, BY_NEAR_HYBRID, BY_ASYNC_NEAR_HYBRID)
 # May return what is older, but not by more than the bound.
-BOUNDED = (BY_HYBRID, BY_ASYNC_HYBRID, BY_NEAR, BY_ASYNC_NEAR)
+BOUNDED = (BY_HYBRID, BY_ASYNC_HYBRID, *NEAR)
 # Without them get_or_compute promises nothing.
 LEASES = "tags" in signature(Cache.get_or_compute).parameters
-LABELS = (BY_CACHE, BY_ASYNC, BY_HYBRID, BY_ASYNC_HYBRID, BY_NEAR, BY_ASYNC_NEAR)
+LABELS = (BY_CACHE, BY_ASYNC, *BOUNDED)
+# How many reads a forked process makes, at most.
+READS_OF_A_CHILD = 500
 
 
 def named(ground: Ground) -> str:
@@ -69,8 +77,7 @@ class ClientChecks(Checks):
 
     def choose(self, label: str, chance: random.Random) -> list[Entry]:
         """One entry or, now and then, all of a kind."""
-        through_redis = label in (BY_HYBRID, BY_ASYNC_HYBRID)
-        kind: Kind = HOT if through_redis and chance.random() < 0.9 else chance.choice(PROMISED)
+        kind: Kind = HOT if label in THROUGH_REDIS and chance.random() < 0.9 else chance.choice(PROMISED)
         return kind.entries if chance.random() < 0.2 else [chance.choice(kind.entries)]
 
     def take(self, label: str, asked: list[Entry], found: dict[str, Any], least: list[Value], began: float) -> None:
@@ -81,6 +88,8 @@ class ClientChecks(Checks):
                 self.check(label, entry, value, floors, began)
                 if label in BOUNDED and any(value[row] < newest for row, newest in self.newest[entry.key].items()):
                     self.count(label, "older")
+                    replaced = min(self.history.replaced(row, value[str(row)]) for row in entry.rows)
+                    self.history.was_old(self.number, label, began - replaced)
 
 
 class ClientReader(ClientChecks, SqlReader):
@@ -94,6 +103,7 @@ class ClientReader(ClientChecks, SqlReader):
         }
         if ground.redis:
             self.caches[BY_HYBRID] = HybridCache(named(ground), **hybrid_options(ground))
+            self.caches[BY_NEAR_HYBRID] = HybridCache(named(ground), near=near(ground), **hybrid_options(ground))
 
     def act(self) -> None:
         label = self.chance.choice(list(self.caches))
@@ -138,14 +148,85 @@ class ClientReader(ClientChecks, SqlReader):
             self.check(label, entry, value, least, began)
 
 
+class NearReader(ClientReader):
+    """Reads what its process keeps, again and again, also in processes that it is forked into."""
+
+    def __init__(self, ground: Ground, history: History, number: int, seed: str) -> None:
+        super().__init__(ground, history, number, seed)
+        self.caches = {label: cache for label, cache in self.caches.items() if label in NEAR}
+        self.let_the_clock_jump()
+
+    def choose(self, label: str, chance: random.Random) -> list[Entry]:
+        """Entries that may be kept, most often."""
+        if chance.random() < 0.1:
+            return super().choose(label, chance)
+        kind: Kind = chance.choice((KEYED, HOT))
+        return kind.entries if chance.random() < 0.1 else [chance.choice(kind.entries)]
+
+    def act(self) -> None:
+        number = self.chance.random()
+        if number < 0.0002:
+            self.go_on_in_a_child()
+        elif number < 0.001:
+            self.jump = self.chance.choice((0, 1, -1)) * self.chance.random() * 1e5
+        else:
+            self.read_or_compute()
+
+    def read_or_compute(self) -> None:
+        if self.chance.random() < 0.02:
+            super().act()
+        else:
+            label = self.chance.choice(list(self.caches))
+            entry = self.choose(label, self.chance)[0]
+            for _ in range(self.chance.randint(1, 100)):
+                if not self.read(label, entry):
+                    break
+
+    def read(self, label: str, entry: Entry) -> bool:
+        """Whether there is one; what is not there is left to the others."""
+        began = monotonic()
+        least = [self.least(label, entry, began)]
+        try:
+            found = {entry.key: self.caches[label].get(entry.type, entry.key, MISS)}
+        except UnavailableError:
+            self.count(label, "cut off")
+            return False
+        self.take(label, [entry], found, least, began)
+        return found[entry.key] is not MISS
+
+    def let_the_clock_jump(self) -> None:
+        """That on the wall, which nothing may depend on."""
+        clock, self.jump = time.time, 0.0
+        time.time = lambda: clock() + self.jump
+
+    def go_on_in_a_child(self) -> None:
+        """Which has what this process has, and is alone to count: this one waits."""
+        child = os.fork()
+        if child:
+            _, status = os.waitpid(child, 0)
+            if status:
+                raise RuntimeError(f"a forked process has ended with {status}")
+            self.count(BY_NEAR, "forks")
+            return
+        status = 1
+        try:
+            self.direct = Line(self.ground.dsn)
+            for _ in range(self.chance.randint(1, READS_OF_A_CHILD)):
+                if self.history.over:
+                    break
+                self.read_or_compute()
+            status = 0
+        except BaseException as error:
+            self.history.fail(f"a child of {type(self).__name__} {self.number}", error)
+        finally:
+            os._exit(status)
+
+
 class AsyncReader(ClientChecks, Actor):
     """The same with asyncio, many at once; what is missed is left to the others."""
 
-    def life(self) -> None:
-        try:
-            asyncio.run(self.all_of_them())
-        except BaseException as error:
-            self.history.fail(f"{type(self).__name__} {self.number}", error)
+    def act(self) -> None:
+        asyncio.run(self.all_of_them())
 
     async def all_of_them(self) -> None:
         caches: dict[str, AsyncCache] = {
@@ -153,7 +234,9 @@ class AsyncReader(ClientChecks, Actor):
             BY_ASYNC_NEAR: AsyncCache(named(self.ground), near=near(self.ground)),
         }
         if self.ground.redis:
-            caches[BY_ASYNC_HYBRID] = AsyncHybridCache(named(self.ground), **hybrid_options(self.ground))
+            options = hybrid_options(self.ground)
+            caches[BY_ASYNC_HYBRID] = AsyncHybridCache(named(self.ground), **options)
+            caches[BY_ASYNC_NEAR_HYBRID] = AsyncHybridCache(named(self.ground), near=near(self.ground), **options)
         seeds = [self.chance.random() for _ in range(3)]
         await asyncio.gather(*(
             self.one_of_them(label, cache, random.Random(seed)) for label, cache in caches.items() for seed in seeds

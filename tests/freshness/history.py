@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -24,7 +25,7 @@ EVENTS = 1 << 13
 EVENT = struct.Struct("<dqqii")
 COUNTED = (
     "reads", "hits", "computed", "fills", "refused", "waits", "busy", "lost", "conflicts", "cut off", "stale", "begun",
-    "committed", "older",
+    "committed", "older", "forks",
 )  # fmt: skip
 WHAT = (
     "began a transaction", "wrote", "invalidated", "committed", "rolled back", "was cut off in its COMMIT",
@@ -71,6 +72,7 @@ class History:
         self._lock = FORK.Lock()
         self.seen = FORK.RawArray("b", VERSIONS)
         self._counts = FORK.RawArray("q", processes * self._size)
+        self._oldest = FORK.RawArray("d", processes * len(labels))
         self._events = [FORK.RawArray("b", EVENT.size * EVENTS) for _ in range(processes)]
         self._written = FORK.RawArray("q", processes)
         self._over = FORK.RawValue("b", 0)
@@ -111,6 +113,18 @@ class History:
                     return int(self._notes[row][place])
         return 0
 
+    def replaced(self, row: int, version: int) -> float:
+        """When the COMMIT of the version after this one had returned; infinite if none has, or that is not known."""
+        moment = inf
+        with self._lock:
+            last = self._noted[row]
+            for number in range(last - 1, max(-1, last - NOTES - 1), -1):
+                place = 2 * (number % NOTES)
+                if self._notes[row][place] <= version:
+                    break
+                moment = self._notes[row][place + 1] / 1e9
+        return moment
+
     # What each does.
 
     def count(self, process: int, label: str, what: str, by: int = 1) -> None:
@@ -119,6 +133,15 @@ class History:
     def total(self, label: str, what: str) -> int:
         place = self._places[label] + COUNTED.index(what)
         return sum(self._counts[place :: self._size])
+
+    def was_old(self, process: int, label: str, age: float) -> None:
+        """age: for how long, in seconds, what was read had been replaced when the read began."""
+        place = process * len(self.labels) + self.labels.index(label)
+        self._oldest[place] = max(self._oldest[place], age)
+
+    def oldest(self, label: str) -> float:
+        """The greatest of these ages; 0.0 if nothing was old."""
+        return float(max(self._oldest[self.labels.index(label) :: len(self.labels)]))
 
     def log(self, process: int, what: str, row: int, version: int = 0, token: int = 0) -> None:
         place = self._written[process] % EVENTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tests.freshness import readers, writers
+from tests.freshness import clients, readers, writers
 from tests.freshness.history import Event, Stale
 from tests.freshness.run import LABELS, Outcome
 
@@ -14,7 +14,7 @@ AFTER = 5
 READS = {
     "reads": "reads", "hits": "from the cache", "waits": "waited", "busy": "busy", "computed": "computed",
     "fills": "stored", "refused": "refused", "lost": "leases lost", "conflicts": "conflicts", "cut off": "cut off",
-    "older": "older, within the bound", "stale": "stale",
+    "older": "older, within the bound", "stale": "stale", "forks": "forks",
 }  # fmt: skip
 WRITES = {"begun": "begun", "committed": "committed", "conflicts": "conflicts", "cut off": "cut off"}
 NOTE = (
@@ -36,6 +36,10 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield NOTE
     yield from (f"not run: {why}" for why in outcome.not_run)
     yield ""
+    for label in clients.BOUNDED:
+        if oldest := history.oldest(label):
+            age, bound = round(1000 * oldest), round(1000 * outcome.bound)
+            yield f"{label} returned what had been replaced {age} ms before, of {bound} ms that it may"
     for label in readers.COMPARED:
         stale, hits = history.total(label, "stale"), history.total(label, "hits")
         if history.total(label, "reads"):

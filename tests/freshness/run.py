@@ -27,7 +27,7 @@ from tests.tools.names import unique
 from tests.tools.pgbouncer import PROGRAM, pgbouncer
 from tests.tools.redis import INSTALLED, redis_maker
 
-# Of the hot tier, in seconds.
+# Of the hot tier and of near caches, in seconds.
 BOUND = 0.5
 ACTORS: list[type[Actor]] = [
     *[writers.Writer] * 3,
@@ -56,6 +56,7 @@ class Outcome:
     checked_at_rest: int
     judged: tuple[str, ...] = PROMISED_TO
     names: dict[int, str] = field(default_factory=dict)
+    bound: float = BOUND
 
     def total(self, what: str) -> int:
         return sum(self.history.total(label, what) for label in self.judged)
@@ -122,14 +123,17 @@ def ground(server: str) -> Iterator[tuple[Ground, list[str]]]:
 
 
 class Run:
-    """judged: the readers who may never get a stale value."""
+    """judged: the readers who may never get a stale value. near: how many processes only read what they keep."""
 
-    def __init__(self, ground: Ground, seed: int, folder: Path, judged: tuple[str, ...] = PROMISED_TO) -> None:
+    def __init__(
+        self, ground: Ground, seed: int, folder: Path, judged: tuple[str, ...] = PROMISED_TO, near: int = 0
+    ) -> None:
         self.ground = ground
         self.seed = seed
         self.judged = judged
         self.chance = random.Random(f"{seed}/run")
-        self.history = History(len(KINDS) * ROWS, len(ACTORS), LABELS, folder)
+        self.actors = [*ACTORS, *[clients.NearReader] * near]
+        self.history = History(len(KINDS) * ROWS, len(self.actors), LABELS, folder)
         self._processes: dict[int, ForkProcess] = {}
         self._births = 0
 
@@ -138,13 +142,13 @@ class Run:
         seed = f"{self.seed}/{number}/{self._births}"
 
         def life() -> None:
-            ACTORS[number](self.ground, self.history, number, seed).life()
+            self.actors[number](self.ground, self.history, number, seed).life()
 
         self._processes[number] = FORK.Process(target=life, daemon=True)
         self._processes[number].start()
 
     def kill_a_reader(self) -> None:
-        number = self.chance.choice([n for n, actor in enumerate(ACTORS) if actor is readers.SqlReader])
+        number = self.chance.choice([n for n, actor in enumerate(self.actors) if actor is readers.SqlReader])
         process = self._processes[number]
         if process.pid is not None and process.is_alive():
             kill(process.pid)
@@ -168,7 +172,7 @@ class Run:
         troubles = Troubles(self.ground, random.Random(f"{self.seed}/troubles"), self.kill_a_reader)
         began = monotonic()
         try:
-            for number in range(len(ACTORS)):
+            for number in range(len(self.actors)):
                 self.start(number)
             while not (self.history.over or self.found()):
                 if self.checked() >= checks if checks else monotonic() - began >= seconds:
@@ -177,7 +181,7 @@ class Run:
                 sleep(0.01)
                 for number, process in self._processes.items():
                     if process.exitcode and not self.history.over:
-                        self.history.fail(f"{ACTORS[number].__name__} {number}", RuntimeError("has died"))
+                        self.history.fail(f"{self.actors[number].__name__} {number}", RuntimeError("has died"))
         finally:
             self.history.end()
             self.join()
@@ -187,14 +191,14 @@ class Run:
         return Outcome(
             self.seed, took, self.history, troubles.made, not_run, self.history.stale(), self.history.failures(),
             self.invented(), at_rest, checked_at_rest, self.judged,
-            {number: f"{actor.__name__} {number}" for number, actor in enumerate(ACTORS)},
+            {number: f"{actor.__name__} {number}" for number, actor in enumerate(self.actors)}, self.ground.bound,
         )  # fmt: skip
 
     def join(self) -> None:
         for number, process in self._processes.items():
             process.join(PATIENCE)
             if process.is_alive():
-                self.history.fail(f"{ACTORS[number].__name__} {number}", RuntimeError("does not come to an end"))
+                self.history.fail(f"{self.actors[number].__name__} {number}", RuntimeError("does not come to an end"))
                 process.kill()
                 process.join()
 
@@ -240,9 +244,15 @@ class Run:
 
 
 def run(
-    server: str, *, seconds: float, checks: int = 0, seed: int | None = None, judged: tuple[str, ...] = PROMISED_TO
+    server: str,
+    *,
+    seconds: float,
+    checks: int = 0,
+    seed: int | None = None,
+    judged: tuple[str, ...] = PROMISED_TO,
+    near: int = 0,
 ) -> Outcome:
     """On a server, whose superuser the conninfo is for."""
     seed = random.randrange(10**6) if seed is None else seed
     with tempfile.TemporaryDirectory() as folder, ground(server) as (place, not_run):
-        return Run(place, seed, Path(folder), judged).go(seconds, checks, not_run)
+        return Run(place, seed, Path(folder), judged, near).go(seconds, checks, not_run)

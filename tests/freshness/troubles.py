@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -25,6 +25,13 @@ A_SESSION = b"""
     SELECT count(pg_terminate_backend(a.pid)) FROM (
         SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s
         ORDER BY (state <> 'idle') DESC, random() LIMIT 1
+    ) a
+"""
+A_POLLER = b"""
+    SELECT count(pg_terminate_backend(a.pid)) FROM (
+        SELECT pid FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%near_changes(%'
+        ORDER BY random() LIMIT 1
     ) a
 """
 
@@ -44,6 +51,10 @@ class Troubles:
             "upkeep": (5.0, self.upkeep),
             "folds": (2.0, self.fold),
             "clears": (5.0, self.clear),
+            "polls cut off": (1.0, self.end_a_poller),
+            "polls held up": (3.0, self.hold_polls_up),
+            "logs lost": (10.0, self.lose_the_log),
+            "jumps of the clock": (5.0, self.let_the_clock_jump),
         }
         if ground.redis:
             self.start_relay()
@@ -82,6 +93,34 @@ class Troubles:
         kind = self.chance.choice(PROMISED)
         with suppress(psycopg.errors.DeadlockDetected):  # with a writer that deletes two of them
             self._admin.execute("SELECT pgcache.cache_clear(%s)", [kind.type])
+
+    # Near caches
+
+    def end_a_poller(self) -> None:
+        self._admin.execute(A_POLLER)
+
+    def hold_polls_up(self) -> None:
+        """For about as long as near caches may return what they have."""
+        with self.impatiently():
+            self._admin.execute("LOCK TABLE pgcache_internal.near_epoch IN ACCESS EXCLUSIVE MODE")
+            time.sleep(self.chance.uniform(0.3, 1.5) * self.ground.bound)
+
+    def lose_the_log(self) -> None:
+        """As in a crash."""
+        with self.impatiently():
+            self._admin.execute("TRUNCATE pgcache_internal.near_epoch, pgcache_internal.near_log")
+
+    @contextmanager
+    def impatiently(self) -> Iterator[None]:
+        """A transaction that gives up before it is in a deadlock with anybody."""
+        with suppress(psycopg.errors.LockNotAvailable), self._admin.transaction():
+            self._admin.execute("SET LOCAL lock_timeout = '200ms'")
+            yield
+
+    def let_the_clock_jump(self) -> None:
+        """That of the server, by which the log is pruned."""
+        jump = self.chance.choice((-1, 1)) * self.chance.random()
+        self._admin.execute("UPDATE pgcache_internal.near_epoch SET next_at = next_at + %s * interval '1 hour'", [jump])
 
     # The relay
 
