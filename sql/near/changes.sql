@@ -45,8 +45,11 @@ begin
         update near_epoch e
         set pruned_below = below, next_below = pg_snapshot_xmin(pg_current_snapshot()),
             next_at = clock_timestamp() + interval '10 seconds';
-    elsif not found and not exists (select from near_epoch) then
-        delete from near_log;  -- nobody has been here since the last crash, and who comes begins anew
+    elsif not found then
+        -- If nobody has been here since the last crash, who comes begins anew, after an epoch is committed; so that one
+        -- sees what has ended before that.
+        select pg_snapshot_xmin(pg_current_snapshot()) into below where not exists (select from near_epoch);
+        delete from near_log l where l.xid < below;
     end if;
 exception when serialization_failure or deadlock_detected or lock_not_available then
     null;

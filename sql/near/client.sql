@@ -117,6 +117,9 @@ begin
         insert into near_epoch (epoch, next_below, next_at)
         values (random_number(), pg_snapshot_xmin(pg_current_snapshot()), clock_timestamp() + interval '10 seconds')
         on conflict do nothing;
+        -- Before that is committed, others take nobody to be here, and may prune what no snapshot of ours has shown.
+        whole := false;
+        return;
     elsif chance() < 0.05 then
         perform near_prune();
     end if;
@@ -148,4 +151,5 @@ comment on function pgcache_internal.near_changes(pg_snapshot, text) is
 'For clients that keep entries: what was committed since a snapshot: changes, [[type, tenant, key], ...], tenant and'
 ' key null for all of a type; now: the snapshot up to which that is. whole false: what changed is not known, so all'
 ' that is kept is void, as at first (seen NULL), after a crash (another epoch), and where it is more than 10000'
-' entries. types: those whose entries may be kept. Errors: 25006 READ ONLY and on a standby.';
+' entries. types: those whose entries may be kept. To the first one who asks after a crash the rest is NULL. Errors:'
+' 25006 READ ONLY and on a standby.';

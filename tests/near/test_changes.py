@@ -34,6 +34,9 @@ def reader(ask: Session, new_session: NewSession) -> Reader:
     reader = Reader(new_session())
     assert reader() == set()
     assert reader.whole is False
+    assert reader.epoch is None, "it was the first of all"
+    assert reader() == set()
+    assert reader.whole is False
     return reader
 
 
