@@ -80,6 +80,7 @@ set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 -- What the planner expects of a pattern it knows from the keys of all tenants: by whether the table is read as a whole
 -- a role behind a wall would learn of those of others.
 set enable_seqscan to off
+set jit to off
 as $$
 begin
     perform check_type(type), check_pattern(pattern), void_leases_like(type, '=' || check_tenant(), pattern);

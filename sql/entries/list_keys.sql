@@ -6,6 +6,7 @@ create or replace function pgcache.cache_keys(
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as cache_delete_pattern
+set jit to off
 as $$
 declare
     registered constant types := check_type(type);
@@ -52,6 +53,7 @@ create or replace function pgcache.cache_scan(
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as cache_delete_pattern
+set jit to off
 as $$
 #variable_conflict use_column
 declare
@@ -80,6 +82,7 @@ create or replace function pgcache.cache_count(type text, prefix text default ''
 language plpgsql stable parallel safe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as cache_delete_pattern
+set jit to off
 as $$
 declare
     registered constant types := check_type(type);

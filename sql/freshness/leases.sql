@@ -180,6 +180,7 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set lock_timeout to '1s'  -- so that what is set below ends with this function
 set enable_seqscan to off  -- a plan made when there were few leases would else read all that there are by now
+set jit to off
 as $$
 #variable_conflict use_variable
 declare
@@ -326,6 +327,7 @@ create or replace function pgcache_internal.end_lease(type text, tenant text, ke
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as claim_lease
+set jit to off
 as $$
 #variable_conflict use_variable
 declare
@@ -354,6 +356,7 @@ create or replace function pgcache_internal.has_changed(
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as tags_epoch
+set jit to off
 as $$
 #variable_conflict use_variable
 declare
@@ -419,6 +422,7 @@ create or replace function pgcache_internal.void_leases(type text, tenant text, 
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as claim_lease
+set jit to off
 as $$
 #variable_conflict use_variable
 declare

@@ -8,6 +8,7 @@
 create or replace function pgcache_internal.tags_epoch(tenant text, tags text[]) returns bigint
 language plpgsql stable parallel safe security definer  -- not pinned: hot path
 set enable_seqscan to off  -- a plan made when there were few bumps would else read all that there are by now
+set jit to off
 set plan_cache_mode to force_generic_plan  -- to plan for the number of tags would take three times as long as all
 as $$
 #variable_conflict use_variable

@@ -7,6 +7,7 @@ create or replace function pgcache_internal.count_entries(
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off
+set jit to off
 as $body$
 #variable_conflict use_variable
 declare

@@ -55,6 +55,7 @@ create or replace function pgcache_internal.note_room_due(
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- a plan made when the table was empty would else read all that it has now
+set jit to off
 as $$
 #variable_conflict use_variable
 begin
@@ -121,6 +122,7 @@ create or replace function pgcache_internal.take_room_due() returns setof pgcach
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- a plan made when the table was empty would else read all that it has now
+set jit to off
 as $$
 begin
     return query delete from room_due d where d.xid = pg_current_xact_id() returning d.*;

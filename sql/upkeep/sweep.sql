@@ -21,6 +21,7 @@ create or replace function pgcache_internal.sweep(
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- a plan made when the table had one page would else read all that it has now
+set jit to off
 as $body$
 #variable_conflict use_variable
 declare

@@ -185,6 +185,7 @@ create or replace function pgcache_internal.count_of_tenant(
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- a plan made when the table had one page would else read all that it has now
+set jit to off
 as $body$
 #variable_conflict use_variable
 declare
@@ -210,6 +211,7 @@ create or replace function pgcache_internal.evict_of_tenant(
 language plpgsql volatile
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- as above
+set jit to off
 as $body$
 #variable_conflict use_variable
 declare
