@@ -38,6 +38,7 @@ LANGUAGE_WITHOUT_PYTHON = "CREATE LANGUAGE plpython3u HANDLER pg_catalog.plpgsql
 SESSION_SETTINGS = {
     "pgcache.tenant": "The tenant whose entries the calls see; without it the shared one, `''`.",
     "pgcache.clock": "The time by which entries expire, for tests. Only where the setting `test_clock` is on.",
+    "pgcache.hits_": "Then the type: where the session notes its latest hits until it logs them. Not to be set.",
 }
 
 SQLSTATE = re.compile(r"\b(PC\d{3}|\d[0-9A-Z]{4}|\d\d|XX)\b")

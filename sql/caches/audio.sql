@@ -105,28 +105,28 @@ as $$
 declare
     scope constant pg_catalog.text := pgcache_internal.current_tenant();
     key constant pg_catalog.text := pgcache.audio_key(text, cache_get_audio.voice, provider, settings);
-    counted bigint;
-    weight smallint;
-    drawn boolean;
+    gathered pg_catalog.text;
 begin
     if pgcache_internal.is_readable('audio') then
         select
             t.audio_data, t.format, t.duration_ms, t.sample_rate, t.channels,
-            pgcache_internal.count_hit('pgcache_internal.hits_audio'), t.hit_weight,
-            pgcache_internal.draw_hit(t.hit_weight)
-        into audio_data, format, duration_ms, sample_rate, channels, counted, weight, drawn
+            pgcache_internal.gather_hit(
+                'pgcache_internal.hits_audio', t.hit_weight, 'pgcache.hits_audio', t.ctid
+            )
+        into audio_data, format, duration_ms, sample_rate, channels, gathered
         from pgcache.cache_audio_chunks t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
             and pgcache_internal.is_live(
                 t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, pgcache_internal.cache_now()
             );
     end if;
-    if drawn is not false then
-        perform pgcache_internal.record_hit('audio', key, counted, weight);
+    if not found then
+        perform pgcache_internal.count_miss('audio', key);
+        return;
+    elsif pgcache_internal.are_enough(gathered) then
+        perform pgcache_internal.log_gathered('audio', key, gathered);
     end if;
-    if drawn is not null then
-        return next;
-    end if;
+    return next;
 end
 $$;
 

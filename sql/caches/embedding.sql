@@ -141,23 +141,25 @@ declare
     scope constant pg_catalog.text := pgcache_internal.current_tenant();
     key constant pg_catalog.text := pgcache.embedding_key(text, model);
     found_embedding pgcache.cache_embeddings.embedding%type;
-    counted bigint;
-    weight smallint;
-    drawn boolean;
+    gathered pg_catalog.text;
 begin
     if pgcache_internal.is_readable('embedding') then
         select
-            t.embedding, pgcache_internal.count_hit('pgcache_internal.hits_embedding'), t.hit_weight,
-            pgcache_internal.draw_hit(t.hit_weight)
-        into found_embedding, counted, weight, drawn
+            t.embedding,
+            pgcache_internal.gather_hit(
+                'pgcache_internal.hits_embedding', t.hit_weight, 'pgcache.hits_embedding', t.ctid
+            )
+        into found_embedding, gathered
         from pgcache.cache_embeddings t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
             and pgcache_internal.is_live(
                 t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, pgcache_internal.cache_now()
             );
     end if;
-    if drawn is not false then
-        perform pgcache_internal.record_hit('embedding', key, counted, weight);
+    if not found then
+        perform pgcache_internal.count_miss('embedding', key);
+    elsif pgcache_internal.are_enough(gathered) then
+        perform pgcache_internal.log_gathered('embedding', key, gathered);
     end if;
     return found_embedding;
 end

@@ -19,33 +19,33 @@ comment on function pgcache_internal.check_bytes_type(text) is
 'Errors: PC001 for an unknown type, PC004 for one whose values are not bytes.';
 
 select pgcache_internal.define($frame$
-create or replace function pgcache_internal.bytes_at(type text, key text, out bytes bytea, out number bigint)
-language plpgsql volatile parallel unsafe security definer  -- not pinned: hot path
+create or replace function pgcache_internal.bytes_at(
+    type text, key text
+) returns table (bytes bytea, number bigint)  -- a row that is no table's would be copied with all of its bytes, twice
+language plpgsql volatile parallel unsafe rows 1 security definer  -- not pinned: hot path
 as $body$
 #variable_conflict use_variable
 declare
     scope constant pg_catalog.text := pgcache_internal.current_tenant();
-    counted bigint;  -- see cache_get
-    weight smallint;
-    drawn boolean;
+    gathered pg_catalog.text;
 begin
     if @branches    end if;
-    if drawn is not false then
-        perform pgcache_internal.record_hit(type, key, counted, weight);
-        if drawn is null then
-            perform pgcache_internal.check_bytes_type(type);
-        end if;
+    if not found then
+        perform pgcache_internal.count_miss(type, key), pgcache_internal.check_bytes_type(type);
+    elsif pgcache_internal.are_enough(gathered) then
+        perform pgcache_internal.log_gathered(type, key, gathered);
     end if;
+    return next;
 end
 $body$;
 comment on function pgcache_internal.bytes_at(text, text) is
-'The value under a key in a type of bytes: bytes, or a number; both NULL on a miss. Counts as cache_get does. Errors:'
-' as cache_get_bytes.';
+'One row: the value under a key in a type of bytes, bytes or a number; both NULL on a miss. Counts as cache_get does.'
+' Errors: as cache_get_bytes.';
 $frame$, $branch$@of_bytes{type operator(pg_catalog.=) '@type'@readable then
         select
-            t.bytes, t.number, pgcache_internal.count_hit('pgcache_internal.hits_@type'),
-            t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
-        into bytes, number, counted, weight, drawn
+            t.bytes, t.number,
+            pgcache_internal.gather_hit('pgcache_internal.hits_@type', t.hit_weight, 'pgcache.hits_@type', t.ctid)
+        into bytes, number, gathered
         from @table t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
             and pgcache_internal.is_live(

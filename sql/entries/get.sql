@@ -2,8 +2,9 @@
 -- (EXECUTE would triple the cost) does it all:
 --   1. it looks the key up by the primary key;
 --   2. it counts the hit with nextval on an unlogged sequence: no transaction id, no WAL, not undone by a rollback;
---   3. it draws whether this hit goes to the hit log, one in hit_weight: from there upkeep brings the entry's own
---      counts up to date.
+--   3. it draws whether the entry is to know of this hit, one in hit_weight, and if so gathers where the entry lies in
+--      a setting of the session. Dozens of these go to the hit log at once, from where upkeep brings the entries' own
+--      counts up to date: a line each time would take as long as all the rest, and a transaction id.
 -- In a READ ONLY transaction and on a standby it only does the first. Everything that can be wrong about a call is
 -- looked at on a miss, so that a hit does not pay for it. Each further function or operator here would cost a hit 1 %,
 -- each statement 3 to 5 %, and so would SET search_path: hence every name is qualified.
@@ -19,17 +20,13 @@ declare
     -- Not in the statement, which would make it anew each time, and twice.
     scope constant pg_catalog.text := pgcache_internal.current_tenant();
     value pg_catalog.jsonb;
-    model pg_catalog.text;
-    tokens integer;
-    input_tokens integer;
-    cached_tokens integer;
-    counted bigint;  -- NULL: there was no hit; 0: it could not be counted
-    weight smallint;  -- how many hits a line of the log stands for
-    drawn boolean;  -- whether this hit is to be logged; NULL: there was none
+    gathered pg_catalog.text;
 begin
     if @branches    end if;
-    if drawn is not false then
-        perform pgcache_internal.record_hit(type, key, counted, weight, model, tokens, input_tokens, cached_tokens);
+    if not found then
+        perform pgcache_internal.count_miss(type, key);
+    elsif pgcache_internal.are_enough(gathered) then
+        perform pgcache_internal.log_gathered(type, key, gathered);
     end if;
     return value;
 end
@@ -40,10 +37,9 @@ comment on function pgcache.cache_get(text, text) is
 ' PC002 invalid key.';
 $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
         select
-            @value, @tokens{@model, t.tokens_used, @input, @cached, }
-            pgcache_internal.count_hit('pgcache_internal.hits_@type'), t.hit_weight,
-            pgcache_internal.draw_hit(t.hit_weight)
-        into value, @tokens{model, tokens, input_tokens, cached_tokens, }counted, weight, drawn
+            @value,
+            pgcache_internal.gather_hit('pgcache_internal.hits_@type', t.hit_weight, 'pgcache.hits_@type', t.ctid)
+        into value, gathered
         from @table t
         where t.tenant operator(pg_catalog.=) scope and t.cache_key operator(pg_catalog.=) key
             and pgcache_internal.is_live(
@@ -52,18 +48,45 @@ $frame$, $branch$type operator(pg_catalog.=) '@type'@readable then
 $branch$);
 
 -- Inlined into the statements above.
-create or replace function pgcache_internal.count_hit(counter regclass) returns bigint
+create or replace function pgcache_internal.gather_hit(
+    counter regclass, weight smallint, setting text, place tid
+) returns text
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
     select case
         when pg_catalog.current_setting('transaction_read_only') operator(pg_catalog.=) 'off'
-            then pg_catalog.nextval(counter)
-        else 0
+            and pg_catalog.nextval(counter) operator(pg_catalog.>) 0::bigint
+            and pgcache_internal.draw_hit(weight)
+            then case
+                when weight operator(pg_catalog.<) 0 then pgcache_internal.none_gathered()
+                else pg_catalog.set_config(
+                    setting,
+                    coalesce(pg_catalog.current_setting(setting, true), pgcache_internal.none_gathered())
+                    operator(pg_catalog.||) place::pg_catalog.text,
+                    false
+                )
+            end
     end
 $$;
 
-comment on function pgcache_internal.count_hit(regclass) is
-'Counts a hit and returns how many there were; 0 where nothing can be counted.';
+comment on function pgcache_internal.gather_hit(regclass, smallint, text, tid) is
+'Counts a hit and, if it is drawn, adds where its entry lies to what the session has gathered of its type, in a'
+' setting. Returns that; in mode exact none_gathered(), so that the hit is logged on its own; NULL: nothing is to be'
+' logged.';
+
+create or replace function pgcache_internal.none_gathered() returns text
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select pg_catalog.repeat(' ', 1 operator(pg_catalog.+) pgcache_internal.gathered_bytes()) $$;
+
+comment on function pgcache_internal.none_gathered() is
+'What a session begins with: with the first hit of a type it is enough to be logged.';
+
+create or replace function pgcache_internal.are_enough(gathered text) returns boolean
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select pg_catalog.octet_length(gathered) operator(pg_catalog.>) pgcache_internal.gathered_bytes() $$;
+
+comment on function pgcache_internal.are_enough(text) is
+'Whether so many hits have been gathered that they go to the hit log.';
 
 create or replace function pgcache_internal.draw_hit(weight smallint) returns boolean
 language sql volatile parallel restricted  -- not pinned: inlined
@@ -74,38 +97,88 @@ $$;
 comment on function pgcache_internal.draw_hit(smallint) is
 'True for one in weight hits; for a negative weight, which is that of hit_tracking exact, always.';
 
-create or replace function pgcache_internal.record_hit(
-    type text, key text, counted bigint, weight integer, model text default null, tokens integer default null,
-    input_tokens integer default null, cached_tokens integer default null
-) returns void
-language plpgsql volatile parallel unsafe  -- not pinned: hot path
-as $$
+-- What is gathered: how many hits of the type the session has logged and when it last did, spaces so that it is long
+-- enough in time, and places: "480 1790000000     (12,3)(7,14)". After a ROLLBACK of the first get it is empty. As a
+-- session may set it to anything, what does not look like this counts for nothing, and of a walled caller only entries
+-- of its own count; those of others wait their turn.
+select pgcache_internal.define($frame$
+create or replace function pgcache_internal.log_gathered(type text, key text, gathered text) returns void
+language plpgsql volatile security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- a plan made when the table was empty would else read all that it has now
+set jit to off
+set plan_cache_mode to force_generic_plan
+as $body$
 #variable_conflict use_variable
 declare
-    crowding integer;
+    scope constant text := current_tenant();
+    moment constant timestamptz := cache_now();
+    now constant float8 := extract(epoch from clock_timestamp());
+    listed constant text := substr(gathered, nullif(strpos(gathered, '('), 0));  -- NULL in mode exact
+    before constant text[] := regexp_match(left(gathered, 40), '^([0-9]{1,15}) ([0-9]{1,15}) ');
+    reaches_others constant boolean := tenants_of_caller() is null;
+    crowding constant integer := case when listed is null then 1 else hit_log_crowding() end;
+    places tid[] := '{}';
+    hits integer := 1;
+    logged bigint;
+    next integer;
+    still text;
+    alone boolean;
 begin
-    if counted is null then
-        perform pgcache_internal.count_miss(type, key);
-    elsif counted operator(pg_catalog.>) 0::bigint then
-        crowding := pgcache_internal.hit_log_crowding();
-        insert into pgcache_internal.hit_log
-            (type, tenant, cache_key, weight, hit_at, model, tokens, input_tokens, cached_input_tokens)
-        select
-            type, pgcache_internal.current_tenant(), key, l.weight, pgcache_internal.cache_now(), model, tokens,
-            input_tokens, cached_tokens
-        from (select pgcache_internal.log_weight(weight, crowding) as weight) l
-        where l.weight operator(pg_catalog.>) 0;
-        -- Not where nothing is logged: it would give the transaction an id.
-        if found and pg_catalog.random() operator(pg_catalog.<) pgcache_internal.timed_share() then
-            perform pgcache_internal.note_time(type, 'get');
+    if listed is not null then
+        begin
+            places := ('{"' || replace(listed, ')(', ')","(') || '"}')::tid[];
+            hits := cardinality(places);
+        exception when data_exception then
+            null;
+        end;
+        logged := coalesce(before[1]::bigint, 0) + hits;
+        next := greatest(1, least(
+            gathered_hits(), logged / 8, hits * gathered_seconds() / greatest(now - before[2]::float8, 0.001)
+        ));
+        still := format('%s %s ', logged, floor(now));
+        still := rpad(still, greatest(length(still), gathered_bytes() - 8 * (next - 1)));  -- 8: the length of a place
+        perform set_config('pgcache.hits_' || type, still, false);
+        if chance() * crowding >= 1 then
+            return;
         end if;
     end if;
+    -- On its own a hit is logged in mode exact; and where the transaction might fail by what others write to entries
+    -- that it has not asked for.
+    alone := places = '{}' or current_setting('transaction_isolation') = 'serializable';
+    if @branches    end if;
+    -- Not where nothing is logged: it would give the transaction an id.
+    if found and chance() < hits * timed_share() then
+        perform note_time(type, 'get');
+    end if;
 end
-$$;
-
-comment on function pgcache_internal.record_hit(text, text, bigint, integer, text, integer, integer, integer) is
-'What a look-up leaves to do: logs a hit that was drawn, counts a miss (counted NULL) after the checks of the call.'
-' One in 64 of those that are logged is timed. Errors: PC001, PC002.';
+$body$;
+comment on function pgcache_internal.log_gathered(text, text, text) is
+'Logs the hits that the session has gathered of a type, or, if there are none, that of the entry key; and says how many'
+' it gathers until next time: one at first, later up to an eighth of those before, gathered_hits() at most, and as many'
+' as come in gathered_seconds(). That many hits a session that ends does not log. Of a log that is crowded, see'
+' hit_log_crowding, it logs one time in so many, and then that much more.';
+$frame$, $branch$type = '@type' then
+        if not reaches_others and not alone then
+            perform set_config('pgcache.hits_@type', still || string_agg(p.place::text, ''), false)
+            from unnest(places) p (place)
+            where exists (select from @table t where t.ctid = p.place and t.tenant <> scope)
+            having count(*) > 0;
+        end if;
+        insert into hit_log (type, tenant, cache_key, weight, hit_at, model, tokens, input_tokens, cached_input_tokens)
+        select '@type', t.tenant, t.cache_key,
+            case
+                when t.hit_weight < 0 then 1
+                when alone then least(t.hit_weight::bigint * crowding * hits, 2147483647)
+                else least(t.hit_weight::bigint * crowding * cardinality(array_positions(places, t.ctid)), 2147483647)
+            end,
+            moment, @model, @spent, @input, @cached
+        from @table t
+        where t.ctid = any(
+                case when alone then array[(select k.ctid from @table k where k.tenant = scope and k.cache_key = key)]
+                else places end
+            ) and t.hit_weight < 32767 and (reaches_others or t.tenant = scope);
+$branch$);
 
 create or replace function pgcache_internal.log_weight(weight integer, crowding integer) returns integer
 language sql volatile parallel restricted  -- not pinned: inlined

@@ -9,21 +9,17 @@ as $body$
 #variable_conflict use_variable
 declare
     moment constant pg_catalog.timestamptz := pgcache_internal.cache_now();
-    counted bigint;  -- see cache_get
-    weight smallint;
-    drawn boolean;
-    model pg_catalog.text;
-    tokens integer;
-    input_tokens integer;
-    cached_tokens integer;
+    gathered pg_catalog.text;
 begin
     tenant := pgcache_internal.current_tenant();
     if @branches    else
         value := pgcache.cache_get(type, key);
         return;
     end if;
-    if drawn is not false then
-        perform pgcache_internal.record_hit(type, key, counted, weight, model, tokens, input_tokens, cached_tokens);
+    if not found then
+        perform pgcache_internal.count_miss(type, key);
+    elsif pgcache_internal.are_enough(gathered) then
+        perform pgcache_internal.log_gathered(type, key, gathered);
     end if;
 end
 $body$;
@@ -33,10 +29,8 @@ comment on function pgcache_internal.near_get(text, text) is
 $frame$, $branch$@near{type operator(pg_catalog.=) '@type' and not pg_catalog.pg_is_in_recovery() then
         select
             @value, t.expires_at operator(pg_catalog.-) moment, t.cache_tags is null,
-            @model, @spent, @input, @cached,
-            pgcache_internal.count_hit('pgcache_internal.hits_@type'),
-            t.hit_weight, pgcache_internal.draw_hit(t.hit_weight)
-        into value, ttl, keepable, model, tokens, input_tokens, cached_tokens, counted, weight, drawn
+            pgcache_internal.gather_hit('pgcache_internal.hits_@type', t.hit_weight, 'pgcache.hits_@type', t.ctid)
+        into value, ttl, keepable, gathered
         from @table t
         where t.tenant operator(pg_catalog.=) tenant and t.cache_key operator(pg_catalog.=) key
             and pgcache_internal.is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, moment);
@@ -108,6 +102,7 @@ create or replace function pgcache_internal.near_changes(
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off  -- a plan made when there were few changes would else read all that there are by now
+set jit to off
 as $$
 #variable_conflict use_variable
 begin

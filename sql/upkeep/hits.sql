@@ -9,6 +9,7 @@ as $$
 declare
     lines hit_log[];
 begin
+    perform log_own_hits();
     begin
         lock table tenant_savings in share update exclusive mode nowait;
     exception when lock_not_available then
@@ -36,6 +37,22 @@ comment on function pgcache_internal.fold_hits(integer, integer, integer) is
 ' lines of the hit log (default: folded_lines()), those of part 0, 1, ... of so many parts of the keys (default: of all'
 ' keys); returns how many it folded, 0 if another session is at it. Entries that are locked are skipped, their hits'
 ' kept.';
+
+create or replace function pgcache_internal.log_own_hits() returns void
+language plpgsql volatile
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'serializable' then
+        perform log_gathered(g.type, '', g.gathered)
+        from (select t.type, current_setting('pgcache.hits_' || t.type, true) as gathered from types t) g
+        where strpos(g.gathered, '(') > 0;
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.log_own_hits() is
+'Logs what this session has gathered of all types, so that who looks at the counts after upkeep finds its own hits.';
 
 create or replace function pgcache_internal.save_lines(lines hit_log[]) returns void
 language plpgsql volatile  -- an SQL function would be planned at each call
@@ -100,6 +117,7 @@ create or replace function pgcache_internal.fold_lines(
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 set enable_seqscan to off
+set jit to off
 as $body$
 #variable_conflict use_variable
 begin

@@ -239,6 +239,29 @@ as $$ select 0.95::float8 $$;
 comment on function pgcache_internal.full_share() is
 'The share of a limit above which a type is full by that glance.';
 
+-- Gathering hits in a session.
+
+create or replace function pgcache_internal.gathered_hits() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 48 $$;
+
+comment on function pgcache_internal.gathered_hits() is
+'Hits of a type that a session gathers at most before it logs them.';
+
+create or replace function pgcache_internal.gathered_seconds() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 2 $$;
+
+comment on function pgcache_internal.gathered_seconds() is
+'A session gathers as many hits as are likely to come in so many seconds.';
+
+create or replace function pgcache_internal.gathered_bytes() returns integer
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select 480 $$;
+
+comment on function pgcache_internal.gathered_bytes() is
+'The length beyond which what a session has gathered goes to the hit log.';
+
 -- The hit log, and the scheduled upkeep: how much in one transaction.
 
 create or replace function pgcache_internal.folded_lines() returns integer

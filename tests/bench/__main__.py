@@ -19,6 +19,7 @@ QUESTIONS = {
     question.name: question
     for question in (
         from_sql.get_from_sql,
+        from_sql.get_fresh,
         from_sql.hot_key,
         from_sql.set_from_sql,
         from_python.single,

@@ -50,12 +50,22 @@ def single(bench: Bench) -> Iterator[Result]:
                 peer.set(key, value)
             if any(peer.get(key) != values[key] for key in keys[:100]):
                 raise AssertionError(f"{name} does not return what was stored")
+        gets = {name: timed(peer.get, [(key,) for key in keys]) for name, peer in present.items()}
+        bare = "psycopg, bare SELECT/upsert"
+        yield compare(
+            "get of entries that no upkeep has seen",
+            "µs",
+            {name: gets[name] for name in ("pgcache", "redis-py", bare)},
+            reference=bare,
+            targets=[Target("pgcache", at_most=1.3, of=bare), Target("pgcache", at_most=1.5, of="redis-py")],
+            rounds=bench.rounds,
+            count=database.count,
+        )
         database.settle()
         targets = [
             Target("pgcache", at_most=1.05, of="redis-py"),
             Target("pgcache, TCP", at_most=1.05, of="redis-py, TCP"),
         ]
-        gets = {name: timed(peer.get, [(key,) for key in keys]) for name, peer in present.items()}
         yield compare(
             "get", "µs", gets, reference="redis-py", targets=targets, rounds=bench.rounds, not_run=absent,
             settle=database.upkeep,

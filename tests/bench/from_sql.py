@@ -60,6 +60,28 @@ def get_from_sql(bench: Bench) -> Iterator[Result]:
             )
 
 
+@question("get-fresh", "Single get from SQL of entries that no upkeep has seen, 100,000 entries, Zipf keys")
+def get_fresh(bench: Bench) -> Iterator[Result]:
+    """Without a VACUUM, too: as on a day on which a team tries it."""
+    entries = ENTRIES // (10 if bench.quick else 1)
+    with bench.database("get_fresh") as database:
+        tables.plain(database, entries)
+        database.run(tables.FLOOR)
+        for type, value in (("store", tables.VALUE), ("llm", tables.LLM_VALUE)):
+            tables.pgcache(database, entries, type, value)
+        names = ("bare SELECT", "bare SELECT in PL/pgSQL", "cache_get, store", "cache_get, llm")
+        for clients, bound in ((1, 0.60), (8, 0.70)):
+            yield compare(
+                f"{clients} client{'s'[: clients - 1]}",
+                "gets/s",
+                arms(database, bench, tables.ZIPF.format(entries), {name: GETS[name] for name in names}, clients),
+                reference="bare SELECT",
+                targets=[Target(name, at_least=bound, of="bare SELECT") for name in names[2:]],
+                rounds=bench.rounds,
+                count=database.count,
+            )
+
+
 @question("hot-key", "One hot key, 8 clients")
 def hot_key(bench: Bench) -> Iterator[Result]:
     with bench.database("hot_key") as database:

@@ -503,7 +503,7 @@ def test_nothing_hides_ours_where_pgcache_comes_first_or_is_not_in_the_path(dsn:
 LOST = {
     "a function": ("DROP FUNCTION pgcache.cache_get_llm", "cache_get_llm('p', 'm')", None),
     "a view": ("DROP VIEW pgcache.cache_settings", "(SELECT count(*) > 0 FROM pgcache.cache_settings)", True),
-    "an internal one": ("DROP FUNCTION pgcache_internal.count_hit CASCADE", "cache_get('store', 'k')", 1),
+    "an internal one": ("DROP FUNCTION pgcache_internal.gather_hit CASCADE", "cache_get('store', 'k')", 1),
     "what knows of them": ("DROP FUNCTION pgcache_internal.own_objects CASCADE", "cache_get('store', 'k')", 1),
     "vector": (
         "DROP EXTENSION vector CASCADE",

@@ -1,12 +1,15 @@
-"""A session that the tests of a module share."""
+"""A session that the tests of a module share, and sessions of roles behind a wall."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.conftest import NewRole
 from tests.tools.session import Session
+
+Walled = Callable[..., Session]
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +27,15 @@ def shared(shared_session: Session) -> Iterator[Session]:
     yield shared_session
     for setting in ("pgcache.clock", "pgcache.tenant", "timezone"):
         shared_session(f"RESET {setting}")
+
+
+@pytest.fixture
+def walled(ask: Session, role: NewRole) -> Walled:
+    """A session of a new role that may see these tenants."""
+
+    def make(*tenants: str, access: str = "write") -> Session:
+        session = role()
+        ask("SELECT cache_grant(%s, %s, %s)", session("SELECT current_user"), access, list(tenants))
+        return session
+
+    return make

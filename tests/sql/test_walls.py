@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
 import pytest
 
 from tests.conftest import NewRole, NewSession
+from tests.sql.conftest import Walled
 from tests.sql.test_get_and_set import VALUES
 from tests.sql.test_privileges import ADMINISTRATION
 from tests.tools.session import Session, refused
 
 pytestmark = pytest.mark.upgraded
-
-Walled = Callable[..., Session]
-
-
-@pytest.fixture
-def walled(ask: Session, role: NewRole) -> Walled:
-    """A session of a new role that may see these tenants."""
-
-    def make(*tenants: str, access: str = "write") -> Session:
-        session = role()
-        ask("SELECT cache_grant(%s, %s, %s)", session("SELECT current_user"), access, list(tenants))
-        return session
-
-    return make
 
 
 def say(session: Session, tenant: str) -> None:

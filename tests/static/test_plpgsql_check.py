@@ -32,6 +32,7 @@ EXPLAINED = {
     ("give_rights", "text type variable is not sanitized"): OURS + ": what regprocedure and regclass write",
     ("give_spending", "text type variable is not sanitized"): OURS + ": what regprocedure writes",
     ("hot_set", "text type variable is not sanitized"): OURS + ": the expression of fields, already quoted",
+    ("log_gathered", "target type is different type than source type"): "the input function of arrays is wanted",
     ("make", "text type variable is not sanitized"): OURS + ": its files",
     ("make_watch", "text type variable is not sanitized"): OURS + ": what regrole writes",
     ("migrate", "text type variable is not sanitized"): OURS + ": its files",
