@@ -44,7 +44,10 @@ SETTINGS = {
     "full_page_writes": "on",
     "autovacuum": "on",
 }
-PACKAGES = "psycopg", "redis", "hiredis", "pymemcache", "Django", "langchain-community", "SQLAlchemy", "diskcache"
+PACKAGES = (
+    "psycopg", "redis", "hiredis", "pymemcache", "Django", "langchain-community", "SQLAlchemy", "diskcache",
+    "cachetools",
+)  # fmt: skip
 
 COUNTERS = """
     SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xids,

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from time import perf_counter
+from typing import Any
 
 import psycopg
 
 from pgcache_py import Cache, Near
 from tests.bench import peers
 from tests.bench.from_python import entry, timed
-from tests.bench.harness import Result, Target, compare, question
+from tests.bench.harness import Arm, Result, Sample, Target, compare, question
 from tests.bench.machine import Bench
 from tests.bench.workloads import zipf
-from tests.tools.waiting import wait_until
+from tests.tools.waiting import at_once, wait_until
 
+THREADS = 8
 SET = "SELECT pgcache.cache_set('{}', (random() * 5000)::integer::text, to_jsonb(repeat('x', 700)))"
 
 
@@ -53,6 +57,7 @@ def near(bench: Bench) -> Iterator[Result]:
             Target("pgcache, not near yet", at_most=1.1, of="pgcache"),
         ]
         yield compare("get", "µs", arms, reference="redis-py", targets=targets, rounds=bench.rounds, not_run=absent)
+        yield from hits_of_threads(bench, kept, keys)
     with bench.database("near") as database:
         database.run("SELECT pgcache.cache_create_type('kept'), pgcache.cache_create_type('plain')")
         database.run("SELECT pgcache.cache_near_on('kept')")
@@ -67,6 +72,48 @@ def near(bench: Bench) -> Iterator[Result]:
                 reference="type that is not near", targets=[target],
                 rounds=bench.rounds,
             )  # fmt: skip
+
+
+def hits_of_threads(bench: Bench, kept: Cache, keys: Sequence[tuple[str]]) -> Iterator[Result]:
+    """Of what a process has itself, read by several threads at once."""
+    arms, not_run = {"pgcache, near": by_threads(lambda key: kept.get("kept", key), keys)}, {}
+    try:
+        from cachetools import LRUCache
+    except ImportError as error:
+        not_run["cachetools under a lock"] = str(error)
+    else:
+        lock = threading.Lock()
+        cache: Any = LRUCache(10_000)
+        for number in range(1000):
+            cache[str(number)] = entry(number)
+
+        def get(key: str) -> Any:
+            with lock:
+                return cache.get(key)
+
+        # It returns the object that it has, which whoever gets it may not change.
+        arms["cachetools under a lock"] = by_threads(get, keys)
+    target = Target("pgcache, near", at_most=1, of="cachetools under a lock")
+    yield compare(
+        f"hit, {THREADS} threads", "µs", arms, reference="cachetools under a lock",
+        targets=[target], rounds=bench.rounds, not_run=not_run,
+    )  # fmt: skip
+
+
+def by_threads(call: Callable[[str], object], keys: Sequence[tuple[str]]) -> Arm:
+    """An arm of microseconds for a call, of several threads that make all calls each."""
+
+    def calls() -> None:
+        for (key,) in keys:
+            call(key)
+
+    def run() -> Sample:
+        number = THREADS * len(keys)
+        started = perf_counter()
+        at_once(*[calls] * THREADS)
+        return Sample((perf_counter() - started) / number * 1e6, number)
+
+    return run
 
 
 @question("bytes", "Values of 1 MB: types of bytes against a bare table of bytea")
