@@ -71,7 +71,8 @@ def story(outcome: Outcome) -> Iterator[str]:
     events = outcome.history.events([stale.row])
     place = next((n for n, event in enumerate(events) if is_it(event, stale)), len(events))
     yield f"{outcome.names[stale.process]}, {stale.who}, has read version {stale.version} of row {stale.row}"
-    yield f"though it should have been {stale.expected} at least, {stale.why}. Milliseconds before and after:"
+    bound = f", and {1000 * outcome.bound:.0f} ms before that" if stale.who in clients.BOUNDED else ""
+    yield f"though it should have been {stale.expected} at least, {stale.why}{bound}. Milliseconds before and after:"
     for event in events[max(0, place - BEFORE) : place + AFTER]:
         version = f" version {event.version}" if event.version else ""
         token = f" ({event.token})" if event.token else ""

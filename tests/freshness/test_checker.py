@@ -25,7 +25,9 @@ def checker(server: Server, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.freshness", "--dsn", server.dsn(), *options]
     environment = {name: value for name, value in os.environ.items() if name != "PGCACHE_TEST_RUN"}
     root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    print(done.stdout, done.stderr)  # whole: of what fails pytest shows the ends only
+    return done
 
 
 def test_no_read_is_stale(server: Server) -> None:
