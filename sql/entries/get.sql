@@ -114,7 +114,7 @@ declare
     scope constant text := current_tenant();
     moment constant timestamptz := cache_now();
     now constant float8 := extract(epoch from clock_timestamp());
-    listed constant text := substr(gathered, nullif(strpos(gathered, '('), 0));  -- NULL in mode exact
+    listed text := substr(gathered, nullif(strpos(gathered, '('), 0));  -- NULL in mode exact
     before constant text[] := regexp_match(left(gathered, 40), '^([0-9]{1,15}) ([0-9]{1,15}) ');
     reaches_others constant boolean := tenants_of_caller() is null;
     crowding constant integer := case when listed is null then 1 else hit_log_crowding() end;
@@ -127,6 +127,9 @@ declare
 begin
     if listed is not null then
         begin
+            if length(listed) > 2 * gathered_bytes() then  -- more than any session gathers
+                listed := substring(right(listed, 2 * gathered_bytes()) from '[(].*');
+            end if;
             places := ('{"' || replace(listed, ')(', ')","(') || '"}')::tid[];
             hits := cardinality(places);
         exception when data_exception then
