@@ -116,7 +116,6 @@ declare
     now constant float8 := extract(epoch from clock_timestamp());
     listed text := substr(gathered, nullif(strpos(gathered, '('), 0));  -- NULL in mode exact
     before constant text[] := regexp_match(left(gathered, 40), '^([0-9]{1,15}) ([0-9]{1,15}) ');
-    reaches_others constant boolean := tenants_of_caller() is null;
     crowding constant integer := case when listed is null then 1 else hit_log_crowding() end;
     places tid[] := '{}';
     hits integer := 1;
@@ -124,6 +123,7 @@ declare
     next integer;
     still text;
     alone boolean;
+    reaches_others boolean;
 begin
     if listed is not null then
         begin
@@ -149,6 +149,7 @@ begin
     -- On its own a hit is logged in mode exact; and where the transaction might fail by what others write to entries
     -- that it has not asked for.
     alone := places = '{}' or current_setting('transaction_isolation') = 'serializable';
+    reaches_others := alone or tenants_of_caller() is null;
     if @branches    end if;
     -- Not where nothing is logged: it would give the transaction an id.
     if found and chance() < hits * timed_share() then
@@ -162,7 +163,7 @@ comment on function pgcache_internal.log_gathered(text, text, text) is
 ' as come in gathered_seconds(). That many hits a session that ends does not log. Of a log that is crowded, see'
 ' hit_log_crowding, it logs one time in so many, and then that much more.';
 $frame$, $branch$type = '@type' then
-        if not reaches_others and not alone then
+        if not reaches_others then
             perform set_config('pgcache.hits_@type', still || string_agg(p.place::text, ''), false)
             from unnest(places) p (place)
             where exists (select from @table t where t.ctid = p.place and t.tenant <> scope)
@@ -172,8 +173,9 @@ $frame$, $branch$type = '@type' then
         select '@type', t.tenant, t.cache_key,
             case
                 when t.hit_weight < 0 then 1
-                when alone then least(t.hit_weight::bigint * crowding * hits, 2147483647)
-                else least(t.hit_weight::bigint * crowding * cardinality(array_positions(places, t.ctid)), 2147483647)
+                else least(2147483647, t.hit_weight::bigint * crowding * case
+                    when alone then hits else cardinality(array_positions(places, t.ctid))
+                end)
             end,
             moment, @model, @spent, @input, @cached
         from @table t
