@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgcache_py import MISS, Cache, HybridCache, Near
+from tests.client import test_near
 from tests.client.proxy import Proxy
 from tests.client.test_near import keep, kept, store_of
 from tests.hybrid.conftest import Tier, until
 
-
-@pytest.fixture
-def near_types(db: psycopg.Connection, tier: Tier) -> None:
-    for type in ("store", "llm"):
-        db.execute("SELECT pgcache.cache_near_on(%s)", [type])
-
-
-@pytest.fixture
-def cache(world: Any, dsn: str, near_types: None) -> Any:
-    return world.cache(dsn, near=Near())
-
-
-@pytest.fixture
-def other(dsn: str) -> Iterator[Cache]:
-    """Of another process, as far as the hybrid one can tell."""
-    with Cache(dsn) as cache:
-        yield cache
+near_types, cache, other = test_near.near_types, test_near.cache, test_near.other
 
 
 def ready(cache: Any) -> None:

@@ -150,19 +150,21 @@ class Base:
         if tenant is None and self._kept is None:
             return False, MISS
         value = near.store.read(tenant, place.type, place.key)
-        if value is not MISS:
-            return True, value
+        return (True, value) if value is not MISS else self._load(near, tenant, place.type, place.key)
+
+    def _load(self, near: Keeper, tenant: str | None, type: str, key: str) -> tuple[bool, Any]:
+        """Ask PostgreSQL for what this process does not keep: whether it was asked, and the value, or MISS."""
         near.start(self._source)
         store = near.store  # in a forked process it is another one
-        loads = store.begin(tenant, place.type, [place.key])
+        loads = store.begin(tenant, type, [key])
         if not loads:
             return False, MISS
         view = self if tenant == self._tenant else self.for_tenant(tenant)
         found, asked_at = UNASKED, now()
         try:
-            found = view._ask(NEAR_GET, place.type, place.key)
+            found = view._ask(NEAR_GET, type, key)
         finally:
-            store.end(loads, {place.key: found}, asked_at)
+            store.end(loads, {key: found}, asked_at)
         return found is not UNASKED, found.value
 
     def _read_near_many(self, type: str, keys: Sequence[str]) -> tuple[dict[str, Any], Sequence[str]]:

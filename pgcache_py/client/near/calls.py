@@ -21,9 +21,9 @@ class Nearby(NamedTuple):
     tenant: str
 
 
+# In fail-soft mode, when PostgreSQL was not asked.
 UNASKED = Nearby(MISS, 0.0, False, "")
 MANY_UNASKED: Final[Mapping[str, Nearby]] = {}
-"""In fail-soft mode, when PostgreSQL was not asked."""
 
 
 def _nearby(result: PGresult, encoding: str) -> Nearby:

@@ -402,7 +402,7 @@ class AsyncHybridCache(AsyncCache):
             return False, MISS
         kept = False
         with suppress(UnavailableError):  # Redis may still answer
-            kept, value = await self._read_near(near, Place(type, key))
+            kept, value = await self._load(near, self._tenant, type, key)
         if kept:
             self._tier.counts["misses" if value is MISS else "postgres_hits"] += 1
             await self._report_hits()

@@ -399,7 +399,7 @@ class HybridCache(Cache):
             return False, MISS
         kept = False
         with suppress(UnavailableError):  # Redis may still answer
-            kept, value = self._read_near(near, Place(type, key))
+            kept, value = self._load(near, self._tenant, type, key)
         if kept:
             self._tier.counts["misses" if value is MISS else "postgres_hits"] += 1
             self._report_hits()
