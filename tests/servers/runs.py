@@ -60,4 +60,5 @@ def _end(run: Path) -> None:
     for process in at_work:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    psutil.wait_procs(at_work, timeout=5)
     shutil.rmtree(run, ignore_errors=True)

@@ -13,9 +13,10 @@ import pytest
 from tests.servers.runs import run_directory
 
 AT_WORK = """
-import pathlib, subprocess, sys
+import pathlib, signal, subprocess, sys
 from tests.servers.runs import run_directory
 directory = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as servers have it; what a shell runs in the background ignores it
 with run_directory(directory):
     server = subprocess.Popen([directory.parent / "postgres", "60"], cwd=directory)
     print(server.pid, flush=True)
