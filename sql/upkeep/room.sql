@@ -162,6 +162,7 @@ declare
     whose constant text := coalesce(current_tenant(), '');
     reserve bigint := period - 1;  -- room for the writes until the clock strikes again
     eviction record;
+    alone boolean := true;
     max_entries bigint;
     max_bytes bigint := registered.max_bytes * aim;
     entries bigint;
@@ -181,7 +182,8 @@ begin
         reserve := greatest(reserve, reserve_unseen(registered.max_entries));
     else
         eviction := lock_eviction(type, eviction_wait(writes));
-        measure_due := measure_due and eviction.got;  -- else it would count what others are evicting
+        alone := eviction.got;
+        measure_due := measure_due and alone;  -- else it would count what others are evicting
         if eviction.waited then  -- others write as well, and go on meanwhile
             reserve := reserve * reserve_beside_others();
             max_bytes := max_bytes * safe_share();
@@ -210,7 +212,7 @@ begin
             (entries - max_entries) / measured::float8 + 1,
             (bytes - max_bytes) / (volume_tick(registered.max_bytes) * volume_ticks()) + 1));
         perform evict(
-            registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then visit else writes end, whose
+            registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then visit else writes end, whose, alone
         );
     end if;
 end

@@ -109,7 +109,8 @@ comment on function pgcache_internal.eviction_policies() is
 ' the longer it was not read; cost: that, times tokens x price / bytes; fifo: its age; none: nothing is evicted.';
 
 create or replace function pgcache_internal.evict(
-    registered types, need_entries bigint, need_bytes bigint, visit_entries bigint, whose text default null
+    registered types, need_entries bigint, need_bytes bigint, visit_entries bigint, whose text default null,
+    alone boolean default true
 ) returns bigint
 language plpgsql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -156,6 +157,10 @@ begin
         end if;
         swept := sweep(type, first * chunk_blocks(), wanted * chunk_blocks(),
             least(to_look, need_entries)::bigint, least(to_look * bytes_per_entry, need_bytes)::bigint, over, whose);
+        removed := removed + swept.expired + swept.evicted;
+        need_entries := need_entries - swept.expired - swept.evicted;
+        need_bytes := need_bytes - swept.freed;
+        to_visit := to_visit - wanted;
         if over is not null then
             spared := case when swept.evicted > 0 then 0 else spared + 1 end;
             to_look := to_look - swept.evicted;
@@ -164,22 +169,20 @@ begin
                 over := held.over;
                 to_look := greatest(small_step, held.excess);
             elsif spared >= sparing_windows() or spared > 0 and wanted = chunks then
+                exit when not alone;  -- others hold what is theirs, since they are evicting it
                 over := null;
             end if;
             if over is null then
                 to_look := 'infinity';
             end if;
         end if;
-        removed := removed + swept.expired + swept.evicted;
-        need_entries := need_entries - swept.expired - swept.evicted;
-        need_bytes := need_bytes - swept.freed;
-        to_visit := to_visit - wanted;
     end loop;
     return removed;
 end
 $$;
 
-comment on function pgcache_internal.evict(types, bigint, bigint, bigint, text) is
+comment on function pgcache_internal.evict(types, bigint, bigint, bigint, text, boolean) is
 'Moves a type''s hand over visit_entries entries, and on until need_entries and need_bytes are evicted, over'
 ' max_windows() at most; returns how many entries it removed. As long as tenants have more than their share, theirs'
-' go. whose: see sweep.';
+' go; if none of these can be found, others'', but not unless alone: then nobody else is evicting, who may hold them.'
+' whose: see sweep.';

@@ -102,6 +102,23 @@ def test_floods_from_several_sessions_at_once(shared: Session, new_session: NewS
     assert sum(held(shared).values()) <= LIMIT * TOLERANCE
 
 
+def test_what_others_are_evicting_is_not_made_up_for(shared: Session, new_session: NewSession) -> None:
+    """Who cannot wait for them any longer finds what should go locked, and leaves the rest to a later write."""
+    flood(shared, "b", 400)
+    flood(shared, "a", 3000)
+    assert over(shared) == ["a"]
+    others, late = new_session(), new_session()
+    with others.transaction():
+        others("LOCK TABLE pgcache_internal.turn_mine IN SHARE UPDATE EXCLUSIVE MODE")
+        others(f"SELECT FROM {table_of(shared, 'mine')} WHERE tenant = 'a' FOR UPDATE")
+        before = held(shared)["b"]
+        flood(late, "a", 100, how="statement", at_a_time=100, prefix="late ")
+        assert held(shared)["b"] == before
+    flood(late, "a", 500, how="statement", prefix="later ")
+    assert held(shared)["b"] >= 400 * KEPT
+    assert sum(held(shared).values()) <= LIMIT * TOLERANCE
+
+
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_flood_of_transactions_that_keep_their_snapshot(shared: Session, isolation: str) -> None:
     flood(shared, "b", 400)
