@@ -42,7 +42,8 @@ as $$
         }'::name[]),
         -- What these and the clients call as their caller: it is inlined, or looks at what the caller may do.
         ('read', true, '{
-            current_tenant, caller, tenant_of_member, cache_now, canonical_json, llm_ignored, without_nulls,
+            current_tenant, caller, tenant_of_member, cache_now, canonical_json, canonical_part, vector_digest,
+            llm_ignored, without_nulls,
             get_for_tenant, ai_worker_stored_key, hot_identity, top_entries, cache_never, is_ttl, expires_at, expiry,
             refuse_ttl, check_writable, count_miss, get_younger, ai_setting, ai_may_spend, ai_check_spending,
             ai_check_text, ai_check_temp, ai_take_turn, ai_is_fresh, ai_is_whole, ai_ask, ai_validate, ai_explain,

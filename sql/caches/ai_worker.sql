@@ -9,17 +9,25 @@ select pgcache_internal.declare_type(
 );
 
 create or replace function pgcache.ai_worker_key(prompt text, model text, schema_version text) returns text
-language sql immutable strict parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_key(prompt, model, schema_version) $$;
+language sql immutable parallel safe  -- not pinned: inlined
+as $$
+    select case
+        when prompt is not null and model is not null and schema_version is not null
+            then pgcache.cache_key(prompt, model, schema_version)
+    end
+$$;
 
 comment on function pgcache.ai_worker_key(text, text, text) is
 'The key of generated SQL: cache_key(prompt, model, schema_version); NULL if one of them is.';
 
 create or replace function pgcache.ai_worker_legacy_key(prompt text, model text, schema_version text) returns text
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pg_catalog, pg_temp
-as $$ select encode(sha256(convert_to(prompt || '|' || model || '|' || schema_version, 'UTF8')), 'hex') $$;
+as $$
+begin
+    return encode(sha256(convert_to(prompt || '|' || model || '|' || schema_version, 'UTF8')), 'hex');
+end
+$$;
 
 comment on function pgcache.ai_worker_legacy_key(text, text, text) is
 'The key of the C++ AI worker, for its existing rows: SHA-256 of prompt|model|schema_version. It collides:'
@@ -35,18 +43,16 @@ as $$
 declare
     key constant text := ai_worker_key(prompt, model, schema_version);
     legacy_key constant text := ai_worker_legacy_key(prompt, model, schema_version);
+    stored text;
 begin
-    if not is_readable('ai_worker') then
-        return key;  -- nor may the table be named in one statement with that question
-    elsif not cache_exists('ai_worker', key) and exists (
-        select from ai_worker_cache t
-        where t.tenant = current_tenant() and t.cache_key = legacy_key
-            and t.prompt_text = prompt and t.model = model and t.schema_version = schema_version
+    if is_readable('ai_worker') then
+        select t.cache_key into stored from ai_worker_cache t
+        where t.tenant = current_tenant() and t.cache_key in (key, legacy_key)
+            and (t.cache_key = key or t.prompt_text = prompt and t.model = model and t.schema_version = schema_version)
             and is_live(t.expires_at, t.cache_tags, t.tenant, t.cache_epoch, cache_now())
-    ) then
-        return legacy_key;
+        order by t.cache_key = key desc limit 1;
     end if;
-    return key;
+    return coalesce(stored, key);
 end
 $$;
 
@@ -55,9 +61,10 @@ comment on function pgcache_internal.ai_worker_stored_key(text, text, text) is
 ' this prompt, model and schema version; otherwise ai_worker_key.';
 
 create or replace function pgcache.cache_get_ai_worker(prompt text, model text, schema_version text) returns jsonb
-language sql volatile parallel unsafe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_get('ai_worker', ai_worker_stored_key(prompt, model, schema_version)) $$;
+language sql volatile parallel unsafe  -- not pinned: hot path
+as $$
+    select pgcache.cache_get('ai_worker', pgcache_internal.ai_worker_stored_key(prompt, model, schema_version))
+$$;
 
 comment on function pgcache.cache_get_ai_worker(text, text, text) is
 'The cached SQL for a prompt, also from a row with the C++ AI worker''s key if its columns match: {"prompt_text",'

@@ -84,12 +84,12 @@ comment on function pgcache_internal.write_audio(text, jsonb, interval, boolean)
 'put_audio of a JSON value that fits.';
 
 create or replace function pgcache.audio_key(text text, voice text, provider text, settings jsonb) returns text
-language sql immutable parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select case
-        when text is not null and voice is not null
-            then cache_key(text, voice, coalesce(provider, ''), canonical_json(coalesce(settings, '{}')))
+        when text is not null and voice is not null then pgcache.cache_key(
+            text, voice, coalesce(provider, ''), pgcache_internal.canonical_json(coalesce(settings, '{}'))
+        )
     end
 $$;
 

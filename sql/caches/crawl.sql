@@ -7,9 +7,10 @@ select pgcache_internal.declare_type(
 );
 
 create or replace function pgcache.crawl_key(url text, image bytea) returns text
-language sql immutable strict parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_key(url, image_key(image)) $$;
+language sql immutable parallel safe  -- not pinned: inlined
+as $$
+    select case when url is not null and image is not null then pgcache.cache_key(url, pgcache.image_key(image)) end
+$$;
 
 comment on function pgcache.crawl_key(text, bytea) is
 'The key of a crawled image: cache_key of its URL and of SHA-256 of its bytes, so that a changed image at an old URL is'
@@ -18,10 +19,16 @@ comment on function pgcache.crawl_key(text, bytea) is
 create or replace function pgcache.crawl_should_skip(
     url text, image bytea, tenant text, out should_skip boolean, out raw_key text
 )
-language sql volatile parallel unsafe  -- not pinned: hot path
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
-    select f.value is not null, f.value operator(pg_catalog.->>) 'raw_key'
-    from pgcache_internal.get_for_tenant(tenant, 'crawl', pgcache.crawl_key(url, image)) f (value)
+declare
+    stored constant pg_catalog.jsonb := pgcache_internal.get_for_tenant(
+        tenant, 'crawl', pgcache.crawl_key(url, image)
+    );
+begin
+    should_skip := stored is not null;
+    raw_key := stored operator(pg_catalog.->>) 'raw_key';
+end
 $$;
 
 comment on function pgcache.crawl_should_skip(text, bytea, text) is

@@ -81,9 +81,8 @@ comment on function pgcache_internal.write_embedding(text, jsonb, interval, bool
 'put_embedding of a JSON value that fits.';
 
 create or replace function pgcache.embedding_key(text text, model text) returns text
-language sql immutable strict parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select cache_key(text, model) $$;
+language sql immutable parallel safe  -- not pinned: inlined
+as $$ select case when text is not null and model is not null then pgcache.cache_key(text, model) end $$;
 
 comment on function pgcache.embedding_key(text, text) is
 'The key of a text''s embedding: cache_key(text, model); NULL if one of them is.';

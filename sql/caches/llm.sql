@@ -9,13 +9,13 @@ select pgcache_internal.declare_type(
 create or replace function pgcache.llm_key(
     prompt text, model text, context text default '', provider text default null
 ) returns text
-language sql immutable parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
     select case
         when prompt is null or model is null then null
-        when provider <> '' then cache_key(prompt, model, coalesce(context, ''), provider)
-        else cache_key(prompt, model, coalesce(context, ''))
+        when provider operator(pg_catalog.<>) ''
+            then pgcache.cache_key(prompt, model, coalesce(context, ''), provider)
+        else pgcache.cache_key(prompt, model, coalesce(context, ''))
     end
 $$;
 
@@ -38,24 +38,32 @@ comment on function pgcache_internal.llm_ignored() is
 'The fields of a request to a model that are in no key, see cache_llm_key.';
 
 create or replace function pgcache_internal.without_nulls(value jsonb) returns jsonb
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    select case jsonb_typeof(value)
-        when 'object' then (
-            select coalesce(
-                jsonb_object_agg(
-                    e.key, case when jsonb_typeof(e.value) = 'array' then without_nulls(e.value) else e.value end
-                ), '{}'
-            )
-            from jsonb_each(value) e where e.value <> 'null'
-        )
-        when 'array' then (
-            select coalesce(jsonb_agg(without_nulls(e.value) order by e.place), '[]')
-            from jsonb_array_elements(value) with ordinality e (value, place)
-        )
-        else value
-    end
+begin
+    if not value @? 'strict $.** ? (@ == null)' then  -- as nearly always
+        return value;
+    end if;
+    case jsonb_typeof(value)
+        when 'object' then
+            return (
+                select coalesce(
+                    jsonb_object_agg(
+                        e.key, case when jsonb_typeof(e.value) = 'array' then without_nulls(e.value) else e.value end
+                    ), '{}'
+                )
+                from jsonb_each(value) e where e.value <> 'null'
+            );
+        when 'array' then
+            return (
+                select coalesce(jsonb_agg(without_nulls(e.value) order by e.place), '[]')
+                from jsonb_array_elements(value) with ordinality e (value, place)
+            );
+        else
+            return value;
+    end case;
+end
 $$;
 
 comment on function pgcache_internal.without_nulls(jsonb) is

@@ -5,17 +5,23 @@ select pgcache_internal.declare_type(
     fields => '{"results": "any!", "user_id": "string"}', hot_ttl => '5 minutes'
 );
 
+-- The vector as it goes over the wire, since a client cannot write a float as PostgreSQL does.
+create or replace function pgcache_internal.vector_digest(query vector) returns text
+language plpgsql immutable parallel safe  -- not in vector_search_key, which array_send would keep from being inlined
+set search_path to pg_catalog, pg_temp
+as $$ begin return encode(sha256(array_send(query::real[])), 'hex'); end $$;
+
+comment on function pgcache_internal.vector_digest is '64 hex digits of SHA-256 of array_send(query::real[]).';
+
 create or replace function pgcache.vector_search_key(
     query vector, filters jsonb, top_k bigint, user_id text
 ) returns text
-language sql immutable parallel safe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+language sql immutable parallel safe  -- not pinned: inlined
 as $$
-    -- The vector as it goes over the wire, since a client cannot write a float as PostgreSQL does.
     select case
-        when query is not null and top_k is not null then cache_key(
-            coalesce(user_id, ''), encode(sha256(array_send(query::real[])), 'hex'),
-            canonical_json(coalesce(filters, '{}')), top_k::text
+        when query is not null and top_k is not null then pgcache.cache_key(
+            coalesce(user_id, ''), pgcache_internal.vector_digest(query),
+            pgcache_internal.canonical_json(coalesce(filters, '{}')), top_k::pg_catalog.text
         )
     end
 $$;

@@ -313,10 +313,19 @@ CALLS = {
     "cache_get('crawl', 'k')": {"cache_get"},
     "cache_get('store', 'k')": {"cache_get"},
     "cache_get('mine', 'k')": {"cache_get"},
+    "cache_get_llm('p', 'm')": {"cache_get"},
+    "cache_get_embedding('t', 'm')": {"cache_get_embedding", "cache_key"},
+    "cache_get_audio('t', 'v')": {"cache_get_audio", "cache_key", "canonical_json"},
+    "cache_get_vector_search('[1]')": {"cache_get"},
+    "cache_get_ai_worker('p', 'm', '1')": {"cache_get", "ai_worker_stored_key", "ai_worker_legacy_key", "cache_key"},
+    "cache_get_face('x', NULL)": {"cache_get", "get_for_tenant"},
+    "cache_get_phash('x', NULL)": {"cache_get", "get_for_tenant"},
+    "* FROM crawl_should_skip('u', 'x', NULL)": {"cache_get", "get_for_tenant", "crawl_should_skip", "cache_key"},
     "cache_set('llm', 'k', '{\"response\": \"r\"}')": {"put"},
     "cache_set('store', 'k', '1')": {"put"},
     "cache_set('mine', 'k', '1')": {"put"},
     "cache_set('face', 'k', '{\"embeddings\": []}')": {"put"},
+    "cache_set_llm('p', 'm', 'r')": {"put"},
 }
 
 
@@ -328,6 +337,10 @@ def warm_dsn(dsn: str) -> str:
     for type, values in {**VALUES, "mine": ["1"]}.items():
         session("SELECT cache_configure(%s, hit_tracking => 'off')", type)
         session("SELECT cache_set(%s, 'k', %s)", type, values[0])
+    session("SELECT cache_set_llm('p', 'm', 'r'), cache_set_embedding('t', 'm', '[1]')")
+    session("SELECT cache_set_audio('t', 'v', 'x', 'wav'), cache_set_vector_search('[1]', '[]')")
+    session("SELECT cache_set_ai_worker('p', 'm', '1', 'select'), cache_set_face('x', NULL, '[]')")
+    session("SELECT cache_set_phash('x', NULL, 'p'), crawl_store('u', 'x', 'r', NULL, NULL)")
     session.close()
     return dsn
 
