@@ -73,7 +73,7 @@ class AsyncLLMCache(AsyncTypedCache):
         if place is None or prompt is None or model is None:
             document: Row | None = await self._run(typed_calls.GET_LLM, prompt, model, context, provider)
             return document  # or rather, what is wrong
-        # To make the key takes the server a plan of its own for each call: twice the time of all the rest.
+        # The key is made here: a prompt may be long, and the server busy.
         value = await self._run(calls.GET, place.type, place.key)
         return None if value is MISS else value
 
