@@ -169,6 +169,7 @@ class Relay:
                 woken.listen(False)
                 self.stop.wait(begun + deaf - time.monotonic())
                 woken.listen(True)
+        sleep.leave()
 
     def _tell(self, report: Report) -> None:
         if report.began:
@@ -219,6 +220,11 @@ class _Sleep:
         else:
             self._nap = min(2 * self._nap, LONGEST_NAP)
         return self._nap
+
+    def leave(self) -> None:
+        """Nobody is to be woken any more."""
+        if self._horizon is not None:
+            self._ask(SLEEP, False)
 
     def _ask(self, statement: str, argument: object) -> object:
         row = self._connection.execute(statement.encode(), [argument]).fetchone()

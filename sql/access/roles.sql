@@ -53,7 +53,7 @@ as $$
         ('read', false, '{
             cache_live, cache_health, get_cache_index_usage,
             tags_epoch, watch_states, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs,
-            hot_progress,
+            hot_progress, hot_waiting,
             hot_get, hot_get_many, hot_report_hits, is_hot, near_get, near_get_many, near_changes
         }'),
         ('write', true, '{

@@ -22,50 +22,92 @@ as $$
 declare
     place bigint;
 begin
-    if tg_op operator(pg_catalog.=) 'DELETE' and not (
-        select t.enabled from pgcache_internal.types t where t.type operator(pg_catalog.=) tg_argv[0]
-    ) then
-        return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
-    elsif tg_op operator(pg_catalog.<>) 'DELETE' then
-        insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
-        values (tg_argv[0], new.tenant, new.cache_key, new.version)
-        returning id into place;
-    end if;
-    if tg_op operator(pg_catalog.=) 'DELETE' or tg_op operator(pg_catalog.=) 'UPDATE' and (
-        old.tenant operator(pg_catalog.<>) new.tenant or old.cache_key operator(pg_catalog.<>) new.cache_key
-    ) then
-        insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
-        values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version'))
-        returning id into place;
-    end if;
-    perform pgcache_internal.hot_wake();
-    if (place operator(pg_catalog.%) 256::bigint) operator(pg_catalog.=) 0::bigint
-        and place operator(pg_catalog.>=) (select d.last_value from pgcache_internal.hot_outbox_due d)
-    then
-        perform pgcache_internal.hot_shrink(place);
+    insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
+    values (tg_argv[0], new.tenant, new.cache_key, new.version)
+    returning id into place;
+    -- One expression: each has to be prepared anew in each transaction.
+    if pgcache_internal.hot_calls(place) then
+        perform pgcache_internal.hot_noted(place);
     end if;
     return null;
 end
 $$;
 
 comment on function pgcache_internal.hot_note() is
-'Trigger: notes in the outbox which entry has changed, and wakes the relay; some of those who do look after the'
-' outbox''s length. Its argument: the type.';
+'Trigger: notes in the outbox which entry is new or has changed. Its argument: the type.';
 
--- Commits that notify wait for each other. So only who finds the relay asleep does.
-create or replace function pgcache_internal.hot_wake() returns void
+create or replace function pgcache_internal.hot_note_gone() returns trigger
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
+declare
+    place bigint;
 begin
-    if pg_catalog.pg_sequence_last_value('pgcache_internal.hot_asleep') operator(pg_catalog.=) 0::bigint then
-        return;
+    if tg_op operator(pg_catalog.=) 'DELETE' and not (
+        select t.enabled from pgcache_internal.types t where t.type operator(pg_catalog.=) tg_argv[0]
+    ) then
+        return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
     end if;
-    perform pg_catalog.pg_notify('pgcache_hot', '');
+    insert into pgcache_internal.hot_outbox (type, tenant, cache_key, version)
+    values (tg_argv[0], old.tenant, old.cache_key, pg_catalog.nextval('pgcache_internal.hot_version'))
+    returning id into place;
+    if pgcache_internal.hot_calls(place) then
+        perform pgcache_internal.hot_noted(place);
+    end if;
+    return null;
 end
 $$;
 
-comment on function pgcache_internal.hot_wake() is
-'Wakes the relay at the commit, if it sleeps. To be called after the change is noted, see hot_sleep.';
+comment on function pgcache_internal.hot_note_gone() is
+'Trigger: notes in the outbox which entry is no more, or has another key now. Its argument: the type.';
+
+create or replace function pgcache_internal.hot_calls(place bigint) returns boolean
+language sql volatile parallel unsafe  -- not pinned: inlined
+as $$
+    select pgcache_internal.relay_sleeps()
+        or (place operator(pg_catalog.%) 256::bigint) operator(pg_catalog.=) 0::bigint
+$$;
+
+comment on function pgcache_internal.hot_calls(bigint) is
+'Whether who has noted a change at that place of the outbox has more to do: see hot_noted.';
+
+create or replace function pgcache_internal.hot_noted(place bigint) returns void
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
+as $$
+begin
+    perform pgcache_internal.hot_wake();
+    if (place operator(pg_catalog.%) 256::bigint) operator(pg_catalog.=) 0::bigint
+        and place operator(pg_catalog.>=) (select d.last_value from pgcache_internal.hot_outbox_due d)
+    then
+        perform pgcache_internal.hot_shrink(place);
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.hot_noted(bigint) is
+'Wakes the relay, if it sleeps; and one in 256 looks after the outbox''s length, if that is due.';
+
+-- Commits that notify wait for each other. So only who finds the relay asleep does.
+create or replace function pgcache_internal.relay_sleeps() returns boolean
+language sql volatile parallel unsafe  -- not pinned: inlined
+as $$
+    select pg_catalog.pg_sequence_last_value('pgcache_internal.hot_asleep') operator(pg_catalog.=) 1::bigint
+$$;
+
+comment on function pgcache_internal.relay_sleeps() is
+'Whether who has changed something wakes the relay, by NOTIFY. To be asked after the change is noted, see hot_sleep.';
+
+create or replace function pgcache_internal.hot_wake() returns void
+language plpgsql volatile parallel unsafe
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+begin
+    if relay_sleeps() then
+        perform pg_notify('pgcache_hot', '');
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.hot_wake() is 'Wakes the relay at the commit, if it sleeps.';
 
 create or replace function pgcache_internal.hot_void() returns trigger
 language plpgsql volatile parallel unsafe security definer

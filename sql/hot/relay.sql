@@ -224,20 +224,37 @@ $$;
 comment on function pgcache_internal.hot_progress() is
 'The row of hot_epoch, if there is one; none on a standby, where UNLOGGED tables may not even be named.';
 
+create or replace function pgcache_internal.hot_waiting() returns table (
+    type text, changes bigint, oldest timestamptz
+)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if not pg_is_in_recovery() then
+        return query select o.type, count(*), min(o.noted_at) from hot_outbox o group by o.type;
+    end if;
+end
+$$;
+
+comment on function pgcache_internal.hot_waiting() is
+'For each type how many changes wait in the outbox, and since when the oldest; none on a standby, as hot_progress.';
+
 create or replace view pgcache.cache_hot_stats as
 with pending as (
     select
-        o.type,
-        count(*) as changes
-    from pgcache_internal.hot_outbox as o
-    group by o.type
+        w.type,
+        w.changes,
+        w.oldest
+    from pgcache_internal.hot_waiting() as w
 ),
 
 outbox as (
     select
-        count(*) as length,
-        clock_timestamp() - min(o.noted_at) as age
-    from pgcache_internal.hot_outbox as o
+        coalesce(sum(p.changes), 0)::bigint as length,
+        clock_timestamp() - min(p.oldest) as age
+    from pending as p
 )
 
 select

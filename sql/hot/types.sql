@@ -50,7 +50,7 @@ comment on function pgcache.cache_hot_off(text) is
 create or replace function pgcache_internal.hot_triggers() returns text[]
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
-as $$ select array['hot_stamp', 'hot_note', 'hot_note_delete', 'hot_note_truncate'] $$;
+as $$ select array['hot_stamp', 'hot_note', 'hot_note_moved', 'hot_note_delete', 'hot_note_truncate'] $$;
 
 comment on function pgcache_internal.hot_triggers() is
 'The names of the triggers that the table of a type in the hot tier has.';
@@ -72,10 +72,16 @@ begin
             create or replace trigger hot_note after insert or update of %s on %s
             for each row execute function hot_note(%L)
             $sql$, columns, relation, type),
+        format($sql$
+            create or replace trigger hot_note_moved after update of tenant, cache_key on %s
+            for each row when (old.tenant <> new.tenant or old.cache_key <> new.cache_key)
+            execute function hot_note_gone(%L)
+            $sql$, relation, type),
         -- What has expired has done so in Redis too.
         format($sql$
             create or replace trigger hot_note_delete after delete on %s
-            for each row when (old.expires_at is null or old.expires_at > cache_now()) execute function hot_note(%L)
+            for each row when (old.expires_at is null or old.expires_at > cache_now())
+            execute function hot_note_gone(%L)
             $sql$, relation, type),
         format($sql$
             create or replace trigger hot_note_truncate after truncate on %s

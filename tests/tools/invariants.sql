@@ -27,12 +27,12 @@ begin
     if (
         select count(*) from pg_class c
         where c.relnamespace = 'pgcache_internal'::regnamespace and c.relkind = 'S' and c.relpersistence = 'u'
-            and c.relname !~ '^tenant_room_'
+            and c.relname !~ '^(tenant_room|hot_outbox)_'
     ) <> (select count(*) from pgcache_internal.types) * cardinality(pgcache_internal.counter_names()) then
         broken := broken || jsonb_build_object('invariant', 'counters', 'what', 'not those of the types', 'row', array(
             select c.relname from pg_class c
             where c.relnamespace = 'pgcache_internal'::regnamespace and c.relkind = 'S' and c.relpersistence = 'u'
-                and c.relname !~ '^tenant_room_'
+                and c.relname !~ '^(tenant_room|hot_outbox)_'
             except
             select n || '_' || r.type
             from pgcache_internal.types r cross join unnest(pgcache_internal.counter_names()) n
