@@ -17,12 +17,17 @@ begin
             message = format('there is no role %L', role),
             hint = format('SELECT rolname FROM pg_roles shows those that there are; CREATE ROLE %I LOGIN makes it.',
                 coalesce(role, 'name'));
+    elsif role = owner() then  -- whose rights all functions act with
+        raise exception using errcode = 'PC010',
+            message = format('the role %I owns the cache, and may do everything', role),
+            hint = 'It needs no access, and cannot lose it. For an application make a role of its own:'
+                ' CREATE ROLE app LOGIN; SELECT cache_grant(''app'').';
     end if;
 end
 $$;
 
 comment on function pgcache_internal.check_role(name) is
-'Errors: PC010 for a role that is not there, and for PUBLIC.';
+'Errors: PC010 for a role that is not there, for PUBLIC, and for the owner of schema pgcache.';
 
 create or replace function pgcache_internal.callable() returns table (name name, access text, walled boolean)
 language sql immutable parallel safe
@@ -53,7 +58,7 @@ as $$
         ('read', false, '{
             cache_live, cache_health, get_cache_index_usage,
             tags_epoch, watch_states, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs,
-            hot_progress, hot_waiting,
+            hot_progress, hot_waiting, is_live,
             hot_get, hot_get_many, hot_report_hits, is_hot, near_get, near_get_many, near_changes
         }'),
         ('write', true, '{

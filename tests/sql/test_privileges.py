@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+import psycopg
 import pytest
 
 from tests.conftest import NewRole
 from tests.sql.test_bad_input import WRITES
 from tests.sql.test_read_only import READS, fill
+from tests.sql.test_session_settings import CALLS
 from tests.tools.names import unique
 from tests.tools.session import Session, refused
 
@@ -51,6 +55,38 @@ def test_writer(ask: Session, role: NewRole) -> None:
             writer(f"SELECT {call}")
     with refused("42501"):
         writer("UPDATE pgcache_internal.types SET ttl = NULL")
+
+
+@pytest.mark.parametrize("access", ["read", "write", "admin"])
+def test_what_a_role_was_given_it_can_call(ask: Session, role: NewRole, access: str) -> None:
+    """Down to what is inlined into its own statements, and so runs with its rights."""
+    levels = ("read", "write", "admin")
+    given = ask.column(
+        "SELECT name::text FROM pgcache_internal.callable() WHERE access = ANY(%s)",
+        list(levels[: levels.index(access) + 1]),
+    )
+    theirs = role(access)
+    denied = {}
+    for call in CALLS:
+        if set(re.findall(r"\b((?:cache|get|ai|crawl|cleanup)_[a-z_]+)\(", call)) <= set(given):
+            try:
+                theirs(f"SELECT {call}".replace("%", "%%"))
+            except psycopg.errors.InsufficientPrivilege as error:
+                denied[call] = error
+            except psycopg.Error:  # as for the owner, which test_session_settings knows
+                pass
+    assert not denied
+    for view in ask.column("SELECT viewname::text FROM pg_views WHERE schemaname = 'pgcache'"):
+        theirs(f"SELECT count(*) FROM {view}")
+
+
+@pytest.mark.parametrize("call", ["cache_grant(%s)", "cache_grant(%s, 'read')", "cache_revoke(%s)"])
+def test_the_owner_is_given_nothing_and_loses_nothing(ask: Session, call: str) -> None:
+    """All functions act with its rights."""
+    ask("SELECT cache_set('store', 'k', '1')")
+    with refused("PC010", "CREATE ROLE"):
+        ask(f"SELECT {call}", ask("SELECT pgcache_internal.owner()"))
+    assert ask("SELECT cache_get('store', 'k')") == 1
 
 
 @pytest.mark.parametrize("eviction", ["lru", "none"])
