@@ -22,14 +22,24 @@ GOES_ON = {
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
+# The usage of an answer that is kept of a stream which did not tell it. Providers have objects there, or null.
+UNTOLD = False
+
+
 class NoAnswerError(InvalidValueError):
-    """What is cached is no whole answer: another program stored it."""
+    """What is cached is no whole answer: another program stored it, or a stream that did not tell its usage."""
 
 
-def form(request: Mapping[str, Any], *, soft: bool = False) -> Form:
+def tells_usage(request: Mapping[str, Any]) -> bool:
+    """Whether the stream of a chat completion is to tell how many tokens it took."""
+    return bool(mapping(request.get("stream_options")).get("include_usage"))
+
+
+def form(request: Mapping[str, Any], *, soft: bool = False, with_usage: bool = True) -> Form:
     """How the answer to a request is kept: as JSON text in the field response, so that it comes back as it was.
 
-    soft: what cannot be made plain is returned as it came, and not kept.
+    soft: what cannot be made plain is returned as it came, and not kept. with_usage: an answer whose usage is not known
+    will not do.
     """
     model, provider, n = request.get("model"), request.get("provider"), request.get("n")
     named = {name: value for name, value in (("model", model), ("provider", provider)) if isinstance(value, str)}
@@ -63,6 +73,10 @@ def form(request: Mapping[str, Any], *, soft: bool = False) -> Form:
             answer = None
         if not isinstance(answer, dict) or not is_whole(answer, choices):
             raise NoAnswerError("what is cached under the key of this request is no whole answer")
+        if answer.get("usage") is UNTOLD:
+            if with_usage:
+                raise NoAnswerError("what is cached under the key of this request came without its usage")
+            del answer["usage"]
         return answer
 
     def keepable(answer: Any) -> bool:
@@ -208,7 +222,7 @@ class Collected:
         for choice in choices:
             for call in items(choice["message"].get("tool_calls")):
                 call.pop("index", None)
-        return {**self._answer, "object": "chat.completion", "choices": choices}
+        return {"usage": UNTOLD, **self._answer, "object": "chat.completion", "choices": choices}
 
 
 def _merge(into: Answer, delta: Mapping[str, Any]) -> None:
@@ -255,7 +269,7 @@ def _merge_item(into: list[Any], each: Any, *, named: bool) -> None:
 def chunks(answer: Answer, request: Mapping[str, Any]) -> Iterator[Answer]:
     """An answer as the stream in which it would have come, in as few chunks as it takes."""
     if isinstance(answer.get("choices"), list):
-        return _chat_chunks(answer, bool(mapping(request.get("stream_options")).get("include_usage")))
+        return _chat_chunks(answer, tells_usage(request))
     return ({**event, "sequence_number": number} for number, event in enumerate(_response_events(answer)))
 
 

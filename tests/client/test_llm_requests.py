@@ -501,6 +501,21 @@ def test_a_stream_passes_through_and_comes_again(
     assert entry["tokens_used"] == whole["usage"]["total_tokens"]
 
 
+def test_a_stream_without_usage_is_no_answer_to_who_is_due_it(cache: Any, model: Model, streamed: Any) -> None:
+    request = {**REQUEST, "stream": True}
+    model.answer = [each for each in CHUNKS if not each.get("usage")]
+    for _ in range(2):
+        chunks = list(streamed(request, model))
+        assert collected(chunks)["choices"] == COLLECTED["choices"]
+        assert not any(each.get("usage") for each in chunks)
+    assert model.asked == 1
+    model.answer = CHAT
+    assert cache.llm.request(REQUEST, model.compute) == CHAT
+    assert cache.llm.request(REQUEST, model.compute, no_store=True) == CHAT
+    assert collected(list(streamed(WITH_USAGE, model))) == CHAT
+    assert model.asked == 2
+
+
 @pytest.mark.parametrize("answer", [CHAT, RESPONSE], ids=["chat completion", "response"])
 def test_what_came_at_once_comes_as_a_stream(cache: Any, model: Model, streamed: Any, answer: Any) -> None:
     model.answer = answer
@@ -613,7 +628,7 @@ def test_who_stops_after_the_last_event_of_a_response_has_read_all_of_it(
 
 def test_several_choices_in_a_stream(cache: Any, model: Model, streamed: Any, db: psycopg.Connection) -> None:
     request = {**REQUEST, "n": 2}
-    model.answer = [chunk({"content": "b"}, index=1), chunk({"content": "a"}, "stop"), chunk({}, "stop", 1)]
+    model.answer = [chunk({"content": "b"}, index=1), chunk({"content": "a"}, "stop"), chunk({}, "stop", 1), CHUNKS[-1]]
     list(streamed(request, model))
     answer = cache.llm.request(request, model.compute)
     assert [each["message"]["content"] for each in answer["choices"]] == ["a", "b"]

@@ -203,7 +203,8 @@ class AsyncLLMCache(AsyncTypedCache):
         fails, it is not. The others wait meanwhile, as in get_or_compute; after hard_timeout seconds of that the first
         chunk is a TooSlowError. The other arguments are those of request.
         """
-        once = self._once(request, None, ttl, max_age, ignored, terms(tags, stale_for, None, None, hard_timeout))
+        chosen = terms(tags, stale_for, None, None, hard_timeout)
+        once = self._once(request, None, ttl, max_age, ignored, chosen, with_usage=answers.tells_usage(request))
         fetch, found = None, cast(Any, MISS)
         if once:
             try:
@@ -234,8 +235,8 @@ class AsyncLLMCache(AsyncTypedCache):
             if fetch and once and not kept:
                 await once.give_back(fetch)
 
-    def _form(self, request: Mapping[str, Any]) -> Form:
-        return answers.form(request, soft=self._cache._soft is not None)
+    def _form(self, request: Mapping[str, Any], *, with_usage: bool = True) -> Form:
+        return answers.form(request, soft=self._cache._soft is not None, with_usage=with_usage)
 
     def _once(
         self,
@@ -245,6 +246,8 @@ class AsyncLLMCache(AsyncTypedCache):
         max_age: TTL,
         ignored: Iterable[str],
         terms: Terms,
+        *,
+        with_usage: bool = True,
     ) -> AsyncOnce[dict[str, Any]] | None:
         """None in fail-soft mode for a request of which no key can be made."""
         try:
@@ -255,7 +258,8 @@ class AsyncLLMCache(AsyncTypedCache):
                 raise
             return None
         terms = terms._replace(max_age=wire.interval(max_age))
-        return AsyncOnce(self._cache, "llm", key, compute, ttl, terms, self._form(request))
+        form = self._form(request, with_usage=with_usage)
+        return AsyncOnce(self._cache, "llm", key, compute, ttl, terms, form)
 
 
 class AsyncEmbeddingCache(AsyncTypedCache):
@@ -344,6 +348,7 @@ class AsyncEmbeddingCache(AsyncTypedCache):
 
         Others who miss the same texts at the same time compute them, too.
         """
+        wire.check_ttl(ttl)
         texts = wire.several(texts)
         vectors = dict(zip(texts, await self.get_many(texts, model), strict=True))
         missing = [text for text, vector in vectors.items() if vector is None]

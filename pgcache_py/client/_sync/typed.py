@@ -204,7 +204,8 @@ class LLMCache(TypedCache):
         fails, it is not. The others wait meanwhile, as in get_or_compute; after hard_timeout seconds of that the first
         chunk is a TooSlowError. The other arguments are those of request.
         """
-        once = self._once(request, None, ttl, max_age, ignored, terms(tags, stale_for, None, None, hard_timeout))
+        chosen = terms(tags, stale_for, None, None, hard_timeout)
+        once = self._once(request, None, ttl, max_age, ignored, chosen, with_usage=answers.tells_usage(request))
         fetch, found = None, cast(Any, MISS)
         if once:
             try:
@@ -235,8 +236,8 @@ class LLMCache(TypedCache):
             if fetch and once and not kept:
                 once.give_back(fetch)
 
-    def _form(self, request: Mapping[str, Any]) -> Form:
-        return answers.form(request, soft=self._cache._soft is not None)
+    def _form(self, request: Mapping[str, Any], *, with_usage: bool = True) -> Form:
+        return answers.form(request, soft=self._cache._soft is not None, with_usage=with_usage)
 
     def _once(
         self,
@@ -246,6 +247,8 @@ class LLMCache(TypedCache):
         max_age: TTL,
         ignored: Iterable[str],
         terms: Terms,
+        *,
+        with_usage: bool = True,
     ) -> Once[dict[str, Any]] | None:
         """None in fail-soft mode for a request of which no key can be made."""
         try:
@@ -256,7 +259,8 @@ class LLMCache(TypedCache):
                 raise
             return None
         terms = terms._replace(max_age=wire.interval(max_age))
-        return Once(self._cache, "llm", key, compute, ttl, terms, self._form(request))
+        form = self._form(request, with_usage=with_usage)
+        return Once(self._cache, "llm", key, compute, ttl, terms, form)
 
 
 class EmbeddingCache(TypedCache):
@@ -343,6 +347,7 @@ class EmbeddingCache(TypedCache):
 
         Others who miss the same texts at the same time compute them, too.
         """
+        wire.check_ttl(ttl)
         texts = wire.several(texts)
         vectors = dict(zip(texts, self.get_many(texts, model), strict=True))
         missing = [text for text, vector in vectors.items() if vector is None]
