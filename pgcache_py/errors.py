@@ -151,7 +151,10 @@ class AbortedTransactionError(PgcacheError):
 class PermissionDeniedError(PgcacheError):
     """42501: the role may not do that."""
 
-    default_hint = "Let an owner of the cache run SELECT pgcache.cache_grant('role')"
+    default_hint = (
+        "Ask the cache's owner: SELECT pgcache.cache_grant('role') lets a role get and set, with 'admin' also create"
+        " and configure types; the rest is for the owner."
+    )
 
 
 class NotInstalledError(PgcacheError):

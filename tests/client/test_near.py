@@ -263,7 +263,14 @@ def test_sessions_of_a_pool_may_be_those_of_others(dsn: str, near_types: None, o
 
 
 @pytest.mark.once
-def test_not_on_a_connection_of_yours(dsn: str) -> None:
+def test_what_it_cannot_be_made_of(dsn: str) -> None:
+    wrong: Any
+    for wrong in (True, 1, {}):
+        with pytest.raises(InvalidSettingError, match="is a Near"):
+            Cache(dsn, near=wrong)
+    for wrong in ("1", None, True, 0, 11, float("nan")):
+        with pytest.raises(InvalidSettingError, match="max_staleness"):
+            Near(max_staleness=wrong)
     with psycopg.connect(dsn) as connection, pytest.raises(InvalidSettingError, match="no near cache"):
         Cache(connection, near=Near())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from ...errors import InvalidSettingError
 from .. import typed_calls
 from ..calls import BYPASSES, GET_MANY, Asks, Call, Changes, Reads, Writes, located
 from ..failsoft import logger
@@ -171,6 +172,8 @@ _guard = threading.Lock()
 
 def keeper_of(conninfo: str, near: Near) -> Keeper:
     """The one of this process, for this database and these limits."""
+    if not isinstance(near, Near):
+        raise InvalidSettingError(f"near is a Near, not {near!r:.100}", hint="Pass near=Near(), or with limits.")
     with _guard:
         found = _keepers.get((conninfo, near))
         if found is None:

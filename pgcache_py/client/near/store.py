@@ -43,7 +43,8 @@ class Near:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidSettingError(f"{name} is a positive whole number, not {value!r}")
-        if isinstance(self.max_staleness, bool) or not 0.05 <= self.max_staleness <= 10:
+        staleness: object = self.max_staleness
+        if isinstance(staleness, bool) or not (isinstance(staleness, int | float) and 0.05 <= staleness <= 10):
             raise InvalidSettingError(
                 f"max_staleness is a number of seconds from 0.05 to 10, not {self.max_staleness!r}"
             )
