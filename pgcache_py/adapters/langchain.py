@@ -12,8 +12,8 @@ from langchain_core.messages import message_to_dict, messages_from_dict
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
 from ..client.answers import counts, has_refusal, mapping
-from ..client.failsoft import logger
-from ..client.wire import TTL
+from ..client.failsoft import keeping, logger
+from ..client.wire import TTL, check_ttl
 from .models import is_whole
 from .source import cache_of
 
@@ -36,6 +36,7 @@ class PgcacheCache(BaseCache):
     """
 
     def __init__(self, source: Any = None, *, ttl: TTL = None, **options: Any) -> None:
+        check_ttl(ttl)
         self.cache = cache_of(source, options)
         self.ttl = ttl
 
@@ -51,7 +52,8 @@ class PgcacheCache(BaseCache):
         text = _text(return_val)
         if text is not None and all(map(_is_whole, return_val)):
             tokens = max(map(_tokens, return_val), key=lambda tokens: tokens.get("tokens_used", 0))
-            self.cache.llm.set(prompt, _model(llm_string), text, **tokens, context=llm_string, ttl=self.ttl)
+            with keeping("llm"):
+                self.cache.llm.set(prompt, _model(llm_string), text, **tokens, context=llm_string, ttl=self.ttl)
 
     def clear(self, **kwargs: Any) -> None:
         """Remove all entries of the type llm, those of other programs too; of the cache's tenant, if it has one."""

@@ -10,7 +10,7 @@ from typing import Any
 from litellm.caching.base_cache import BaseCache
 
 from ..client.answers import counts, has_refusal, is_whole_message, items, mapping
-from ..client.wire import TTL
+from ..client.wire import TTL, check_ttl
 from ..keys import any_key
 from .models import is_whole
 from .source import cache_of, in_thread, lifetime
@@ -31,6 +31,7 @@ class PgcacheCache(BaseCache):
 
     def __init__(self, source: Any = None, *, ttl: TTL = None, **options: Any) -> None:
         super().__init__()
+        check_ttl(ttl)
         self.cache = cache_of(source, options)
         self.ttl = ttl
 

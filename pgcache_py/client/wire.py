@@ -200,6 +200,15 @@ def interval(ttl: TTL) -> str | None:
     return f"{seconds:.6f} seconds"
 
 
+def check_ttl(ttl: TTL) -> None:
+    """Before something is computed: a time to live that the server would refuse, as far as that can be told here."""
+    interval(ttl)
+    if ttl is None or isinstance(ttl, str):
+        return
+    if (ttl.total_seconds() if isinstance(ttl, timedelta) else ttl) <= 0:
+        raise InvalidTTLError(f"a TTL of {ttl} is not possible")
+
+
 def several(items: Iterable[str]) -> Sequence[str]:
     """Texts that are read more than once, of which there may be an iterator only."""
     if isinstance(items, str):

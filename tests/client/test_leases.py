@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -172,6 +173,11 @@ def test_what_is_wrong_with_a_call(cache: Any, counted: Computations) -> None:
         (InvalidTTLError, {"stale_for": -1}),
         (InvalidTTLError, {"stale_if_error": "no"}),
         (InvalidTTLError, {"stale_for": float("nan")}),
+        (InvalidTTLError, {"ttl": 0}),
+        (InvalidTTLError, {"ttl": -0.5}),
+        (InvalidTTLError, {"ttl": timedelta()}),
+        (InvalidTTLError, {"ttl": float("nan")}),
+        (InvalidTTLError, {"ttl": 10**20}),
         (InvalidValueError, {"soft_timeout": 0}),
         (InvalidValueError, {"hard_timeout": -1}),
         (InvalidValueError, {"hard_timeout": "5"}),
@@ -182,16 +188,35 @@ def test_what_is_wrong_with_a_call(cache: Any, counted: Computations) -> None:
     assert counted.number == 0
     with pytest.raises(TypeError):
         Computed(1, tags="doc:1")
-    for error, value in [(InvalidTagError, Computed(1, tags=[""])), (InvalidTTLError, Computed(1, ttl=-1))]:
-        with pytest.raises(error):
-            cache.get_or_compute("store", "k", counted(value))
-        assert cache.fetch("store", "k", wait=0).state == "won", "it has given the lease back"
-        cache.delete("store", "k")
+    with pytest.raises(InvalidTTLError):
+        cache.embedding.get_or_compute_many(["t"], "m", compute, ttl=-1)
+    assert counted.number == 0
     for wait in (-1, float("inf"), float("nan"), "1", None, True):
         with pytest.raises(InvalidValueError):
             cache.fetch("store", "k", wait=wait)
     with pytest.raises(InvalidTTLError):
         cache.fetch("store", "k", lease=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({}, Computed(1, ttl=0)),
+        ({}, Computed(1, ttl=float("nan"))),
+        ({}, Computed(1, ttl="soon")),
+        ({}, Computed(1, tags=[""])),
+        ({}, Computed(1, tags=[f"t{n}" for n in range(33)])),
+        ({"ttl": "soon"}, 1),
+        ({"ttl": "-1 hour"}, 1),
+    ],
+)
+def test_what_cannot_be_kept_is_returned_all_the_same(
+    cache: Any, counted: Computations, caplog: pytest.LogCaptureFixture, options: dict[str, Any], value: Any
+) -> None:
+    """Only the server, or who computes, knows that it cannot: by then it is paid for."""
+    assert cache.get_or_compute("store", "k", counted(value), **options) == 1
+    assert "is not cached in store" in caplog.text
+    assert cache.fetch("store", "k", wait=0).state == "won", "it has given the lease back"
 
 
 # One computes.

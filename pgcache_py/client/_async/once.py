@@ -53,6 +53,7 @@ class AsyncOnce(Generic[T]):
         terms: Terms,
         form: Form = ANY,
     ) -> None:
+        wire.check_ttl(ttl)
         self._cache = cache
         self._type = type
         self._key = key

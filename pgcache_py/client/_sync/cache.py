@@ -516,6 +516,7 @@ class Cache(Bytes, TypedCaches):
         if not isinstance(type, str):
             return self.cached()(type)
         made = tags if callable(tags) else None
+        wire.check_ttl(ttl)
         chosen = terms(() if callable(tags) else tags, stale_for, stale_if_error, soft_timeout, hard_timeout)
 
         def decorate(function: Callable[P, T]) -> CachedFunction[P, T]:

@@ -54,6 +54,7 @@ class Once(Generic[T]):
         terms: Terms,
         form: Form = ANY,
     ) -> None:
+        wire.check_ttl(ttl)
         self._cache = cache
         self._type = type
         self._key = key
