@@ -36,8 +36,10 @@ PASSING = (UnavailableError, BusyError, ReadOnlyError)
 REDIS_TIMEOUT = 2.0
 STANDBY_PAUSE = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-# Between the beginnings of two cycles, however many changes there are.
-SHORTEST_CYCLE = 0.01
+# Between the beginnings of two cycles, however many changes there are; and if they take long, since many writers leave
+# little of the machine, so many times what the last one took, or the longest.
+SHORTEST_CYCLE, LONGEST_CYCLE = 0.01, 0.05
+SHARE = 5
 # Between two cycles while a transaction goes on that may have noted a change and will not wake the relay.
 LONGEST_NAP = 0.1
 
@@ -158,7 +160,8 @@ class Relay:
             busy = bool(report.delivered or report.began)
             nap = sleep.after(busy)
             deaf = min(2 * deaf, report.staleness / 5) if called and not busy else SHORTEST_CYCLE
-            self.stop.wait(begun + SHORTEST_CYCLE - time.monotonic())
+            pace = min(SHARE * (time.monotonic() - begun), LONGEST_CYCLE, report.staleness / 10)
+            self.stop.wait(begun + max(pace, SHORTEST_CYCLE) - time.monotonic())
             called = woken.already()
             if not called and not busy:
                 longest = report.staleness / 5 if asleep else min(nap, report.staleness / 5)
