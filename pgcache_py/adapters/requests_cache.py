@@ -45,6 +45,8 @@ class PgcacheCache(BaseCache):
     ) -> None:
         if others := kwargs.keys() - OPTIONS - PASSED_ON:
             raise TypeError(f"unknown arguments: {', '.join(others)}")
+        if source is None and "://" in cache_name:
+            raise TypeError("cache_name is a name; the address of PostgreSQL is source: PgcacheCache(source=...)")
         super().__init__(cache_name=cache_name, **kwargs)
         self.cache = cache_of(source, {name: kwargs.pop(name) for name in OPTIONS if name in kwargs})
         common = {"type": type, "ttl_offset": ttl_offset, **kwargs}

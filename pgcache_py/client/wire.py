@@ -359,7 +359,8 @@ def encoded(
             values.append(param)
             formats = [Format.BINARY if isinstance(each, bytes) else Format.TEXT for each in params]
         else:
-            raise TypeError(f"expected str (or bytes), not {type(param).__name__}: {param!r}")
+            wanted = "str or bytes" if takes_bytes else "str"
+            raise TypeError(f"expected {wanted}, not {type(param).__name__}: {param!r:.100}")
     return values, formats
 
 

@@ -124,6 +124,7 @@ declare
     still text;
     alone boolean;
     reaches_others boolean;
+    drawn boolean := true;
 begin
     if listed is not null then
         begin
@@ -142,14 +143,15 @@ begin
         still := format('%s %s ', logged, floor(now));
         still := rpad(still, greatest(length(still), gathered_bytes() - 8 * (next - 1)));  -- 8: the length of a place
         perform set_config('pgcache.hits_' || type, still, false);
-        if chance() * crowding >= 1 then
-            return;
-        end if;
+        drawn := chance() * crowding < 1;
     end if;
     -- On its own a hit is logged in mode exact; and where the transaction might fail by what others write to entries
     -- that it has not asked for.
     alone := places = '{}' or current_setting('transaction_isolation') = 'serializable';
     reaches_others := alone or tenants_of_caller() is null;
+    if not drawn and reaches_others then
+        return;
+    end if;
     if @branches    end if;
     -- Not where nothing is logged: it would give the transaction an id.
     if found and chance() < hits * timed_share() then
@@ -182,7 +184,7 @@ $frame$, $branch$type = '@type' then
         where t.ctid = any(
                 case when alone then array[(select k.ctid from @table k where k.tenant = scope and k.cache_key = key)]
                 else places end
-            ) and t.hit_weight < 32767 and (reaches_others or t.tenant = scope);
+            ) and drawn and t.hit_weight < 32767 and (reaches_others or t.tenant = scope);
 $branch$);
 
 create or replace function pgcache_internal.log_weight(weight integer, crowding integer) returns integer

@@ -128,6 +128,8 @@ def test_without_the_cache_requests_are_sent(url: str) -> None:
 
 
 def test_mistyped_arguments(dsn: str) -> None:
+    with pytest.raises(TypeError, match="source="):
+        PgcacheCache(NOWHERE)
     with pytest.raises(TypeError, match="tennant"):
         PgcacheCache(source=dsn, tennant="acme")
 

@@ -187,3 +187,21 @@ def test_roles_that_share_a_session_lose_nothing(ask: Session, walled: Walled, n
         pooled("SELECT cache_get('store', 'k')")
     assert logged(ask, "acme") + logged(ask, "other") + gathered(pooled) == 400
     assert min(logged(ask, "acme"), logged(ask, "other")) > 150
+
+
+@pytest.mark.once
+@pytest.mark.breaks("counters", why="the log is full of hits that nobody had")
+def test_a_crowded_log_drops_no_hits_of_who_is_not_asked(ask: Session, walled: Walled) -> None:
+    """Roles behind walls that share a session take turns in logging; whether one's are logged is drawn for its own."""
+    theirs, others = walled("acme"), walled("other")
+    for session in (theirs, others):
+        session("SELECT cache_set('store', 'k', '1')")
+    ask(
+        "INSERT INTO pgcache_internal.hit_log (type, tenant, cache_key, weight, hit_at)"
+        " SELECT 'store', '', 'other', 1, now() FROM generate_series(1, 300000)"
+    )
+    waiting = place(ask, "k", "other")
+    theirs("SELECT set_config('pgcache.hits_store', %s, false)", place(ask, "k", "acme") * 100 + waiting)
+    assert theirs("SELECT cache_get('store', 'k')") == 1
+    assert (logged(ask, "acme"), logged(ask, "other")) == (0, 0)
+    assert waiting in theirs("SELECT current_setting('pgcache.hits_store')")
