@@ -20,6 +20,7 @@ QUESTIONS = {
     for question in (
         from_sql.get_from_sql,
         from_sql.get_fresh,
+        from_sql.get_typed,
         from_sql.hot_key,
         from_sql.set_from_sql,
         from_python.single,
@@ -28,6 +29,7 @@ QUESTIONS = {
         near.near,
         near.large_values,
         hybrid.tier,
+        hybrid.writes,
         freshness.freshness,
         over_time.writes,
         over_time.scale,

@@ -19,6 +19,31 @@ GETS = {
     "seed's UPDATE, logged": tables.SEED_UPDATE.format("seed_logged"),
 }
 
+# Of what is stored by prepare_typed. The keys are made of a prompt of 600 characters in the server.
+PROMPT = "repeat('What is a cache? ', 35) || :key"
+TYPED = {
+    "cache_get, llm": "SELECT pgcache.cache_get('llm', 'key ' || :key)",
+    "cache_get_llm": f"SELECT pgcache.cache_get_llm({PROMPT}, 'gpt-4o')",
+    "cache_get_embedding": f"SELECT pgcache.cache_get_embedding({PROMPT}, 'small')",
+    "cache_get_audio": f"""SELECT * FROM pgcache.cache_get_audio({PROMPT}, 'alto', '', '{{"speed": 1.5}}')""",
+    "cache_get_vector_search": """
+        SELECT pgcache.cache_get_vector_search(('[1,2,' || :key || ']')::vector, '{"a": 1}')""",
+    "cache_get_ai_worker": f"SELECT pgcache.cache_get_ai_worker({PROMPT}, 'gpt-4o', 'v1')",
+}
+
+
+def prepare_typed(database: Database, entries: int) -> None:
+    prompt = PROMPT.replace(":key", "i")
+    for call in (
+        "cache_set('llm', 'key ' || i, '{\"response\": \"A place.\"}')",
+        f"cache_set_llm({prompt}, 'gpt-4o', 'A place.')",
+        f"cache_set_embedding({prompt}, 'small', '[1,2,3]')",
+        f"""cache_set_audio({prompt}, 'alto', 'x', 'mp3', settings => '{{"speed": 1.5}}')""",
+        """cache_set_vector_search(('[1,2,' || i || ']')::vector, '[]', '{"a": 1}')""",
+        f"cache_set_ai_worker({prompt}, 'gpt-4o', 'v1', 'SELECT')",
+    ):
+        database.run(f"SELECT count(pgcache.{call}) FROM generate_series(1, {entries}) i")
+
 
 def prepare_gets(database: Database, entries: int) -> None:
     tables.plain(database, entries)
@@ -80,6 +105,20 @@ def get_fresh(bench: Bench) -> Iterator[Result]:
                 rounds=bench.rounds,
                 count=database.count,
             )
+
+
+@question("typed", "Gets of typed caches from SQL, which make their keys of what is asked; 1,000 entries")
+def get_typed(bench: Bench) -> Iterator[Result]:
+    with bench.database("typed") as database:
+        prepare_typed(database, 1000)
+        yield compare(
+            "8 clients",
+            "gets/s",
+            arms(database, bench, "\\set key random(1, 1000)\n", TYPED, 8),
+            reference="cache_get, llm",
+            targets=[Target("cache_get_llm", at_least=0.5, of="cache_get, llm")],
+            rounds=bench.rounds,
+        )
 
 
 @question("hot-key", "One hot key, 8 clients")
