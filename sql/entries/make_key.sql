@@ -5,16 +5,16 @@ language plpgsql immutable parallel safe  -- not pinned: hot path
 as $$
 declare
     part pg_catalog.text;
-    written pg_catalog.text;
+    written pg_catalog.text[] := '{}';  -- of any number of parts: a text would be copied for each
 begin
     foreach part in array coalesce(parts, '{}') loop
-        written := pg_catalog.concat_ws(',', written, case
+        written := pg_catalog.array_append(written, case
             when part is null then '~'
             else pg_catalog.concat(pg_catalog.octet_length(pg_catalog.convert_to(part, 'UTF8')), ':', part)
         end);
     end loop;
     return pg_catalog.encode(
-        pg_catalog.sha256(pg_catalog.convert_to(coalesce(written, ''), 'UTF8')), 'hex'
+        pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.array_to_string(written, ','), 'UTF8')), 'hex'
     );
 end
 $$;

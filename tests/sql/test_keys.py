@@ -16,7 +16,10 @@ def sha(text: str) -> str:
 def test_the_recipe_is_the_documented_one(ask: Session) -> None:
     assert ask("SELECT cache_key('ab', 'c')") == sha("2:ab,1:c")
     assert ask("SELECT cache_key('é😀', '', NULL)") == sha("6:é😀,0:,~")
-    assert ask("SELECT cache_key(VARIADIC '{}')") == sha("")
+    assert ask("SELECT cache_key(VARIADIC '{}')") == ask("SELECT cache_key(VARIADIC NULL)") == sha("")
+    assert ask("SELECT cache_key(VARIADIC '{{a,b},{c,NULL}}')") == sha("1:a,1:b,1:c,~")
+    many = "SELECT cache_key(VARIADIC array_fill('ab'::text, '{300000}'))"
+    assert ask(many) == sha(",".join(["2:ab"] * 300_000))
     assert ask("SELECT cache_key(repeat('x', 1000000))") == sha("1000000:" + "x" * 1_000_000)
 
 
