@@ -5,7 +5,7 @@ language plpgsql immutable parallel safe  -- not pinned: hot path
 as $$
 declare
     part pg_catalog.text;
-    written pg_catalog.text[] := '{}';  -- of any number of parts: a text would be copied for each
+    written pg_catalog.text[] := array[]::pg_catalog.text[];  -- of any number of parts: a text would be copied for each
 begin
     foreach part in array coalesce(parts, '{}') loop
         written := pg_catalog.array_append(written, case
