@@ -11,6 +11,8 @@ from tests.hot.tools import deliver
 from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
+pytestmark = pytest.mark.ends
+
 A, B = ("store", "", "a"), ("store", "", "b")
 FACE = ("face", "", "f")
 VOID = (None, None, None)
