@@ -109,13 +109,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         first = min(lacking, key=lambda server: len(lacking[server]))
         lacking = {first: lacking[first]}
     elif lacking and metafunc.definition.get_closest_marker("ends"):
-        releases_here = [int(server.name.rpartition("-")[2]) for server in lacking]
-        ends = (min(releases_here), max(releases_here))
-        lacking = {
-            server: missing
-            for (server, missing), release in zip(lacking.items(), releases_here, strict=True)
-            if release in ends
-        }
+        release = {server: int(server.name.rpartition("-")[2]) for server in lacking}
+        ends = min(release.values()), max(release.values())
+        lacking = {server: missing for server, missing in lacking.items() if release[server] in ends}
     metafunc.parametrize(
         "server",
         [

@@ -194,19 +194,20 @@ def interval(ttl: TTL) -> str | None:
         return _NEVER_IN_SQL
     if ttl is None or isinstance(ttl, str):
         return ttl
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) < 2**63:  # nor NaN
-        raise InvalidTTLError(f"not a time to live: {ttl!r:.100}")
-    return f"{seconds:.6f} seconds"
+    return f"{_seconds(ttl):.6f} seconds"
 
 
 def check_ttl(ttl: TTL) -> None:
     """Before something is computed: a time to live that the server would refuse, as far as that can be told here."""
-    interval(ttl)
-    if ttl is None or isinstance(ttl, str):
-        return
-    if (ttl.total_seconds() if isinstance(ttl, timedelta) else ttl) <= 0:
+    if not (ttl is None or isinstance(ttl, str) or ttl == NEVER or _seconds(ttl) > 0):
         raise InvalidTTLError(f"a TTL of {ttl} is not possible")
+
+
+def _seconds(ttl: float | timedelta) -> float:
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) < 2**63:  # nor NaN
+        raise InvalidTTLError(f"not a time to live: {ttl!r:.100}")
+    return seconds
 
 
 def several(items: Iterable[str]) -> Sequence[str]:
