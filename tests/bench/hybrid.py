@@ -21,7 +21,7 @@ from tests.bench import peers
 from tests.bench.from_python import entry, timed
 from tests.bench.harness import Arm, Result, Sample, Target, compare, question
 from tests.bench.machine import Bench, Database
-from tests.bench.near import SET
+from tests.bench.near import sets
 from tests.bench.workloads import zipf
 from tests.servers.cluster import server_user
 from tests.tools.redis import Redis
@@ -40,15 +40,7 @@ def writes(bench: Bench) -> Iterator[Result]:
         database.run("SELECT pgcache.cache_create_type('hot'), pgcache.cache_create_type('plain')")
         database.run("SELECT pgcache.cache_hot_on('hot')")
         with relay(database, bench.redis):
-            types = {"type that is not hot": "plain", "hot type": "hot"}
-            yield compare(
-                "set, 8 clients",
-                "1/s",
-                {name: database.arm(SET.format(type), 8, bench.seconds) for name, type in types.items()},
-                reference="type that is not hot",
-                targets=[Target("hot type", at_least=0.8, of="type that is not hot")],
-                rounds=bench.rounds,
-            )
+            yield sets(bench, database, "hot", "hot")
 
 
 @question("hybrid", "The hot tier: a hit in Redis, 10,000 entries, Zipf keys; and a get while Redis is dead")
