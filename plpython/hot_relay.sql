@@ -41,7 +41,7 @@ as $$
 declare
     report jsonb;
 begin
-    if (due <= clock_timestamp() or exists (select from hot_outbox)) and hot_take_turn() then
+    if (due <= clock_timestamp() or exists (select from hot_untold())) and hot_take_turn() then
         report := hot_cycle();
         return jsonb_build_object(
             'report', report, 'waits', report #> '{error,waits}',

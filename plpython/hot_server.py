@@ -7,7 +7,7 @@ CONFIGURE = f"Let the owner of schema pgcache run SELECT cache_hot_redis('redis:
 CHECK = "Check the password and the database in SELECT cache_hot_redis('redis://:password@host:port/database')."
 ARGUMENTS = {
     "hot_begin_epoch": ["text", "text"],
-    "hot_delivered": ["bigint[]", "bigint"],
+    "hot_delivered": ["pg_snapshot", "bigint"],
     "hot_erased": ["bigint[]", "text", "text"],
 }
 

@@ -22,9 +22,9 @@ STATEMENTS = {
     "hot_state": (
         "SELECT epoch, redis, began_as, owner, staleness_ms, prefix, erasing FROM pgcache_internal.hot_state()"
     ),
-    "hot_pending": "SELECT id, type, tenant, cache_key, version FROM pgcache_internal.hot_pending()",
+    "hot_pending": "SELECT seen::text, type, tenant, cache_key, version FROM pgcache_internal.hot_pending()",
     "hot_begin_epoch": "SELECT pgcache_internal.hot_begin_epoch($1::text, $2::text)",
-    "hot_delivered": "SELECT pgcache_internal.hot_delivered($1::bigint[], $2::bigint)",
+    "hot_delivered": "SELECT pgcache_internal.hot_delivered($1::pg_snapshot, $2::bigint)",
     "hot_erasing": "SELECT id, type, tenant, redis, place FROM pgcache_internal.hot_erasing()",
     "hot_erased": "SELECT pgcache_internal.hot_erased($1::bigint[], $2::text, $3::text)",
 }
@@ -101,7 +101,8 @@ class Cycle:
             if vouched not in ("", left_behind):
                 raise PrefixInUse(prefix)
         rows = self.call("hot_pending")
-        newest = newest_versions(rows)
+        seen = rows[0][0]
+        newest = {(type, tenant, key): version for _, type, tenant, key, version in rows if version is not None}
         began = why_void(known_epoch if began_as == owner else None, known_redis, epoch, identity, found, newest)
         if began:
             epoch, newest = uuid.uuid4().hex, {}
@@ -116,7 +117,7 @@ class Cycle:
         vouched = text(self.vouch([alive, epoch_key, as_of], [epoch, identity, looked_at, staleness_ms]))
         # If it is late, they are delivered all the same; and without them the next cycle will be in time.
         if vouched in ("vouched", "late"):
-            self.call("hot_delivered", [row[0] for row in rows], len(newest))
+            self.call("hot_delivered", seen, len(newest))
             if erasing:
                 self.erase(prefix, identity, staleness_ms / 4000)
         return Report(vouched, began, len(newest), staleness_ms / 1000)
@@ -175,14 +176,6 @@ def database_of(owner: str) -> str:
     return owner.rpartition("/")[0]
 
 
-def newest_versions(rows: "list[Any]") -> "dict[tuple[str, str, str], int]":
-    """(type, tenant, key) -> its highest version; (None, None, None) -> 0 if all entries are void."""
-    newest: dict[tuple[str, str, str], int] = {}
-    for _, type, tenant, key, version in rows:
-        newest[type, tenant, key] = max(version or 0, newest.get((type, tenant, key), 0))
-    return newest
-
-
 def why_void(known_epoch: Any, known_redis: Any, epoch: str, identity: str, owner: str, newest: Any) -> str:
     """Why what Redis has is void; '' if it is not."""
     if known_epoch is None:
@@ -191,7 +184,7 @@ def why_void(known_epoch: Any, known_redis: Any, epoch: str, identity: str, owne
         return "this is another Redis, or another run of it"
     if known_epoch != epoch or not owner:
         return "Redis was emptied"
-    if (None, None, None) in newest:
+    if any(key is None for _, _, key in newest):
         return "a type has left the tier or was emptied, or the outbox was too long"
     return ""
 

@@ -13,8 +13,8 @@ $$;
 comment on function pgcache_internal.changing_columns(regclass) is
 'The columns of an entry, as a list in SQL, but for those that upkeep changes.';
 
-create or replace function pgcache_internal.attach_triggers(
-    relation regclass, names text[], statements text[]
+create or replace function pgcache_internal.set_triggers(
+    relation regclass, known text[], names text[], statements text[]
 ) returns void
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
@@ -24,6 +24,12 @@ declare
     statement text;
     name text;
 begin
+    for name in
+        select t.tgname from pg_trigger t
+        where t.tgrelid = relation and t.tgname = any(known) and t.tgname <> all(names)
+    loop
+        execute format('drop trigger %I on %s', name, relation);
+    end loop;
     -- To make a trigger locks the table, and waits for all who have written it.
     if (
         select count(*) filter (where t.tgenabled = 'A' and obj_description(t.oid, 'pg_trigger') = digest)
@@ -42,21 +48,6 @@ begin
 end
 $$;
 
-comment on function pgcache_internal.attach_triggers(regclass, text[], text[]) is
-'Makes the triggers of a table that have these names, by these statements, unless they are there as they should be.';
-
-create or replace function pgcache_internal.detach_triggers(relation regclass, names text[]) returns void
-language plpgsql volatile parallel unsafe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-declare
-    name text;
-begin
-    foreach name in array names loop
-        execute format('drop trigger %I on %s', name, relation);
-    end loop;
-end
-$$;
-
-comment on function pgcache_internal.detach_triggers(regclass, text[]) is
-'Drops the triggers of a table that have these names.';
+comment on function pgcache_internal.set_triggers(regclass, text[], text[], text[]) is
+'Gives a table the triggers that have these names, made by these statements, unless they are there as they should be;'
+' the others of those known are dropped.';

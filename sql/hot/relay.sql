@@ -72,7 +72,7 @@ language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    perform check_writable();
+    perform check_writable(), begin_changes();
     owner := hot_owner();
     staleness_ms := extract(epoch from cache_setting('hot_max_staleness')::interval) * 1000;
     prefix := cache_setting('hot_prefix');
@@ -116,43 +116,81 @@ comment on function pgcache_internal.hot_take_turn() is
 ' the session of that one has ended, or has not said for max_staleness, at least a minute, that it is at work. Errors:'
 ' 25006.';
 
-create or replace function pgcache_internal.hot_pending() returns table (
-    id bigint, type text, tenant text, cache_key text, version bigint
-)
-language sql volatile parallel unsafe security definer
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$ select o.id, o.type, o.tenant, o.cache_key, o.version from hot_outbox o $$;
-
-comment on function pgcache_internal.hot_pending() is
-'For the relay: the changes that are committed and not yet delivered.';
-
-create or replace function pgcache_internal.hot_begin_epoch(epoch text, redis text) returns void
-language sql volatile parallel unsafe security definer
+create or replace function pgcache_internal.relay_is_there() returns boolean
+language sql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    insert into hot_epoch as e (epoch, redis, owner) values (epoch, redis, hot_owner())
+    select exists (
+        select from hot_at_work w inner join pg_stat_activity a on a.pid = w.pid and a.datname = current_database()
+    )
+$$;
+
+comment on function pgcache_internal.relay_is_there() is
+'Whether the session of the relay that was last at work goes on.';
+
+create or replace function pgcache_internal.hot_pending() returns table (
+    seen pg_snapshot, type text, tenant text, cache_key text, version bigint
+)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_seqscan to off  -- as near_changes
+set jit to off
+as $$
+#variable_conflict use_column
+begin
+    -- In one statement, so that all of it is as of one snapshot.
+    return query
+    select pg_current_snapshot(), c.*
+    from (values (true)) one (row)
+    left join (
+        select u.type, u.tenant, u.cache_key, max(u.version) as version from hot_untold() u group by 1, 2, 3
+        union all
+        select null, null, null, 0 from hot_epoch h where h.seen is null
+    ) c on true;
+end
+$$;
+
+comment on function pgcache_internal.hot_pending() is
+'For the relay: the snapshot up to which it has read, and the changes that are committed and not yet delivered, with'
+' the newest version of each entry; without a key: all entries are void; without a version: there is no change.';
+
+create or replace function pgcache_internal.hot_begin_epoch(epoch text, redis text) returns void
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+declare
+    begun constant boolean := begin_changes();
+begin
+    -- Nobody prunes until this is committed. But if the log has begun in this transaction, others take nobody to be
+    -- here: then the next cycle begins once more.
+    perform from change_epoch e for update;
+    insert into hot_epoch as e (epoch, redis, owner, seen)
+    values (epoch, redis, hot_owner(), case when not begun then pg_current_snapshot() end)
     on conflict on constraint hot_epoch_pkey do update
     set epoch = excluded.epoch, redis = excluded.redis, owner = excluded.owner, begun_at = excluded.begun_at,
-        flushes = e.flushes + 1;
+        seen = excluded.seen, flushes = e.flushes + 1;
     insert into hot_owner as o (owner) values (hot_owner())
-    on conflict on constraint hot_owner_pkey do update set owner = excluded.owner where o.owner <> excluded.owner
+    on conflict on constraint hot_owner_pkey do update set owner = excluded.owner where o.owner <> excluded.owner;
+end
 $$;
 
 comment on function pgcache_internal.hot_begin_epoch(text, text) is
-'For the relay: from now on entries belong to this epoch, in this Redis.';
+'For the relay: from now on entries belong to this epoch, in this Redis. What is committed by now need not be told: who'
+' puts an entry in has read it later, as he knows the epoch.';
 
--- Never waits: what is locked is delivered once more, which does no harm.
-create or replace function pgcache_internal.hot_delivered(ids bigint[], entries bigint) returns void
+create or replace function pgcache_internal.hot_delivered(seen pg_snapshot, entries bigint) returns void
 language sql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
-    delete from hot_outbox o
-    where o.id = any(array(select r.id from hot_outbox r where r.id = any(ids) for update skip locked));
-    update hot_epoch e set drained_at = clock_timestamp(), delivered = e.delivered + entries;
+    select prune_changes();
+    update hot_epoch e
+    set drained_at = clock_timestamp(), delivered = e.delivered + entries,
+        -- Of two relays at once, one may be late.
+        seen = case when shows_all(hot_delivered.seen, e.seen) then hot_delivered.seen else e.seen end;
 $$;
 
-comment on function pgcache_internal.hot_delivered(bigint[], bigint) is
-'For the relay: removes the rows of the outbox that it has delivered; entries: how many entries they were about.';
+comment on function pgcache_internal.hot_delivered(pg_snapshot, bigint) is
+'For the relay: Redis has been told of all that the snapshot shows; entries: how many entries that was about.';
 
 -- Who has noted a change before this, and found the relay awake, has a transaction id below the one returned: when all
 -- of these have ended, and none of their changes is pending, whoever changes something wakes the relay.
@@ -233,7 +271,7 @@ as $$
 #variable_conflict use_column
 begin
     if not pg_is_in_recovery() then
-        return query select o.type, count(*), min(o.noted_at) from hot_outbox o group by o.type;
+        return query select u.type, count(*), min(u.noted_at) from hot_untold() u group by u.type;
     end if;
 end
 $$;

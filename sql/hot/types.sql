@@ -16,7 +16,7 @@ begin
     insert into hot_types as h (type, ttl)
     values (type, coalesce(ttl, registered.hot_ttl))
     on conflict on constraint hot_types_pkey do update set ttl = coalesce(cache_hot_on.ttl, h.ttl);
-    perform hot_attach(type);
+    perform attach_changes(type);
 end
 $$;
 
@@ -30,69 +30,19 @@ language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
-declare
-    registered types;
 begin
-    perform take_turn();
-    registered := check_type(type);
+    perform take_turn(), check_type(type);
     delete from hot_types h where h.type = type;
     if not found then
         return false;
     end if;
-    perform detach_triggers(registered.relation, hot_triggers());
+    perform attach_changes(type);
     return true;
 end
 $$;
 
 comment on function pgcache.cache_hot_off(text) is
 'Takes a type out of the hot tier; true if it was in it. All types'' entries in Redis are void then. Errors: PC001.';
-
-create or replace function pgcache_internal.hot_triggers() returns text[]
-language sql immutable parallel safe
-set search_path to pg_catalog, pg_temp
-as $$ select array['hot_stamp', 'hot_note', 'hot_note_moved', 'hot_note_delete', 'hot_note_truncate'] $$;
-
-comment on function pgcache_internal.hot_triggers() is
-'The names of the triggers that the table of a type in the hot tier has.';
-
-create or replace function pgcache_internal.hot_attach(type text) returns void
-language plpgsql volatile parallel unsafe
-set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
-as $$
-declare
-    relation constant regclass := (check_type(type)).relation;
-    columns constant text := changing_columns(relation);
-begin
-    perform attach_triggers(relation, hot_triggers(), array[
-        format($sql$
-            create or replace trigger hot_stamp before insert or update of %s on %s
-            for each row execute function hot_stamp()
-            $sql$, columns, relation),
-        format($sql$
-            create or replace trigger hot_note after insert or update of %s on %s
-            for each row execute function hot_note(%L)
-            $sql$, columns, relation, type),
-        format($sql$
-            create or replace trigger hot_note_moved after update of tenant, cache_key on %s
-            for each row when (old.tenant <> new.tenant or old.cache_key <> new.cache_key)
-            execute function hot_note_gone(%L)
-            $sql$, relation, type),
-        -- What has expired has done so in Redis too.
-        format($sql$
-            create or replace trigger hot_note_delete after delete on %s
-            for each row when (old.expires_at is null or old.expires_at > cache_now())
-            execute function hot_note_gone(%L)
-            $sql$, relation, type),
-        format($sql$
-            create or replace trigger hot_note_truncate after truncate on %s
-            for each statement execute function hot_void()
-            $sql$, relation)
-    ]);
-end
-$$;
-
-comment on function pgcache_internal.hot_attach(text) is
-'Makes the triggers of a type that is in the hot tier, or makes them anew where they are not as they should be.';
 
 create or replace function pgcache_internal.is_hot(type text) returns boolean
 language sql stable parallel safe security definer
@@ -130,10 +80,8 @@ comment on function pgcache.cache_hot_configure(interval, bigint, text) is
 
 -- Whatever way a type leaves the tier, and when one is disabled.
 create or replace trigger hot_void after delete on pgcache_internal.hot_types
-for each row execute function pgcache_internal.hot_void();
+for each row execute function pgcache_internal.note_void('', 'hot');
 
 create or replace trigger hot_void after update of enabled on pgcache_internal.types
 for each row when (old.enabled and not new.enabled and pgcache_internal.is_hot(new.type))
-execute function pgcache_internal.hot_void();
-
-select pgcache_internal.hot_attach(type) from pgcache_internal.hot_types order by type;
+execute function pgcache_internal.note_void('', 'hot');

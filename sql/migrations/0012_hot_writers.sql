@@ -4,8 +4,3 @@
 create sequence pgcache_internal.hot_asleep minvalue 0 start 0;
 comment on sequence pgcache_internal.hot_asleep is
 'Whether the relay waits for NOTIFY: 1 if so; 0 or never set if it looks by itself, or if there is none.';
-
--- In the WAL each change would wait for the disk, also of types that are not there themselves. As hot_epoch it is lost
--- when the server crashes or another one takes its place, and then all that is in Redis is void.
-alter table pgcache_internal.hot_outbox set unlogged;
-alter table pgcache_internal.hot_outbox_due set unlogged;

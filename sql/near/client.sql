@@ -107,34 +107,30 @@ as $$
 #variable_conflict use_variable
 begin
     perform check_writable();
-    -- Each table has a condition on its key: what can be had by no index costs so much that it would be compiled (jit).
-    if not exists (select from near_epoch e where e.one) then
-        insert into near_epoch (epoch, next_below, next_at)
-        values (random_number(), pg_snapshot_xmin(pg_current_snapshot()), clock_timestamp() + interval '10 seconds')
-        on conflict do nothing;
-        -- Before that is committed, others take nobody to be here, and may prune what no snapshot of ours has shown.
+    if begin_changes() then
         whole := false;
         return;
     elsif chance() < 0.05 then
-        perform near_prune();
+        perform prune_changes();
     end if;
     -- In one statement, so that all of it is as of one snapshot.
     select
         e.epoch, pg_current_snapshot(),
-        coalesce(e.epoch = known_epoch and pg_snapshot_xmin(seen) >= e.pruned_below, false),
+        coalesce(e.epoch = known_epoch and (e.pruned is null or shows_all(seen, e.pruned)), false),
         (select array_agg(n.type) from near_types n where n.type > ''),
         (
             select json_agg(distinct_change.change)
             from (
                 select distinct jsonb_build_array(l.type, l.tenant, l.cache_key) as change
-                from near_log l
+                from change_log l
                 where l.xid >= pg_snapshot_xmin(seen) and not pg_visible_in_snapshot(l.xid, seen)
+                    and (l.cache_key is null or exists (select from near_types n where n.type = l.type))
                     and e.epoch = known_epoch
                 limit 10001
             ) distinct_change
         )
     into epoch, now, whole, types, changes
-    from near_epoch e where e.one;
+    from change_epoch e where e.one;
     if json_array_length(changes) > 10000 then
         whole := false;
         changes := null;
@@ -144,7 +140,7 @@ $$;
 
 comment on function pgcache_internal.near_changes(pg_snapshot, text) is
 'For clients that keep entries: what was committed since a snapshot: changes, [[type, tenant, key], ...], tenant and'
-' key null for all of a type; now: the snapshot up to which that is. whole false: what changed is not known, so all'
+' key null for all of a type, type null for all; now: the snapshot up to which that is. whole false: what changed is not known, so all'
 ' that is kept is void, as at first (seen NULL), after a crash (another epoch), and where it is more than 10000'
 ' entries. types: those whose entries may be kept. To the first one who asks after a crash the rest is NULL. Errors:'
 ' 25006 READ ONLY and on a standby.';

@@ -17,7 +17,7 @@ begin
         select count(*) into backlog from hit_log;
         -- As if it had been there when the first type came into the tier.
         select greatest(min(h.since), (select p.drained_at from hot_progress() p)) into relay_seen from hot_types h;
-        select count(*) into changes from hot_outbox;
+        select count(*) into changes from hot_untold();
     end if;
     return query
     with checks (check_name, status, detail, hint) as materialized (

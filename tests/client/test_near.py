@@ -396,7 +396,7 @@ def test_polls_that_take_as_long_as_the_bound(
         with psycopg.connect(dsn, autocommit=True) as connection:
             while not over.is_set():
                 with connection.transaction():
-                    connection.execute("LOCK TABLE pgcache_internal.near_epoch IN ACCESS EXCLUSIVE MODE")
+                    connection.execute("LOCK TABLE pgcache_internal.change_epoch IN ACCESS EXCLUSIVE MODE")
                     over.wait(bound * chance.uniform(0.5, 1.4))
 
     def read() -> None:

@@ -102,13 +102,13 @@ class Troubles:
     def hold_polls_up(self) -> None:
         """For about as long as near caches may return what they have."""
         with self.impatiently():
-            self._admin.execute("LOCK TABLE pgcache_internal.near_epoch IN ACCESS EXCLUSIVE MODE")
+            self._admin.execute("LOCK TABLE pgcache_internal.change_epoch IN ACCESS EXCLUSIVE MODE")
             time.sleep(self.chance.uniform(0.3, 1.5) * self.ground.bound)
 
     def lose_the_log(self) -> None:
         """As in a crash."""
         with self.impatiently():
-            self._admin.execute("TRUNCATE pgcache_internal.near_epoch, pgcache_internal.near_log")
+            self._admin.execute("TRUNCATE pgcache_internal.change_epoch, pgcache_internal.change_log")
 
     @contextmanager
     def impatiently(self) -> Iterator[None]:
@@ -120,7 +120,9 @@ class Troubles:
     def let_the_clock_jump(self) -> None:
         """That of the server, by which the log is pruned."""
         jump = self.chance.choice((-1, 1)) * self.chance.random()
-        self._admin.execute("UPDATE pgcache_internal.near_epoch SET next_at = next_at + %s * interval '1 hour'", [jump])
+        self._admin.execute(
+            "UPDATE pgcache_internal.change_epoch SET next_at = next_at + %s * interval '1 hour'", [jump]
+        )
 
     # The relay
 

@@ -198,6 +198,6 @@ def test_what_waits_is_no_secret_of_the_tables(relayed: Tier, dsn: str) -> None:
     """Statistics of ANALYZE keep no name of it."""
     forget(relayed.ask, "acme")
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("ANALYZE pgcache_internal.hot_erasures, pgcache_internal.hot_outbox")
+        connection.execute("ANALYZE pgcache_internal.hot_erasures, pgcache_internal.change_log")
         found = connection.execute("SELECT FROM pg_stats WHERE attname = 'tenant' AND tablename LIKE 'hot%'").fetchall()
     assert found == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.hot.tools import deliver
 from tests.tools.session import Session
 
 CHECK = "SELECT status, detail, hint FROM cache_health() WHERE check_name = 'hot tier'"
@@ -13,7 +14,7 @@ CHECK = "SELECT status, detail, hint FROM cache_health() WHERE check_name = 'hot
 def hot(ask: Session) -> Session:
     """A type in the tier, and a relay that was there just now."""
     ask("SELECT cache_hot_on('store')")
-    ask("SELECT pgcache_internal.hot_begin_epoch('e', 'r')")
+    deliver(ask)
     return ask
 
 
@@ -49,7 +50,7 @@ def test_a_relay_that_is_away_for_a_minute_is_a_warning(hot: Session) -> None:
     assert hot.row(CHECK)["status"] == "ok"
     seen(hot, "181 seconds")
     assert hot.row(CHECK)["status"] == "warning"
-    hot("SELECT pgcache_internal.hot_delivered('{}', 0)")
+    hot("SELECT pgcache_internal.hot_delivered(pg_current_snapshot(), 0)")
     assert hot.row(CHECK)["status"] == "ok"
 
 

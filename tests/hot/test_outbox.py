@@ -11,15 +11,13 @@ from tests.hot.tools import deliver
 from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
-pytestmark = pytest.mark.ends
-
 A, B = ("store", "", "a"), ("store", "", "b")
 FACE = ("face", "", "f")
-VOID = (None, None, None)
+ALL_OF_STORE, ALL_OF_FACE, VOID = ("store", None, None), ("face", None, None), (None, None, None)
 
 
 def outbox(ask: Session) -> set[tuple[Any, ...]]:
-    return set(ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox"))
+    return set(ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_untold()"))
 
 
 def triggers(ask: Session) -> list[str]:
@@ -67,10 +65,10 @@ CHANGES = {
     "DELETE FROM face_embeddings_cache": {FACE},
     "INSERT INTO cache_store (cache_key, data) VALUES ('psql', '1')": {("store", "", "psql")},
     "MERGE INTO cache_store t USING (VALUES ('a')) v (k) ON t.cache_key = v.k WHEN MATCHED THEN DELETE": {A},
-    "TRUNCATE cache_type_store": {VOID},
-    "TRUNCATE cache_store": {VOID},
-    "SELECT cache_configure('face', enabled => false)": {VOID},
-    "SELECT cache_hot_off('face')": {VOID},
+    "TRUNCATE cache_type_store": {ALL_OF_STORE},
+    "TRUNCATE cache_store": {ALL_OF_STORE},
+    "SELECT cache_configure('face', enabled => false)": {ALL_OF_FACE},
+    "SELECT cache_hot_off('face')": {ALL_OF_FACE},
 }
 NO_CHANGES = [
     "SELECT cache_get('store', 'a')",
@@ -131,14 +129,14 @@ def test_evictions_are_noted(ask: Session) -> None:
         ask("SELECT cache_set('small', %s, '1')", f"k{number}")
     gone = {f"k{number}" for number in range(100)} - set(ask.column("SELECT cache_key FROM cache_type_small"))
     assert len(gone) >= 70
-    noted = dict(ask.rows("SELECT cache_key, count(*) FROM pgcache_internal.hot_outbox GROUP BY 1"))
+    noted = dict(ask.rows("SELECT cache_key, count(*) FROM pgcache_internal.hot_untold() GROUP BY 1"))
     assert {key for key, times in noted.items() if times == 2} == gone
 
 
 def test_a_type_that_is_dropped_voids_all(ask: Session) -> None:
     ask("SELECT cache_create_type('mine'), cache_hot_on('mine')")
     ask("SELECT cache_drop_type('mine')")
-    assert outbox(ask) == {VOID}
+    assert outbox(ask) == {("mine", None, None)}
     ask("SELECT cache_create_type('mine')")
     assert not ask("SELECT pgcache_internal.is_hot('mine')")
 
@@ -147,7 +145,7 @@ def test_disabling_a_type_notes_one_row_however_many_entries_it_had(hot: Session
     hot("INSERT INTO cache_store (cache_key, data) SELECT n, '1' FROM generate_series(1, 1000) n")
     deliver(hot)
     hot("SELECT cache_configure('store', enabled => false)")
-    assert hot.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox") == [VOID]
+    assert hot.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_untold()") == [ALL_OF_STORE]
 
 
 def test_no_setting_of_a_session_keeps_a_change_from_being_noted(hot: Session, role: Callable[..., Session]) -> None:
@@ -182,7 +180,7 @@ def test_a_released_savepoint_keeps_it(hot: Session) -> None:
     hot("RELEASE before")
     hot("SELECT cache_set('store', 'a', '1')")
     hot("COMMIT")
-    assert outbox(hot) == {VOID, A}
+    assert outbox(hot) == {ALL_OF_STORE, A}
 
 
 def test_changes_that_logical_replication_would_apply_are_noted(hot: Session) -> None:
@@ -211,7 +209,7 @@ def test_a_type_that_is_not_in_the_tier_has_no_triggers(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
     assert triggers(ask) == []
     ask("SELECT cache_hot_on('mine')")
-    names = ["hot_note", "hot_note_delete", "hot_note_moved", "hot_note_truncate", "hot_stamp"]
+    names = ["hot_stamp", "note_change", "note_gone", "note_moved", "note_truncate"]
     assert triggers(ask) == [f"cache_type_mine {name}" for name in names]
     ask("SELECT cache_hot_on('mine')")
     assert len(triggers(ask)) == len(names)
@@ -225,7 +223,7 @@ def test_the_notes_triggers_know_all_columns_but_those_of_upkeep(hot: Session) -
         SELECT tgrelid::regclass::text, tgname, (
             SELECT array_agg(attname::text) FROM pg_attribute a
             WHERE attrelid = tgrelid AND attnum > 0 AND NOT attisdropped AND attnum <> ALL(tgattr::int2[]))
-        FROM pg_trigger WHERE tgname IN ('hot_note', 'hot_stamp')
+        FROM pg_trigger WHERE tgname IN ('note_change', 'hot_stamp')
     """):
         assert set(columns) == {"hit_count", "last_accessed_at", "hit_weight"}, (relation, trigger)
 
@@ -242,8 +240,8 @@ def fill(session: Session, first: int, last: int) -> None:
 def test_the_outbox_collapses_to_the_newest_version_of_each_entry(hot: Session) -> None:
     for _ in range(300):
         hot("UPDATE cache_store SET data = data")
-    assert 2 <= hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 300
-    newest = "SELECT max(version) FROM pgcache_internal.hot_outbox WHERE cache_key = %s"
+    assert 2 <= hot("SELECT count(*) FROM pgcache_internal.hot_untold()") <= 300
+    newest = "SELECT max(version) FROM pgcache_internal.hot_untold() WHERE cache_key = %s"
     for key in "ab":
         assert hot(newest, key) == hot("SELECT version FROM cache_store WHERE cache_key = %s", key)
 
@@ -252,7 +250,7 @@ def test_beyond_the_limit_one_row_voids_all(hot: Session) -> None:
     hot("SELECT cache_hot_configure(outbox_limit => 1000)")
     for start in range(0, 3000, 100):
         fill(hot, start, start + 99)
-        assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 1400
+        assert hot("SELECT count(*) FROM pgcache_internal.hot_untold()") <= 1400
     assert VOID in outbox(hot)
 
 
@@ -260,11 +258,11 @@ def test_one_big_transaction_stays_within_the_limit(hot: Session) -> None:
     hot("SELECT cache_hot_configure(outbox_limit => 1000)")
     fill(hot, 1, 20_000)
     assert VOID in outbox(hot)
-    assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 1256
+    assert hot("SELECT count(*) FROM pgcache_internal.hot_untold()") <= 1256
     deliver(hot)
     hot("SELECT cache_clear('store')")
     assert VOID in outbox(hot)
-    assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") <= 1256
+    assert hot("SELECT count(*) FROM pgcache_internal.hot_untold()") <= 1256
 
 
 def test_a_rollback_brings_back_what_it_had_collapsed(hot: Session) -> None:
@@ -281,7 +279,7 @@ def test_nobody_waits_to_collapse(hot: Session, new_session: Callable[..., Sessi
     hot("SELECT cache_set('store', 'a', '7')")
     other = new_session()
     with other.transaction():
-        other("SELECT id FROM pgcache_internal.hot_outbox FOR UPDATE")
+        other("SELECT ctid FROM pgcache_internal.change_log FOR UPDATE")
         hot("SET lock_timeout = '1s'")
         fill(hot, 1, 2000)
     assert {A, VOID} <= outbox(hot)
@@ -298,7 +296,7 @@ def test_in_repeatable_read_a_write_does_not_fail_for_what_others_have_drained(
         deliver(other)
         fill(hot, 1001, 3000)
         hot("COMMIT")
-    assert hot("SELECT count(*) FROM pgcache_internal.hot_outbox") >= 1
+    assert hot("SELECT count(*) FROM pgcache_internal.hot_untold()") >= 1
 
 
 def test_each_change_wakes_the_relay(hot: Session, new_session: Callable[..., Session]) -> None:
@@ -379,12 +377,12 @@ def test_writers_note_changes_and_nothing_else(hot: Session, role: Callable[...,
     writer("SELECT cache_set('store', 'a', '5'), cache_delete('store', 'b')")
     assert outbox(hot) == {A, B}
     for forbidden in (
-        "DELETE FROM pgcache_internal.hot_outbox",
-        "UPDATE pgcache_internal.hot_outbox SET version = 1",
-        "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version, noted_at) VALUES"
+        "DELETE FROM pgcache_internal.change_log",
+        "UPDATE pgcache_internal.change_log SET version = 1",
+        "INSERT INTO pgcache_internal.change_log (type, tenant, cache_key, version, noted_at) VALUES"
         " ('store', '', 'k', 1, now())",
         "SELECT pgcache_internal.hot_pending()",
-        "SELECT pgcache_internal.hot_delivered('{}', 0)",
+        "SELECT pgcache_internal.hot_delivered('1:1:', 0)",
         "SELECT pgcache_internal.hot_begin_epoch('e', 'r')",
         "SELECT pgcache_internal.hot_state()",
         "SELECT cache_hot_on('llm')",
@@ -406,7 +404,7 @@ def test_a_writer_shrinks_the_outbox_too(hot: Session, role: Callable[..., Sessi
 def test_half_a_note_is_refused(hot: Session) -> None:
     """The relay could do nothing with it."""
     with refused("23514"):
-        hot("INSERT INTO pgcache_internal.hot_outbox (type, version) VALUES ('store', 1)")
+        hot("INSERT INTO pgcache_internal.change_log (type, cache_key, version) VALUES ('store', 'k', 1)")
 
 
 def test_a_writer_may_void_by_truncating_only_what_it_may_truncate(hot: Session, role: Callable[..., Session]) -> None:
@@ -428,7 +426,7 @@ def test_admins_manage_it_and_may_relay(hot: Session, role: Callable[..., Sessio
     admin("SELECT cache_hot_on('llm'), cache_hot_off('face'), cache_hot_configure(outbox_limit => 5000)")
     admin(
         "SELECT pgcache_internal.hot_state(), pgcache_internal.hot_pending(),"
-        " pgcache_internal.hot_begin_epoch('e', 'r'), pgcache_internal.hot_delivered('{1}', 1)"
+        " pgcache_internal.hot_begin_epoch('e', 'r'), pgcache_internal.hot_delivered('1:1:', 1)"
     )
 
 
@@ -468,26 +466,26 @@ def test_triggers_that_are_as_they_should_be_are_left_alone(
     with other.transaction():
         other("SELECT cache_set('store', 'a', '5')")
         hot("SET lock_timeout = '1s'")
-        hot("SELECT cache_hot_on('store', '10 minutes'), pgcache_internal.hot_attach('store')")
+        hot("SELECT cache_hot_on('store', '10 minutes'), pgcache_internal.attach_changes('store')")
     assert hot.rows(MADE, table) == before
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE {} DISABLE TRIGGER hot_note",
-        "ALTER TABLE {} ENABLE TRIGGER hot_note",
-        "DROP TRIGGER hot_note_truncate ON {}",
+        "ALTER TABLE {} DISABLE TRIGGER note_change",
+        "ALTER TABLE {} ENABLE TRIGGER note_change",
+        "DROP TRIGGER note_truncate ON {}",
         "COMMENT ON TRIGGER hot_stamp ON {} IS 'what an earlier version made it of'",
     ],
 )
 def test_triggers_that_are_not_are_made_anew(hot: Session, table: str, change: str) -> None:
     before = [(row[0], *row[2:]) for row in hot.rows(MADE + " ORDER BY 1", table)]
     hot(change.format(table))
-    hot("SELECT pgcache_internal.hot_attach('store')")
+    hot("SELECT pgcache_internal.attach_changes('store')")
     assert [(row[0], *row[2:]) for row in hot.rows(MADE + " ORDER BY 1", table)] == before
     made = hot.rows(MADE + " ORDER BY 1", table)
-    hot("SELECT pgcache_internal.hot_attach('store')")
+    hot("SELECT pgcache_internal.attach_changes('store')")
     assert hot.rows(MADE + " ORDER BY 1", table) == made
 
 

@@ -65,7 +65,7 @@ def test_it_looks_by_itself_too(tier: Tier, dsn: str) -> None:
     with a_relay(dsn, tier.server) as log:
         log.wait_for_work()
         tier.ask(
-            "INSERT INTO pgcache_internal.hot_outbox (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)"
+            "INSERT INTO pgcache_internal.change_log (type, tenant, cache_key, version) VALUES ('store', '', 'k', 1)"
         )
         wait_until(lambda: not tier.outbox())
         drained = tier.ask("SELECT drained_at FROM pgcache_internal.hot_epoch")

@@ -63,9 +63,9 @@ def test_an_entry_from_before_has_version_0(ask: Session) -> None:
 def test_the_version_in_the_outbox_is_that_of_the_entry_or_a_later_one(hot: Session) -> None:
     hot("SELECT cache_set('store', 'k', '1')")
     stored = hot(VERSION)
-    assert hot("SELECT max(version) FROM pgcache_internal.hot_outbox") == stored
+    assert hot("SELECT max(version) FROM pgcache_internal.hot_untold()") == stored
     hot("SELECT cache_delete('store', 'k')")
-    assert hot("SELECT max(version) FROM pgcache_internal.hot_outbox") > stored
+    assert hot("SELECT max(version) FROM pgcache_internal.hot_untold()") > stored
 
 
 def test_versions_grow_under_concurrent_writers(hot: Session, new_session: Callable[..., Session]) -> None:
@@ -88,8 +88,8 @@ def test_versions_grow_under_concurrent_writers(hot: Session, new_session: Calla
     at_once(*map(write, range(4)))
     hot("SELECT cache_set('store', 'k', '0')")
     last = hot(VERSION)
-    assert hot("SELECT max(version) FROM pgcache_internal.hot_outbox") == last
-    assert hot("SELECT count(*) = count(DISTINCT version) FROM pgcache_internal.hot_outbox")
+    assert hot("SELECT max(version) FROM pgcache_internal.hot_untold()") == last
+    assert hot("SELECT count(*) = count(DISTINCT version) FROM pgcache_internal.hot_untold()")
 
 
 def test_an_insert_that_waited_for_a_delete_is_noted_after_it(
@@ -105,10 +105,10 @@ def test_an_insert_that_waited_for_a_delete_is_noted_after_it(
     wait_until(lambda: watcher("SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", other.pid) == "Lock")
     hot("COMMIT")
     assert writing.result(20)
-    assert len(hot.rows("SELECT FROM pgcache_internal.hot_outbox")) == 2
+    assert len(hot.rows("SELECT FROM pgcache_internal.hot_untold()")) == 2
     # Its version may be the lower one. The entry that it stands for is then refused by Redis, for seconds, never wrong.
     assert hot("SELECT value FROM pgcache_internal.hot_get('store', 'k')") == "2"
-    assert hot(VERSION) in hot.column("SELECT version FROM pgcache_internal.hot_outbox")
+    assert hot(VERSION) in hot.column("SELECT version FROM pgcache_internal.hot_untold()")
 
 
 # hot_get.

@@ -33,7 +33,7 @@ class Tier:
         return Cycle(self.call, self.redis)
 
     def outbox(self) -> set[tuple[Any, ...]]:
-        return set(self.ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_outbox"))
+        return set(self.ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_untold()"))
 
     @property
     def alive(self) -> str | None:
@@ -66,10 +66,9 @@ def left_by_another_server(tier: Tier) -> None:
 
 def deliver(ask: Session) -> None:
     """Empties the outbox, as a relay does that has told Redis of all."""
-    ask(
-        "SELECT pgcache_internal.hot_begin_epoch('epoch', 'redis'),"
-        " pgcache_internal.hot_delivered(ARRAY(SELECT id FROM pgcache_internal.hot_outbox), 0)"
-    )
+    ask("SELECT pgcache_internal.begin_changes()")
+    ask("SELECT pgcache_internal.hot_begin_epoch('epoch', 'redis')")
+    ask("SELECT pgcache_internal.hot_delivered(seen, 0) FROM pgcache_internal.hot_pending() LIMIT 1")
 
 
 @contextmanager

@@ -78,7 +78,7 @@ class Tier:
             until(
                 lambda: (
                     self.alive()
-                    and connection.execute("SELECT count(*) FROM pgcache_internal.hot_outbox").fetchone() == (0,)
+                    and connection.execute("SELECT count(*) FROM pgcache_internal.hot_untold()").fetchone() == (0,)
                 )
             )
 

@@ -252,7 +252,7 @@ def test_what_is_not_there_is_remembered_only_if_asked(world: Any, proxy: Proxy,
 
 def test_a_type_that_is_not_in_the_tier(world: Any, proxy: Proxy, db: psycopg.Connection) -> None:
     db.execute("SELECT pgcache.cache_hot_off('store')")
-    until(lambda: not db.execute("SELECT FROM pgcache_internal.hot_outbox").fetchall())
+    until(lambda: not db.execute("SELECT FROM pgcache_internal.hot_untold()").fetchall())
     cache = world.cache(proxy.dsn)
     for number in range(3):
         cache.set("store", "k", number)

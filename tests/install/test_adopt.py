@@ -462,7 +462,7 @@ def test_the_hot_tier_is_told(old: Session) -> None:
     old(SEED_002)
     old("SELECT pgcache.cache_hot_on('store')")
     adopted(old)
-    keys = old.column("SELECT cache_key FROM pgcache_internal.hot_outbox WHERE type = 'store' ORDER BY 1")
+    keys = old.column("SELECT cache_key FROM pgcache_internal.hot_untold() WHERE type = 'store' ORDER BY 1")
     assert keys == ["for-ever", "infinity", "retrieval:python:5"]
 
 

@@ -232,7 +232,6 @@ def seen(ask: Session) -> dict[str, Any]:
         ),
         "prices": ask.rows("SELECT model, usd_per_million_tokens FROM pgcache_internal.model_prices"),
         "hot": ask.rows("SELECT type, ttl FROM pgcache_internal.hot_types"),
-        "outbox": ask.rows("SELECT type, cache_key, version FROM pgcache_internal.hot_outbox ORDER BY id"),
     }
 
 

@@ -197,10 +197,10 @@ def test_redis_is_told_of_both_keys(ask: Session) -> None:
     ask("SELECT cache_hot_on('store')")
     fill(ask, "store", "1")
     there = keys(ask)
-    noted = ask("SELECT max(id) FROM pgcache_internal.hot_outbox")
+    noted = ask("SELECT max(version) FROM pgcache_internal.hot_untold()")
     ask("SELECT cache_set('store', 'new', '2')")
     (gone,) = there - keys(ask)
-    news = ask.rows("SELECT cache_key FROM pgcache_internal.hot_outbox WHERE id > %s", noted)
+    news = ask.rows("SELECT cache_key FROM pgcache_internal.hot_untold() WHERE version > %s", noted)
     assert {key for (key,) in news} == {"new", gone}
     assert ask("SELECT version FROM cache_type_store WHERE cache_key = 'new'") > 0
 

@@ -86,7 +86,7 @@ NOT_FOR_THEM = [
     "SELECT last_value FROM pgcache_internal.hits_store",
     # From PostgreSQL 17 on it is NULL.
     "SELECT 1 / coalesce(pg_sequence_last_value('pgcache_internal.hits_store'), 0)",
-    "SELECT * FROM pgcache_internal.granted_roles", "SELECT * FROM pgcache_internal.hot_outbox",
+    "SELECT * FROM pgcache_internal.granted_roles", "SELECT * FROM pgcache_internal.change_log",
     "SELECT pgcache_internal.delete_where('store', 'true', NULL)", "SELECT pgcache_internal.measure('store')",
     "SELECT pgcache_internal.fold_hits()", "SELECT pgcache_internal.tenants_of_caller()",
     "SELECT pgcache_internal.hot_get('store', 'k')", "SELECT pgcache_internal.hot_report_hits('store', '{k}', '{1}')",

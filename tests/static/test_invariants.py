@@ -23,7 +23,7 @@ THINGS = """
     SELECT cache_get('mine', 'k'), pgcache_internal.measure('mine'), pgcache_internal.settle_counters();
 """
 COPIES = "INSERT INTO {} (type, cache_key, data) SELECT '{}', 'c' || i, '1' FROM generate_series(1, {}) i"
-OUTBOX = "pgcache_internal.hot_outbox (type, tenant, cache_key, version, noted_at)"
+OUTBOX = "pgcache_internal.change_log (type, tenant, cache_key, version, noted_at)"
 # What is done -> what is said of it.
 SPOILT = {
     "INSERT INTO pgcache_internal.room_due VALUES ('1', 'mine', 1, false)": "room: due after",
@@ -49,10 +49,10 @@ SPOILT = {
     f"INSERT INTO {OUTBOX} VALUES ('store', '', 'k', 9, now())": "outbox: of a version that was not given",
     f"INSERT INTO {OUTBOX} VALUES ('store', '', 'k', 1, now())": "outbox: of a version of another change",
     f"INSERT INTO {OUTBOX} VALUES ('store', '', 'k', 1, now() + '1 hour')": "outbox: of the future",
-    "DROP TRIGGER hot_note_delete ON cache_type_store": "outbox: triggers not those",
-    "ALTER TABLE cache_type_store ENABLE TRIGGER hot_note": "outbox: triggers not those",
-    "DELETE FROM pgcache_internal.hot_types; DELETE FROM pgcache_internal.hot_outbox": "outbox: triggers not those",
-    "DELETE FROM pgcache_internal.hot_outbox": "outbox: a change is not in it",
+    "DROP TRIGGER note_gone ON cache_type_store": "outbox: triggers not those",
+    "ALTER TABLE cache_type_store ENABLE TRIGGER note_change": "outbox: triggers not those",
+    "DELETE FROM pgcache_internal.hot_types; DELETE FROM pgcache_internal.change_log": "outbox: triggers not those",
+    "DELETE FROM pgcache_internal.change_log": "outbox: a change is not in it",
     "ALTER TABLE cache_type_store DISABLE TRIGGER ALL; UPDATE cache_type_store SET version = 9":
         "outbox: an entry has a version",
 }  # fmt: skip

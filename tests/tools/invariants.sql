@@ -49,14 +49,14 @@ begin
     end if;
 
     -- outbox: what waits for Redis is a change of a type in the hot tier, and each change is there once.
-    if exists (select from pgcache_internal.hot_outbox) then
-        voided := exists (select from pgcache_internal.hot_outbox o where o.type is null);
+    if exists (select from pgcache_internal.change_log) then
+        voided := exists (select from pgcache_internal.hot_untold() o where o.cache_key is null);
         broken := broken || array(
             select jsonb_build_object('invariant', 'outbox', 'what', w.what, 'row', to_jsonb(o))
             from (
                 select b.*, h.type is not null as is_hot, count(*) over (partition by b.version) as times
-                from pgcache_internal.hot_outbox b left join pgcache_internal.hot_types h on h.type = b.type
-                where b.type is not null
+                from pgcache_internal.hot_untold() b left join pgcache_internal.hot_types h on h.type = b.type
+                where b.cache_key is not null
             ) o
             cross join lateral (values
                 (not o.is_hot and not voided, 'of a type that is not in the hot tier'),
@@ -68,22 +68,17 @@ begin
             where w.is_so
         );
     end if;
-    if (select count(*) from pg_trigger g where g.tgname = any(pgcache_internal.hot_triggers()) and g.tgenabled = 'A')
-        <> (select count(*) from pgcache_internal.hot_types) * cardinality(pgcache_internal.hot_triggers())
-    then
+    if (
+        select count(*) from pg_trigger g
+        where g.tgname = any(pgcache_internal.change_triggers(true, true)) and g.tgenabled = 'A'
+    ) <> (
+        select coalesce(sum(cardinality(pgcache_internal.change_triggers(h.type is not null, n.type is not null))), 0)
+        from pgcache_internal.hot_types h full join pgcache_internal.near_types n on n.type = h.type
+    ) then
         broken := broken || array(
-            select jsonb_build_object('invariant', 'outbox', 'what', 'triggers not those of the types in the hot tier',
+            select jsonb_build_object('invariant', 'outbox', 'what', 'triggers not those of the types hot or near',
                 'row', jsonb_build_object('table', g.tgrelid::regclass, 'trigger', g.tgname, 'enabled', g.tgenabled))
-            from pg_trigger g where g.tgname = any(pgcache_internal.hot_triggers())
-        );
-    end if;
-    if (select count(*) from pg_trigger g where g.tgname = any(pgcache_internal.near_triggers()) and g.tgenabled = 'A')
-        <> (select count(*) from pgcache_internal.near_types) * cardinality(pgcache_internal.near_triggers())
-    then
-        broken := broken || array(
-            select jsonb_build_object('invariant', 'near', 'what', 'triggers not those of the near types',
-                'row', jsonb_build_object('table', g.tgrelid::regclass, 'trigger', g.tgname, 'enabled', g.tgenabled))
-            from pg_trigger g where g.tgname = any(pgcache_internal.near_triggers())
+            from pg_trigger g where g.tgname = any(pgcache_internal.change_triggers(true, true))
         );
     end if;
 
@@ -162,7 +157,7 @@ begin
                 'an entry has a version that was not given yet', 'row', to_jsonb(t) || to_jsonb(held));
         end if;
 
-        -- An entry is as old as what the outbox says of it, or older; and where no relay was, it says all.
+        -- An entry is as old as what the outbox says of it, or older; and where nobody has pruned it, it says all.
         if held.version is not null and not voided and pgcache_internal.is_hot(t.type) then
             execute format($sql$
                 select $1 || array(
@@ -172,12 +167,14 @@ begin
                     from %s t
                     left join (
                         select b.tenant, b.cache_key, max(b.version) as version
-                        from pgcache_internal.hot_outbox b where b.type = %1$L group by 1, 2
+                        from pgcache_internal.hot_untold() b where b.type = %1$L group by 1, 2
                     ) o on o.tenant = t.tenant and o.cache_key = t.cache_key
                     where t.version > coalesce(o.version, case when $2 then t.version else 0 end)
                 )
                 $sql$, t.type, t.relation)
-            into broken using broken, exists (select from pgcache_internal.hot_epoch);
+            into broken using broken, exists (select from pgcache_internal.hot_epoch)
+                or exists (select from pgcache_internal.change_epoch)
+                or pg_sequence_last_value('pgcache_internal.hot_version') >= 256;
         end if;
     end loop;
 

@@ -1,4 +1,4 @@
-"""What the database tells processes that keep entries: each change once, whenever it was committed."""
+"""The log of changes: each is told once to each who keeps copies, whenever it was committed, and nobody is held up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NewRole, NewSession
+from tests.hot.tools import deliver
 from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
@@ -128,9 +129,9 @@ def test_notes_are_pruned_and_who_was_away_for_long_knows_it(ask: Session, reade
         ask("SELECT cache_set('store', 'k', '2')")
         assert reader() >= {("store", "", "k")}
         assert reader.whole
-        ask("UPDATE pgcache_internal.near_epoch SET next_at = clock_timestamp() - interval '1 second'")
-        ask("SELECT pgcache_internal.near_prune()")
-        return not ask("SELECT count(*) FROM pgcache_internal.near_log WHERE cache_key = 'other'")
+        ask("UPDATE pgcache_internal.change_epoch SET next_at = clock_timestamp() - interval '1 second'")
+        ask("SELECT pgcache_internal.prune_changes()")
+        return not ask("SELECT count(*) FROM pgcache_internal.change_log WHERE cache_key = 'other'")
 
     wait_until(pruned)
     away()
@@ -147,8 +148,8 @@ def test_a_long_transactions_notes_stay_until_they_are_told(
     long("BEGIN")
     long("SELECT cache_set('store', 'k', '2')")
     for _ in range(3):
-        ask("UPDATE pgcache_internal.near_epoch SET next_at = clock_timestamp() - interval '1 second'")
-        ask("SELECT pgcache_internal.near_prune()")
+        ask("UPDATE pgcache_internal.change_epoch SET next_at = clock_timestamp() - interval '1 second'")
+        ask("SELECT pgcache_internal.prune_changes()")
         assert reader() == set()
         assert reader.whole
     long("COMMIT")
@@ -166,7 +167,7 @@ def test_too_many_changes_are_told_as_one(ask: Session, reader: Reader) -> None:
 
 def test_another_epoch_voids_all(ask: Session, reader: Reader) -> None:
     """As after a crash, which empties what is UNLOGGED."""
-    ask("TRUNCATE pgcache_internal.near_log, pgcache_internal.near_epoch")
+    ask("TRUNCATE pgcache_internal.change_log, pgcache_internal.change_epoch")
     reader()
     assert reader.whole is False
 
@@ -174,12 +175,12 @@ def test_another_epoch_voids_all(ask: Session, reader: Reader) -> None:
 def test_without_anybody_who_asks_there_are_few_notes(ask: Session) -> None:
     ask("SELECT cache_near_on('store')")
     ask("DO $$ BEGIN FOR n IN 1..3000 LOOP PERFORM cache_set('store', 'k', '1'); END LOOP; END $$")
-    assert ask("SELECT count(*) FROM pgcache_internal.near_log") < 3000
+    assert ask("SELECT count(*) FROM pgcache_internal.change_log") < 3000
 
 
 def test_only_the_types_that_are_near_bear_its_cost(ask: Session, reader: Reader) -> None:
-    triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'near_note%%' AND tgrelid = %s::regclass"
-    assert ask(triggers, "cache_type_store") == 2
+    triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'note%%' AND tgrelid = %s::regclass"
+    assert ask(triggers, "cache_type_store") == 4
     assert ask(triggers, "cache_llm_responses") == 0
     ask("SELECT cache_near_on('llm')")
     ask("SELECT cache_set_llm('p', 'm', 'r', 5)")
@@ -211,3 +212,149 @@ def test_what_is_refused(ask: Session, role: NewRole) -> None:
             walled(f"SELECT pgcache_internal.{call}")
     with ask.transaction("READ ONLY"), refused("25006"):
         ask("SELECT pgcache_internal.near_changes(NULL, NULL)")
+
+
+# Near caches and the relay, of one log.
+
+
+@pytest.fixture
+def both(ask: Session, reader: Reader) -> Reader:
+    """The type store is hot, too, and the relay is up to date."""
+    ask("SELECT cache_hot_on('store'), cache_set('store', 'k', '1')")
+    deliver(ask)
+    reader()
+    return reader
+
+
+def outbox(ask: Session) -> set[tuple[Any, ...]]:
+    return set(ask.rows("SELECT type, tenant, cache_key FROM pgcache_internal.hot_untold()"))
+
+
+def prune(ask: Session) -> None:
+    """As ten seconds later."""
+    ask("UPDATE pgcache_internal.change_epoch SET next_at = clock_timestamp() - interval '1 second'")
+    ask("SELECT pgcache_internal.prune_changes()")
+
+
+def notes(ask: Session) -> int:
+    count: int = ask("SELECT count(*) FROM pgcache_internal.change_log WHERE cache_key IS NOT NULL")
+    return count
+
+
+def test_one_note_tells_both(ask: Session, both: Reader) -> None:
+    before = notes(ask)
+    for change in ("cache_set('store', 'k', '2')", "cache_delete('store', 'k')", "cache_set('store', 'k', '3')"):
+        ask(f"SELECT {change}")
+    assert notes(ask) == before + 3
+    assert (both(), outbox(ask)) == ({("store", "", "k")}, {("store", "", "k")})
+    assert (both(), outbox(ask)) == (set(), {("store", "", "k")})
+    deliver(ask)
+    assert outbox(ask) == set()
+    ask("SELECT cache_set('store', 'k', '4')")
+    deliver(ask)
+    assert both() == {("store", "", "k")}
+    ask("TRUNCATE cache_type_store")
+    assert (both(), outbox(ask)) == ({("store", None, None)}, {("store", None, None)})
+
+
+def test_a_type_that_is_one_of_the_two_tells_only_that_one(ask: Session, both: Reader) -> None:
+    ask("SELECT cache_near_on('llm'), cache_hot_on('face'), cache_set('face', 'f', '{\"embeddings\": []}')")
+    ask("SELECT cache_set('llm', 'k', '{\"response\": \"x\"}'), cache_delete('llm', 'k'), cache_delete('face', 'f')")
+    assert (both(), outbox(ask)) == ({("llm", "", "k")}, {("face", "", "f")})
+    deliver(ask)
+    ask("TRUNCATE cache_llm_responses")
+    assert (both(), outbox(ask)) == ({("llm", None, None)}, set())
+
+
+def test_to_leave_one_of_the_two_keeps_the_other(ask: Session, both: Reader) -> None:
+    ask("SELECT cache_hot_off('store')")
+    assert (both(), outbox(ask)) == ({("store", None, None)}, {("store", None, None)})
+    deliver(ask)
+    ask("SELECT cache_set('store', 'k', '2')")
+    assert (both(), outbox(ask)) == ({("store", "", "k")}, set())
+    ask("SELECT cache_hot_on('store'), cache_near_off('store')")
+    both()
+    ask("SELECT cache_set('store', 'k', '3')")
+    assert (both(), outbox(ask)) == (set(), {("store", "", "k")})
+    ask("SELECT cache_hot_off('store')")
+    assert ask("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'cache_type_store'::regclass") == 0
+
+
+def test_more_than_the_relay_may_leave_behind_voids_what_processes_keep_too(ask: Session, both: Reader) -> None:
+    ask("SELECT cache_hot_configure(outbox_limit => 300)")
+    ask("SELECT count(cache_set('store', i::text, '1')) FROM generate_series(1, 1000) i")
+    assert (None, None, None) in both()
+
+
+def test_a_relay_that_is_away_does_not_hold_up_the_others_and_misses_nothing(ask: Session, both: Reader) -> None:
+    ask("SELECT cache_set('store', 'k', '2')")
+    assert both() == {("store", "", "k")}
+
+    def only_what_waits() -> bool:
+        prune(ask)
+        return both() == set() and both.whole and notes(ask) == 1
+
+    wait_until(only_what_waits)
+    assert outbox(ask) == {("store", "", "k")}
+    deliver(ask)
+
+    def nothing() -> bool:
+        prune(ask)
+        return notes(ask) == 0
+
+    wait_until(nothing)
+
+
+def test_a_long_transaction_keeps_its_own_notes_only(ask: Session, both: Reader, new_session: NewSession) -> None:
+    long = new_session()
+    long("BEGIN")
+    long("SELECT cache_set('store', 'mine', '1')")
+    ask("SELECT cache_set('store', 'k', '2')")
+    assert both() == {("store", "", "k")}
+    deliver(ask)
+
+    def only_its_own() -> bool:
+        prune(ask)
+        return both() == set() and both.whole and ask("SELECT count(*) FROM pgcache_internal.change_log") == 0
+
+    wait_until(only_its_own)
+    long("COMMIT")
+    assert (both(), outbox(ask)) == ({("store", "", "mine")}, {("store", "", "mine")})
+    assert both.whole
+
+
+def test_pruning_leaves_nothing_untold_where_no_relay_was(ask: Session, both: Reader) -> None:
+    """Who begins an epoch in the same transaction as the log begins again once both are committed."""
+    ask("TRUNCATE pgcache_internal.change_log, pgcache_internal.change_epoch, pgcache_internal.hot_epoch")
+    pending = "SELECT type, cache_key, version FROM pgcache_internal.hot_pending()"
+    for told in ((None, None, 0), (None, None, None)):
+        ask("SELECT pgcache_internal.hot_begin_epoch('e', 'r')")
+        assert ask.rows(pending) == [told]
+
+
+def test_of_two_relays_the_later_one_counts(ask: Session, both: Reader) -> None:
+    early = ask("SELECT seen::text FROM pgcache_internal.hot_pending()")
+    ask("SELECT cache_set('store', 'k', '2')")
+    deliver(ask)
+    ask("SELECT pgcache_internal.hot_delivered(%s, 0)", early)
+    assert outbox(ask) == set()
+
+
+def test_who_prunes_in_a_transaction_does_not_take_what_it_notes_after_it(ask: Session, both: Reader) -> None:
+    ask("UPDATE pgcache_internal.change_epoch SET next_at = clock_timestamp() - interval '1 second'")
+    ask("BEGIN")
+    ask("SELECT cache_set('store', 'k', '2'), pgcache_internal.prune_changes()")
+    assert both() == set()
+    ask("SELECT cache_set('store', 'k', '3')")
+    ask("COMMIT")
+    deliver(ask)
+    prune(ask)
+    assert both() == {("store", "", "k")}
+    assert both.whole
+
+
+def test_a_relay_that_was_killed_in_its_sleep_is_not_called_for_ever(ask: Session, both: Reader) -> None:
+    """Commits that notify wait for each other."""
+    ask("SELECT pgcache_internal.hot_sleep(true)")
+    ask("SELECT count(cache_set('store', 'k', '1')) FROM generate_series(1, 600)")
+    assert ask("SELECT last_value FROM pgcache_internal.hot_asleep") == 0
