@@ -27,6 +27,7 @@ QUESTIONS = {
         from_python.many,
         from_python.joined,
         near.near,
+        near.while_others_write,
         near.large_values,
         hybrid.tier,
         hybrid.writes,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import statistics
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import cycle
 from time import perf_counter
 from typing import Any
 
@@ -14,12 +17,15 @@ import psycopg
 from pgcache_py import Cache, Near
 from tests.bench import peers
 from tests.bench.from_python import entry, timed
-from tests.bench.harness import Arm, Result, Sample, Target, compare, question
+from tests.bench.harness import Arm, Result, Sample, Target, compare, question, say
 from tests.bench.machine import Bench, Database
 from tests.bench.workloads import zipf
 from tests.tools.waiting import at_once, wait_until
 
 THREADS = 8
+CLIENT_SIDE = "redis-py, client-side caching"
+# Of all calls, so many write.
+WRITES = (0.001, 0.01, 0.1)
 SET = "SELECT pgcache.cache_set('{}', (random() * 5000)::integer::text, to_jsonb(repeat('x', 700)))"
 
 
@@ -32,20 +38,17 @@ def near(bench: Bench) -> Iterator[Result]:
         kept = stack.enter_context(Cache(database.dsn, near=Near(max_staleness=10)))
         none = stack.enter_context(Cache(database.dsn, near=Near(max_entries=1)))
         plain = stack.enter_context(Cache(database.dsn))
-        opened = {"redis-py": peers.redis_unix, "diskcache": peers.diskcache}
-        others, absent = {}, {}
-        for name, connect in opened.items():
-            try:
-                others[name] = connect(bench, database, stack)
-            except (peers.AbsentError, ImportError) as error:
-                absent[name] = str(error)
+        opened = {"redis-py": peers.redis_unix, CLIENT_SIDE: peers.redis_near, "diskcache": peers.diskcache}
+        others, absent = connected(opened, bench, database, stack)
         for number in range(1000):
             for peer in (*others.values(), peers.over(plain, "kept")):
                 peer.set(str(number), entry(number))
         for cache in (kept, none):  # once it knows which types may be kept
-            wait_until(lambda cache=cache: cache.get("kept", "0") and len(cache._near.store))
+            wait_until(lambda cache=cache: keeps(cache, "0"))
         for (key,) in keys:
             kept.get("kept", key)
+            for peer in others.values():
+                peer.get(key)
         arms = {name: timed(peer.get, keys) for name, peer in others.items()}
         arms |= {
             name: timed(lambda key, cache=cache: cache.get("kept", key), keys)
@@ -56,7 +59,9 @@ def near(bench: Bench) -> Iterator[Result]:
             Target("pgcache, near", at_most=0.2, of="diskcache"),
             Target("pgcache, not near yet", at_most=1.1, of="pgcache"),
         ]
-        yield compare("get", "µs", arms, reference="redis-py", targets=targets, rounds=bench.rounds, not_run=absent)
+        gets = compare("get", "µs", arms, reference="redis-py", targets=targets, rounds=bench.rounds, not_run=absent)
+        yield gets
+        yield Result("hits, of all gets, from which on it pays", "", {"pgcache, near": break_even(gets)})
         yield from hits_of_threads(bench, kept, keys)
     with bench.database("near") as database:
         database.run("SELECT pgcache.cache_create_type('kept'), pgcache.cache_create_type('plain')")
@@ -64,6 +69,78 @@ def near(bench: Bench) -> Iterator[Result]:
         with Cache(database.dsn, near=Near()) as cache:
             cache.get("kept", "0")
             yield sets(bench, database, "near", "kept")
+
+
+def keeps(cache: Cache, key: str) -> bool:
+    """Whether a cache keeps an entry, of which it is asked; before it has heard which types are near it keeps none."""
+    cache.get("kept", key)
+    return cache._near is not None and len(cache._near.store) > 0
+
+
+def connected(
+    opened: Mapping[str, peers.Open], bench: Bench, database: Database, stack: ExitStack
+) -> tuple[dict[str, peers.Peer], dict[str, str]]:
+    """The peers that can be measured here, and why the others cannot."""
+    others, absent = {}, {}
+    for name, connect in opened.items():
+        try:
+            others[name] = connect(bench, database, stack)
+        except (peers.AbsentError, ImportError) as error:
+            absent[name] = str(error)
+    return others, absent
+
+
+def break_even(gets: Result) -> list[float]:
+    """The share of hits at which near gets take as long as those without a near cache."""
+    hits, misses, plain = (gets.samples[arm] for arm in ("pgcache, near", "pgcache, not near yet", "pgcache"))
+    return [max(0.0, (miss - get) / (miss - hit)) for hit, miss, get in zip(hits, misses, plain, strict=True)]
+
+
+@question("near-writes", "Near cache while others write: what a get costs, how many hit, how old what they return is")
+def while_others_write(bench: Bench) -> Iterator[Result]:
+    with bench.database("near_writes") as database, ExitStack() as stack:
+        database.run("SELECT pgcache.cache_create_type('kept'), pgcache.cache_near_on('kept')")
+        near = stack.enter_context(Cache(database.dsn, near=Near()))
+        near.set("kept", "0", 0.0)
+        wait_until(lambda: keeps(near, "0"))
+        others, absent = connected({CLIENT_SIDE: peers.redis_near}, bench, database, stack)
+        other = peers.over(stack.enter_context(Cache(database.dsn)), "kept")
+        readers = {"pgcache, near": peers.Peer(peers.over(near, "kept").get, other.set), **others}
+        for share in WRITES:
+            runs = {
+                name: [while_it_is_written(peer, share, bench.seconds) for _ in range(bench.rounds)]
+                for name, peer in readers.items()
+            }
+            say(f"  {share:.1%} of all calls write")
+            for part, (what, unit) in enumerate((("get", "µs"), ("hits, of all gets", ""), ("oldest returned", "ms"))):
+                samples = {name: [run[part] for run in of_peer] for name, of_peer in runs.items()}
+                yield Result(f"{what}, {share:.1%} of all calls write", unit, samples, not_run=absent)
+
+
+def while_it_is_written(peer: peers.Peer, share: float, seconds: float) -> tuple[float, float, float]:
+    """What a get takes, in microseconds; how many take less than an eighth of what the slowest tenth does; how long, in
+    milliseconds, the oldest value had been replaced when it was returned. All calls are of one thread.
+    """
+    keys = cycle(zipf(100_000, 1000))
+    chance = random.Random(1)
+    replaced = {str(key): 0.0 for key in range(1000)}  # when the present value came, which is that moment
+    for key in replaced:
+        replaced[key] = began = perf_counter()
+        peer.set(key, began)
+    times, oldest, ends = [], 0.0, perf_counter() + seconds
+    while perf_counter() < ends:
+        key = str(next(keys))
+        if chance.random() < share:
+            peer.set(key, value := perf_counter())
+            replaced[key] = value
+            continue
+        began = perf_counter()
+        found = peer.get(key)
+        times.append(perf_counter() - began)
+        if found != replaced[key]:
+            oldest = max(oldest, began - replaced[key])
+    slow = statistics.quantiles(times, n=10)[-1]
+    return statistics.mean(times) * 1e6, sum(taken < slow / 8 for taken in times) / len(times), oldest * 1000
 
 
 def sets(bench: Bench, database: Database, what: str, type: str) -> Result:

@@ -80,13 +80,24 @@ def redis_client(bench: Bench, stack: ExitStack, *, tcp: bool = False) -> Any:
 
 
 def redis_unix(bench: Bench, database: Database, stack: ExitStack, *, tcp: bool = False) -> Peer:
-    client = redis_client(bench, stack, tcp=tcp)
+    return as_json(redis_client(bench, stack, tcp=tcp))
+
+
+def as_json(client: Any) -> Peer:
+    """What a client of redis-py gets and sets, in JSON."""
 
     def get(key: str) -> Any:
         data = client.get(key)
         return None if data is None else json.loads(data)
 
     return Peer(get, lambda key, value: client.set(key, json.dumps(value), ex=TTL))
+
+
+def redis_near(bench: Bench, database: Database, stack: ExitStack) -> Peer:
+    from tests.bench.newer_redis import caching_client
+
+    client, other = stack.enter_context(caching_client())
+    return Peer(as_json(client).get, as_json(other).set)
 
 
 def redis_tcp(bench: Bench, database: Database, stack: ExitStack) -> Peer:
