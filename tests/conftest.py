@@ -1,8 +1,9 @@
 """Servers and databases for the tests.
 
-A test that takes `db`, `dsn`, `empty_dsn` or `server` runs on every server that this machine can run. Each database is
-the test's own: a copy of a template in which pgcache is installed. With --installed-by=VERSION a released version was
-installed there, and upgraded since; tests that are marked with `upgraded` run on both.
+A test that takes `db`, `dsn`, `empty_dsn` or `server` runs on servers of the oldest and of the newest release that have
+what it needs; those marked with `every`, on every server that this machine can run. Each database is the test's own: a
+copy of a template in which pgcache is installed. With --installed-by=VERSION a released version was installed there,
+and upgraded since; tests that are marked with `upgraded` run on both.
 """
 
 from __future__ import annotations
@@ -108,10 +109,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if lacking and metafunc.definition.get_closest_marker("once"):
         first = min(lacking, key=lambda server: len(lacking[server]))
         lacking = {first: lacking[first]}
-    elif lacking and metafunc.definition.get_closest_marker("ends"):
-        release = {server: int(server.name.rpartition("-")[2]) for server in lacking}
-        ends = min(release.values()), max(release.values())
-        lacking = {server: missing for server, missing in lacking.items() if release[server] in ends}
+    elif not metafunc.definition.get_closest_marker("every"):
+        wanted = [*ends(lacking), *ends([server for server, missing in lacking.items() if not missing])]
+        lacking = {server: missing for server, missing in lacking.items() if server in wanted}
     metafunc.parametrize(
         "server",
         [
@@ -125,6 +125,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         indirect=True,
         scope="session",
     )
+
+
+def ends(servers: Collection[Server]) -> list[Server]:
+    """The servers of the oldest and of the newest release: what holds there is taken to hold on those between."""
+    by_release = sorted(servers, key=lambda server: int(server.name.rpartition("-")[2]))
+    return [by_release[0], by_release[-1]] if by_release else []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

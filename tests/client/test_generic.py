@@ -23,6 +23,8 @@ from pgcache_py import (
     UnknownTypeError,
 )
 
+pytestmark = pytest.mark.every
+
 VALUES = [
     None,
     True,

@@ -13,6 +13,8 @@ import pytest
 from pgcache_py import Audio, DimensionError, InvalidKeyError, InvalidValueError, Skip
 from tests.client.proxy import Proxy
 
+pytestmark = pytest.mark.every
+
 
 @pytest.mark.once
 def test_every_typed_call_on_every_source(world: Any, source: Any) -> None:

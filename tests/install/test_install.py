@@ -33,6 +33,7 @@ CATALOG = """
 """
 
 
+@pytest.mark.every
 def test_installs_and_is_usable_at_once(empty_dsn: str) -> None:
     report = install(empty_dsn)
     assert (report.action, report.version, report.previous) == ("installed", __version__, None)
@@ -43,6 +44,7 @@ def test_installs_and_is_usable_at_once(empty_dsn: str) -> None:
     assert fetch(empty_dsn, "SELECT cache_get('store', 'k')") == {"a": 1}
 
 
+@pytest.mark.every
 def test_a_second_time_changes_nothing(empty_dsn: str) -> None:
     install(empty_dsn)
     before = (
@@ -321,6 +323,7 @@ def psql(programs: Path, dsn: str, *arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
+@pytest.mark.every
 def test_the_printed_sql_installs_the_same(owned_dsn: str, programs: Path) -> None:
     script = sources.load().render(__version__)
     psql(programs, owned_dsn, stdin=script)
@@ -374,6 +377,7 @@ def test_who_may_read_all_data_dumps_all_but_the_secrets(
     assert install(empty_dsn, cron=False).action == "current"
 
 
+@pytest.mark.every
 def test_a_dump_can_be_restored_into_an_empty_database(dsn: str, empty_dsn: str, programs: Path) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT pgcache.cache_set('store', 'k', '[1, 2]', '30 days')")

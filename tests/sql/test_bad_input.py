@@ -15,8 +15,6 @@ from tests.sql.test_fields import VALUES as KINDS
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 
-pytestmark = pytest.mark.ends
-
 # Calls with a type, a key, ttl, ... to be replaced by what is wrong.
 TAKE_A_TYPE = [
     "cache_get({type}, 'k')",

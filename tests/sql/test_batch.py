@@ -11,6 +11,8 @@ from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once
 
+pytestmark = pytest.mark.every
+
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])
 def test_get_many_answers_in_the_order_asked(shared: Session, type: str) -> None:

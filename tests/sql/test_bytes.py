@@ -11,8 +11,6 @@ from tests.conftest import NewRole, NewSession
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once
 
-pytestmark = pytest.mark.ends
-
 EVERY_BYTE = bytes(range(256))
 LARGEST = 2**63 - 1
 

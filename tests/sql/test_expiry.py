@@ -10,8 +10,6 @@ from tests.conftest import NewSession
 from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 
-pytestmark = pytest.mark.ends
-
 
 @pytest.mark.parametrize("type", [*VALUES, "mine"])
 def test_an_entry_lives_until_the_moment_it_expires(shared: Session, type: str) -> None:

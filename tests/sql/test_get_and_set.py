@@ -8,6 +8,8 @@ from tests.conftest import NewSession
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once
 
+pytestmark = pytest.mark.every
+
 # One value for each type, as its columns hold it: all fields, and only those that must be there.
 VALUES = {
     "llm": [

@@ -11,8 +11,6 @@ from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until as until
 
-pytestmark = pytest.mark.ends
-
 FETCH = "SELECT * FROM cache_fetch('store', 'k', '{t}', wait => '0')"
 SET = "SELECT cache_set('store', 'k', '\"old\"', token => %s)"
 

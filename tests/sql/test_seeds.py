@@ -12,6 +12,8 @@ from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session, refused
 from tests.tools.waiting import at_once
 
+pytestmark = pytest.mark.every
+
 
 def fill(ask: Session) -> None:
     """In each of the tables that the seeds have: an entry that has been read three times, and an expired one."""

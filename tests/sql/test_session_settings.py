@@ -12,6 +12,8 @@ from tests.conftest import NewSession, fresh_database
 from tests.servers import Server
 from tests.tools.session import Session
 
+pytestmark = pytest.mark.every
+
 # What drivers, ORMs, poolers, tools and administrators change: each of them in one of these sessions.
 SESSIONS: dict[str, dict[str, str]] = {
     "numbers, strings and times": {

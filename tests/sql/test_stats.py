@@ -11,8 +11,6 @@ from tests.sql.test_get_and_set import VALUES
 from tests.tools.session import Session
 from tests.tools.waiting import Background
 
-pytestmark = pytest.mark.ends
-
 
 def test_one_row_a_type(ask: Session) -> None:
     ask("SELECT cache_create_type('mine', max_entries => 10)")

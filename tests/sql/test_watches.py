@@ -14,8 +14,6 @@ from tests.servers import Cluster
 from tests.tools.session import Session, refused
 from tests.tools.waiting import wait_until
 
-pytestmark = pytest.mark.ends
-
 HIT = "SELECT cache_get('store', 'k') IS NOT NULL"
 BUMPS = "WITH gone AS (DELETE FROM pgcache_internal.tag_bumps RETURNING tag) SELECT tag FROM gone"
 

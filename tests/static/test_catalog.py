@@ -12,6 +12,8 @@ from tests.servers import Server
 from tests.static.test_functions import CORE
 from tests.tools.session import Session
 
+pytestmark = pytest.mark.every
+
 OURS = "('pgcache'::regnamespace, 'pgcache_internal'::regnamespace)"
 LISTING = Path(__file__).with_name("catalog.txt")
 
