@@ -5,51 +5,60 @@
 -- makes it: also changes that go past the functions. They run for each row, with the rights of what has changed it,
 -- which is the owner's; SET search_path would take four times as long, so every name is qualified.
 
-create or replace function pgcache_internal.note_change() returns trigger
+create or replace function pgcache_internal.near_note() returns trigger
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 begin
-    insert into pgcache_internal.change_log (type, tenant, cache_key, version)
-    values (
-        tg_argv[0], new.tenant, new.cache_key,
-        case when tg_argv[1] operator(pg_catalog.=) 'hot' then new.version end
-    );
-    -- One expression: each has to be prepared anew in each transaction.
-    if pgcache_internal.has_more_to_do(tg_argv[1], new.version) then
-        perform pgcache_internal.change_noted(tg_argv[1], new.version);
+    insert into pgcache_internal.change_log (type, tenant, cache_key) values (tg_argv[0], old.tenant, old.cache_key);
+    if pgcache_internal.chance() operator(pg_catalog.<) 0.002::float8 then
+        perform pgcache_internal.prune_changes('10 seconds');
     end if;
     return null;
 end
 $$;
 
-comment on function pgcache_internal.note_change() is
-'Trigger: notes which entry is new or has changed. Its arguments: the type; hot, if Redis has copies, too, else near.';
+comment on function pgcache_internal.near_note() is
+'Trigger of a type that is near only: notes which entry was changed or removed. Its argument: the type.';
 
-create or replace function pgcache_internal.note_gone() returns trigger
+create or replace function pgcache_internal.hot_note() returns trigger
+language plpgsql volatile parallel unsafe  -- not pinned: hot path
+as $$
+begin
+    insert into pgcache_internal.change_log (type, tenant, cache_key, version)
+    values (tg_argv[0], new.tenant, new.cache_key, new.version);
+    -- One expression: each has to be prepared anew in each transaction.
+    if pgcache_internal.hot_calls(new.version) then
+        perform pgcache_internal.hot_noted(new.version);
+    end if;
+    return null;
+end
+$$;
+
+comment on function pgcache_internal.hot_note() is
+'Trigger of a hot type: notes which entry is new or has changed. Its argument: the type.';
+
+create or replace function pgcache_internal.hot_note_gone() returns trigger
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
-    version bigint;
+    version constant bigint := pg_catalog.nextval('pgcache_internal.hot_version');
 begin
-    if tg_argv[1] operator(pg_catalog.=) 'hot' then
-        if tg_op operator(pg_catalog.=) 'DELETE' and not (
-            select t.enabled from pgcache_internal.types t where t.type operator(pg_catalog.=) tg_argv[0]
-        ) then
-            return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
-        end if;
-        version := pg_catalog.nextval('pgcache_internal.hot_version');
+    if tg_op operator(pg_catalog.=) 'DELETE' and not (
+        select t.enabled from pgcache_internal.types t where t.type operator(pg_catalog.=) tg_argv[0]
+    ) then
+        return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
     end if;
     insert into pgcache_internal.change_log (type, tenant, cache_key, version)
     values (tg_argv[0], old.tenant, old.cache_key, version);
-    if pgcache_internal.has_more_to_do(tg_argv[1], version) then
-        perform pgcache_internal.change_noted(tg_argv[1], version);
+    if pgcache_internal.hot_calls(version) then
+        perform pgcache_internal.hot_noted(version);
     end if;
     return null;
 end
 $$;
 
-comment on function pgcache_internal.note_gone() is
-'Trigger: notes which entry is no more, or has another key now. Its arguments: as note_change.';
+comment on function pgcache_internal.hot_note_gone() is
+'Trigger of a hot type: notes which entry is no more, or has another key now. Its argument: the type.';
 
 create or replace function pgcache_internal.note_void() returns trigger
 language plpgsql volatile parallel unsafe security definer
@@ -67,7 +76,7 @@ $$;
 
 comment on function pgcache_internal.note_void() is
 'Trigger: notes that all entries of a type are void, which the row names or, for a statement, the first argument. The'
-' second: as note_change.';
+' second: hot, if those in Redis are, too, else near.';
 
 create or replace function pgcache_internal.void_copies(type text, hot boolean) returns void
 language plpgsql volatile parallel unsafe
@@ -85,42 +94,36 @@ comment on function pgcache_internal.void_copies(text, boolean) is
 'Notes that all entries of a type are void (NULL: of all types). hot: those in Redis, too, where that means all.';
 
 -- Of two successive versions: an upsert takes two, one for the row that it would have inserted.
-create or replace function pgcache_internal.has_more_to_do(for_whom text, version bigint) returns boolean
+create or replace function pgcache_internal.hot_calls(version bigint) returns boolean
 language sql volatile parallel unsafe  -- not pinned: inlined
 as $$
-    select case
-        when for_whom operator(pg_catalog.=) 'hot' then
-            pgcache_internal.relay_sleeps()
-            or (version operator(pg_catalog.%) 256::bigint) operator(pg_catalog.<) 2::bigint
-        else pgcache_internal.chance() operator(pg_catalog.<) 0.002::float8
-    end
+    select pgcache_internal.relay_sleeps()
+        or (version operator(pg_catalog.%) 256::bigint) operator(pg_catalog.<) 2::bigint
 $$;
 
-comment on function pgcache_internal.has_more_to_do(text, bigint) is
-'Whether who has noted a change, of that version, has more to do: see change_noted.';
+comment on function pgcache_internal.hot_calls(bigint) is
+'Whether who has noted a change, of that version, has more to do: see hot_noted.';
 
-create or replace function pgcache_internal.change_noted(for_whom text, version bigint) returns void
+create or replace function pgcache_internal.hot_noted(version bigint) returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    if for_whom = 'hot' then
-        perform hot_wake();
-        if version % 256 > 1 then
-            return;
-        end if;
-        if relay_sleeps() and not relay_is_there() then  -- it was killed
-            perform setval('hot_asleep', 0);
-        end if;
-        if version >= (select d.last_value from hot_outbox_due d) then
-            perform hot_shrink(version);
-        end if;
+    perform hot_wake();
+    if version % 256 > 1 then
+        return;
     end if;
-    perform prune_changes('10 seconds');  -- where those who read the log are not there to do so
+    if relay_sleeps() and not relay_is_there() then  -- it was killed
+        perform setval('hot_asleep', 0);
+    end if;
+    if version >= (select d.last_value from hot_outbox_due d) then
+        perform prune_changes('10 seconds');  -- where those who read the log are not there to do so
+        perform hot_shrink(version);
+    end if;
 end
 $$;
 
-comment on function pgcache_internal.change_noted(text, bigint) is
+comment on function pgcache_internal.hot_noted(bigint) is
 'Wakes the relay, if it sleeps; and one in some hundred looks after the length of the log, if that is due.';
 
 create or replace function pgcache_internal.begin_changes() returns boolean
@@ -197,18 +200,14 @@ create or replace function pgcache_internal.change_triggers(hot boolean, near bo
 language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $$
-    select array(
-        select t.name
-        from (values
-            ('hot_stamp', hot), ('note_change', hot or near), ('note_moved', hot or near), ('note_gone', hot or near),
-            ('note_truncate', hot or near)
-        ) t (name, needed)
-        where t.needed
-    )
+    select case when hot then '{hot_stamp, hot_note, hot_note_moved, hot_note_gone}'::text[] else '{}' end
+        || case when near and not hot then '{near_note}'::text[] else '{}' end
+        || case when near or hot then '{note_truncate}'::text[] else '{}' end
 $$;
 
 comment on function pgcache_internal.change_triggers(boolean, boolean) is
-'The names of the triggers that the table of a type has which is hot, or near, or both.';
+'The names of the triggers that the table of a type has which is hot, or near, or both: what tells Redis tells'
+' processes, too.';
 
 create or replace function pgcache_internal.attach_changes(type text) returns void
 language plpgsql volatile parallel unsafe
@@ -220,40 +219,46 @@ declare
     columns constant text := changing_columns(relation);
     hot constant boolean := is_hot(type);
     near constant boolean := exists (select from near_types n where n.type = type);
-    arguments constant text := format('%L, %L', type, case when hot then 'hot' else 'near' end);
     statements text[] := array[]::text[];
 begin
     if hot then
-        statements := array[format($sql$
-            create or replace trigger hot_stamp before insert or update of %s on %s
-            for each row execute function hot_stamp()
-            $sql$, columns, relation)];
-    end if;
-    if hot or near then
-        statements := statements || array[
-            -- What is inserted no process has kept.
+        statements := array[
             format($sql$
-                create or replace trigger note_change after %s update of %s on %s
-                for each row execute function note_change(%s)
-                $sql$, case when hot then 'insert or' end, columns, relation, arguments),
+                create or replace trigger hot_stamp before insert or update of %s on %s
+                for each row execute function hot_stamp()
+                $sql$, columns, relation),
             format($sql$
-                create or replace trigger note_moved after update of tenant, cache_key on %s
+                create or replace trigger hot_note after insert or update of %s on %s
+                for each row execute function hot_note(%L)
+                $sql$, columns, relation, type),
+            format($sql$
+                create or replace trigger hot_note_moved after update of tenant, cache_key on %s
                 for each row when (old.tenant <> new.tenant or old.cache_key <> new.cache_key)
-                execute function note_gone(%s)
-                $sql$, relation, arguments),
+                execute function hot_note_gone(%L)
+                $sql$, relation, type),
             -- What has expired has done so in Redis too. But the clocks of processes are others.
             format($sql$
-                create or replace trigger note_gone after delete on %s
-                for each row %s execute function note_gone(%s)
+                create or replace trigger hot_note_gone after delete on %s
+                for each row %s execute function hot_note_gone(%L)
                 $sql$, relation,
-                case when not near then 'when (old.expires_at is null or old.expires_at > cache_now())' end, arguments),
-            format($sql$
-                create or replace trigger note_truncate after truncate on %s
-                for each statement execute function note_void(%s)
-                $sql$, relation, arguments)
+                case when not near then 'when (old.expires_at is null or old.expires_at > cache_now())' end, type)
         ];
+    elsif near then
+        -- What is inserted no process has kept.
+        statements := array[format($sql$
+            create or replace trigger near_note after delete or update of %s on %s
+            for each row execute function near_note(%L)
+            $sql$, columns, relation, type)];
     end if;
-    perform set_triggers(relation, change_triggers(true, true), change_triggers(hot, near), statements);
+    if hot or near then
+        statements := statements || format($sql$
+            create or replace trigger note_truncate after truncate on %s
+            for each statement execute function note_void(%L, %L)
+            $sql$, relation, type, case when hot then 'hot' else 'near' end);
+    end if;
+    perform set_triggers(
+        relation, change_triggers(true, false) || change_triggers(false, true), change_triggers(hot, near), statements
+    );
 end
 $$;
 
@@ -261,4 +266,4 @@ comment on function pgcache_internal.attach_changes(text) is
 'Makes the triggers that a type needs, as it is hot or near; those that are as they should be are left alone, those'
 ' that it does not need are dropped.';
 
-select pgcache_internal.attach_changes(t.type) from pgcache_internal.types t order by t.type;
+select pgcache_internal.attach_changes(type) from pgcache_internal.types order by type;

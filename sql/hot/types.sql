@@ -69,6 +69,9 @@ begin
     loop
         update settings c set value = given.value where c.name = given.name;
     end loop;
+    if outbox_limit is not null then
+        perform setval('hot_outbox_due', 0);  -- the next writer looks
+    end if;
 end
 $$;
 

@@ -74,6 +74,6 @@ begin
 end
 $$;
 drop table pgcache_internal.hot_outbox;
-alter sequence pgcache_internal.hot_outbox_due set unlogged;
+alter table pgcache_internal.hot_outbox_due set unlogged;
 comment on sequence pgcache_internal.hot_outbox_due is
 'The version at which a writer next looks how much waits for the relay.';

@@ -140,7 +140,8 @@ $$;
 
 comment on function pgcache_internal.near_changes(pg_snapshot, text) is
 'For clients that keep entries: what was committed since a snapshot: changes, [[type, tenant, key], ...], tenant and'
-' key null for all of a type, type null for all; now: the snapshot up to which that is. whole false: what changed is not known, so all'
-' that is kept is void, as at first (seen NULL), after a crash (another epoch), and where it is more than 10000'
-' entries. types: those whose entries may be kept. To the first one who asks after a crash the rest is NULL. Errors:'
-' 25006 READ ONLY and on a standby.';
+' key null for all of a type, type null for all; now: the snapshot up to which that is. whole false: what changed is'
+' not known, so all that is kept is void, as at first (seen NULL), after a crash (another epoch), and where it is more'
+' than 10000 entries. types: those whose entries may be kept. To the first one who asks after a crash the rest is'
+' NULL.'
+' Errors: 25006 READ ONLY and on a standby.';

@@ -209,7 +209,7 @@ def test_a_type_that_is_not_in_the_tier_has_no_triggers(ask: Session) -> None:
     ask("SELECT cache_create_type('mine')")
     assert triggers(ask) == []
     ask("SELECT cache_hot_on('mine')")
-    names = ["hot_stamp", "note_change", "note_gone", "note_moved", "note_truncate"]
+    names = ["hot_note", "hot_note_gone", "hot_note_moved", "hot_stamp", "note_truncate"]
     assert triggers(ask) == [f"cache_type_mine {name}" for name in names]
     ask("SELECT cache_hot_on('mine')")
     assert len(triggers(ask)) == len(names)
@@ -223,7 +223,7 @@ def test_the_notes_triggers_know_all_columns_but_those_of_upkeep(hot: Session) -
         SELECT tgrelid::regclass::text, tgname, (
             SELECT array_agg(attname::text) FROM pg_attribute a
             WHERE attrelid = tgrelid AND attnum > 0 AND NOT attisdropped AND attnum <> ALL(tgattr::int2[]))
-        FROM pg_trigger WHERE tgname IN ('note_change', 'hot_stamp')
+        FROM pg_trigger WHERE tgname IN ('hot_note', 'hot_stamp')
     """):
         assert set(columns) == {"hit_count", "last_accessed_at", "hit_weight"}, (relation, trigger)
 
@@ -238,6 +238,7 @@ def fill(session: Session, first: int, last: int) -> None:
 
 
 def test_the_outbox_collapses_to_the_newest_version_of_each_entry(hot: Session) -> None:
+    hot("SELECT cache_hot_configure(outbox_limit => 5000)")
     for _ in range(300):
         hot("UPDATE cache_store SET data = data")
     assert 2 <= hot("SELECT count(*) FROM pgcache_internal.hot_untold()") <= 300
@@ -473,8 +474,8 @@ def test_triggers_that_are_as_they_should_be_are_left_alone(
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE {} DISABLE TRIGGER note_change",
-        "ALTER TABLE {} ENABLE TRIGGER note_change",
+        "ALTER TABLE {} DISABLE TRIGGER hot_note",
+        "ALTER TABLE {} ENABLE TRIGGER hot_note",
         "DROP TRIGGER note_truncate ON {}",
         "COMMENT ON TRIGGER hot_stamp ON {} IS 'what an earlier version made it of'",
     ],

@@ -49,8 +49,8 @@ SPOILT = {
     f"INSERT INTO {OUTBOX} VALUES ('store', '', 'k', 9, now())": "outbox: of a version that was not given",
     f"INSERT INTO {OUTBOX} VALUES ('store', '', 'k', 1, now())": "outbox: of a version of another change",
     f"INSERT INTO {OUTBOX} VALUES ('store', '', 'k', 1, now() + '1 hour')": "outbox: of the future",
-    "DROP TRIGGER note_gone ON cache_type_store": "outbox: triggers not those",
-    "ALTER TABLE cache_type_store ENABLE TRIGGER note_change": "outbox: triggers not those",
+    "DROP TRIGGER hot_note_gone ON cache_type_store": "outbox: triggers not those",
+    "ALTER TABLE cache_type_store ENABLE TRIGGER hot_note": "outbox: triggers not those",
     "DELETE FROM pgcache_internal.hot_types; DELETE FROM pgcache_internal.change_log": "outbox: triggers not those",
     "DELETE FROM pgcache_internal.change_log": "outbox: a change is not in it",
     "ALTER TABLE cache_type_store DISABLE TRIGGER ALL; UPDATE cache_type_store SET version = 9":

@@ -61,7 +61,7 @@ CRON = """
 def test_no_error_and_no_warning_that_is_not_explained(ask: Session) -> None:
     ask("CREATE EXTENSION plpgsql_check")
     ask(CRON)
-    ask("SELECT cache_hot_on('store'), cache_near_on('store'), cache_configure('store', tenant_share => 0.5)")
+    ask("SELECT cache_hot_on('store'), cache_near_on('llm'), cache_configure('store', tenant_share => 0.5)")
     ask("SET search_path = pgcache_internal, pgcache, public")
     rows = ask.rows("""
         SELECT p.proname, c.level, coalesce(c.sqlstate, ''), c.lineno, c.message, coalesce(c.detail, '')

@@ -9,6 +9,7 @@ declare
     voided boolean := false;  -- the outbox says that all entries in Redis are void, which covers what else it might say
     t record;
     held record;
+    known text[];
 begin
     if to_regclass('pgcache_internal.types') is null then
         return;
@@ -48,6 +49,8 @@ begin
         );
     end if;
 
+    known := pgcache_internal.change_triggers(true, false) || pgcache_internal.change_triggers(false, true);
+
     -- outbox: what waits for Redis is a change of a type in the hot tier, and each change is there once.
     if exists (select from pgcache_internal.change_log) then
         voided := exists (select from pgcache_internal.hot_untold() o where o.cache_key is null);
@@ -70,7 +73,7 @@ begin
     end if;
     if (
         select count(*) from pg_trigger g
-        where g.tgname = any(pgcache_internal.change_triggers(true, true)) and g.tgenabled = 'A'
+        where g.tgname = any(known) and g.tgenabled = 'A'
     ) <> (
         select coalesce(sum(cardinality(pgcache_internal.change_triggers(h.type is not null, n.type is not null))), 0)
         from pgcache_internal.hot_types h full join pgcache_internal.near_types n on n.type = h.type
@@ -78,7 +81,7 @@ begin
         broken := broken || array(
             select jsonb_build_object('invariant', 'outbox', 'what', 'triggers not those of the types hot or near',
                 'row', jsonb_build_object('table', g.tgrelid::regclass, 'trigger', g.tgname, 'enabled', g.tgenabled))
-            from pg_trigger g where g.tgname = any(pgcache_internal.change_triggers(true, true))
+            from pg_trigger g where g.tgname = any(known)
         );
     end if;
 
