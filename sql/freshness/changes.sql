@@ -24,8 +24,8 @@ create or replace function pgcache_internal.hot_note() returns trigger
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 begin
-    insert into pgcache_internal.change_log (type, tenant, cache_key, version)
-    values (tg_argv[0], new.tenant, new.cache_key, new.version);
+    insert into pgcache_internal.change_log (type, tenant, cache_key, version, noted_at)
+    values (tg_argv[0], new.tenant, new.cache_key, new.version, pg_catalog.clock_timestamp());
     -- One expression: each has to be prepared anew in each transaction.
     if pgcache_internal.hot_calls(new.version) then
         perform pgcache_internal.hot_noted(new.version);
@@ -48,8 +48,8 @@ begin
     ) then
         return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
     end if;
-    insert into pgcache_internal.change_log (type, tenant, cache_key, version)
-    values (tg_argv[0], old.tenant, old.cache_key, version);
+    insert into pgcache_internal.change_log (type, tenant, cache_key, version, noted_at)
+    values (tg_argv[0], old.tenant, old.cache_key, version, pg_catalog.clock_timestamp());
     if pgcache_internal.hot_calls(version) then
         perform pgcache_internal.hot_noted(version);
     end if;
@@ -83,7 +83,8 @@ language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
 begin
-    insert into change_log (type, version) values (type, case when hot then nextval('hot_version') end);
+    insert into change_log (type, version, noted_at)
+    values (type, case when hot then nextval('hot_version') end, clock_timestamp());
     if hot then
         perform hot_wake();
     end if;
@@ -118,7 +119,7 @@ begin
     end if;
     if version >= (select d.last_value from hot_outbox_due d) then
         perform prune_changes('10 seconds');  -- where those who read the log are not there to do so
-        perform hot_shrink(version);
+        perform hot_shrink(version) from hot_epoch;  -- if a relay was here: else nothing waits for one
     end if;
 end
 $$;

@@ -89,7 +89,7 @@ begin
     -- Not before as many more rows have come as there are, or a part of the limit, so that the cost of a change stays
     -- constant; near the limit earlier.
     perform setval('hot_outbox_due', hot_shrink.version + least(
-        greatest(rows_left, max_rows / 64), greatest(max_rows / 16, max_rows - rows_left)
+        greatest(rows_left, max_rows / 16), greatest(max_rows / 16, max_rows - rows_left)
     ));
 exception when serialization_failure or deadlock_detected or lock_not_available then
     null;  -- in REPEATABLE READ what others have changed is out of reach: a later writer does it

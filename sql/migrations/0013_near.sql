@@ -13,8 +13,8 @@ create unlogged table pgcache_internal.change_log (
     tenant text collate "C",
     cache_key text collate "C",
     version bigint,
-    noted_at timestamptz not null default clock_timestamp(),
-    check ((tenant is null) = (cache_key is null) and (type is not null or cache_key is null))
+    noted_at timestamptz,
+    check ((tenant is null) = (cache_key is null))
 ) with (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_insert_threshold = -1
 );
@@ -23,7 +23,8 @@ alter table pgcache_internal.change_log
 alter column tenant set statistics 0, alter column cache_key set statistics 0; -- or ANALYZE would copy them
 comment on table pgcache_internal.change_log is
 'Changes of the types that are hot or near, by the transaction that made them: which entry is new, has changed or is'
-' gone; without a key: all of the type; without a type: all. version: for Redis, too; NULL: for processes only.';
+' gone; without a key: all of the type; without a type: all. version and noted_at: for Redis, too; NULL: for processes'
+' only.';
 
 create unlogged table pgcache_internal.change_epoch (
     one boolean primary key default true check (one),

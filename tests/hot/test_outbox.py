@@ -238,7 +238,7 @@ def fill(session: Session, first: int, last: int) -> None:
 
 
 def test_the_outbox_collapses_to_the_newest_version_of_each_entry(hot: Session) -> None:
-    hot("SELECT cache_hot_configure(outbox_limit => 5000)")
+    hot("SELECT cache_hot_configure(outbox_limit => 1000)")
     for _ in range(300):
         hot("UPDATE cache_store SET data = data")
     assert 2 <= hot("SELECT count(*) FROM pgcache_internal.hot_untold()") <= 300
