@@ -55,9 +55,12 @@ server: .venv/ready-dev ## start a local PostgreSQL with every extension, and Re
 stop: .venv/ready-dev ## stop what "make server" started
 	@$(BIN)/python -m tests.servers down
 
-dist: .venv/ready-dev ## build the wheel and the source distribution
+dist: .venv/ready-dev ## build the wheel, the source distribution, and the one of PGXN
 	@rm -rf dist
 	@$(BIN)/python -m build
+	@cd dist; name=$$(basename pgcache-*.tar.gz .tar.gz); \
+		../$(BIN)/python -m pgcache_py extension $$name >/dev/null; cp ../LICENSE $$name; \
+		../$(BIN)/python -m zipfile -c $$name.zip $$name; rm -r $$name
 
 freeze: .venv/ready-dev ## keep the SQL of this version for the tests of upgrades, at its release
 	@$(BIN)/python tools/freeze_release.py

@@ -19,6 +19,7 @@ class PgcacheError(Exception):
     PC092: the server has no extension vector.
     PC093: objects that are not pgcache's own depend on what an upgrade changes, or have the name of what it makes.
     PC094: the printed SQL is for a database with another version of pgcache, or with none.
+    PC095: pgcache is an extension in this database, whose version is not the package's.
     """
 
     default_hint: str | None = None

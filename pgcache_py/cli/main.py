@@ -28,6 +28,7 @@ from ..client.wire import interval
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
 from ..setup import levels
 from ..setup.adopt import Adopted, adopt
+from ..setup.extension import write as write_extension
 from ..setup.install import InstallReport, install
 from ..setup.levels import Level
 from ..setup.session import Connection, connect, version_numbers
@@ -54,7 +55,7 @@ TOP = b"""
 # In a conninfo.
 SECRETS = ("password", "sslpassword")
 # What a hint names: a command that takes --dsn, without it.
-COMMAND = re.compile(r"\bpython -m pgcache_py (?!demo\b|sql\b)[a-z][a-z-]*(?! --dsn)\b")
+COMMAND = re.compile(r"\bpython -m pgcache_py (?!demo\b|sql\b|extension\b)[a-z][a-z-]*(?! --dsn)\b")
 # More of them are counted, not shown.
 SHOWN_BAD_LINES = 10
 
@@ -156,6 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     added = command(_sql_command)
     added.add_argument("--upgrade-from", metavar="VERSION", help="for a database that has this version")
     added.add_argument("--plpython", action="store_true", help="with the level plpython3u, which needs a superuser")
+    added = command(_extension_command)
+    added.add_argument("folder", metavar="FOLDER", help="a new one")
     added = command(_stats_command, server)
     added.add_argument("--json", action="store_true", help="as JSON, for programs")
     added = command(_cleanup_command, server)
@@ -375,7 +378,8 @@ def _status_command(options: argparse.Namespace) -> int | None:
 
 
 def _print_status(found: Status, where: Target, options: argparse.Namespace) -> None:
-    show.line(f"pgcache {found.version} in the database {found.database}", style="bold")
+    extension = ", as an extension" if found.extension else ""
+    show.line(f"pgcache {found.version} in the database {found.database}{extension}", style="bold")
     show.line(f"  {where}", style="dim")
     _print_levels(found.levels, options)
     show.heading("Types")
@@ -404,6 +408,12 @@ def _sql_command(options: argparse.Namespace) -> None:
             hint="Name the version that the database has: SELECT * FROM pgcache_internal.installed",
         )
     print(load().render(__version__, upgrade_from=since, plpython=options.plpython))
+
+
+def _extension_command(options: argparse.Namespace) -> None:
+    """write the files of pgcache as an extension into a new folder: for make install, PGXN and pg_tle"""
+    write_extension(Path(options.folder))
+    print(f"cd {shlex.quote(options.folder)}; make install PG_CONFIG=pg_config")
 
 
 # the everyday commands ----------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from .sources import (
 
 NEWER = "PC090"
 NO_VECTOR = "PC092"
+OTHER_EXTENSION = "PC095"
 NO_PRIVILEGE = psycopg.errors.InsufficientPrivilege.sqlstate
 READ_ONLY = psycopg.errors.ReadOnlySqlTransaction.sqlstate
 
@@ -122,7 +123,8 @@ def install(
 
     Raises PgcacheError with a hint: 0A000 server too old, 42501 no privilege, 25006 read-only server, PC090 the
     database is newer than this package, PC091 a migration that ran here has changed since, PC092 no extension vector,
-    PC093 other objects depend on what an upgrade drops, or have the name of what it makes.
+    PC093 other objects depend on what an upgrade drops, or have the name of what it makes, PC095 it is an extension of
+    another version.
     """
     sources = sources or load()
     try:
@@ -182,6 +184,7 @@ class _Installation:
         connection.execute((AS_OWNER + TAKE_TURN).encode())
         previous = installed_version(connection)
         self._refuse_newer(previous)
+        self._refuse_extension(server)
         self.plpython = levels.plpython(server, needed=bool(sources.plpython), loaded=self._has_python())
         report = InstallReport("installed", __version__, server.database, previous)
         recorded = self._is_recorded()
@@ -296,6 +299,17 @@ class _Installation:
                 f" {__version__} (migration {self.sources.newest})",
                 sqlstate=NEWER,
                 hint="Upgrade the package: pip install --upgrade pgcache",
+            )
+
+    def _refuse_extension(self, server: Facts) -> None:
+        """What PostgreSQL says of its version has to stay true."""
+        if server.extension not in (None, __version__):
+            raise PgcacheError(
+                f"pgcache is an extension in the database {server.database}, of version {server.extension}, and this"
+                f" package is {__version__}",
+                sqlstate=OTHER_EXTENSION,
+                hint=f"Where the server has its files: ALTER EXTENSION pgcache UPDATE TO '{__version__}'; or DROP"
+                f" EXTENSION pgcache; which leaves the cache as it is, and then again: {levels.INSTALL}",
             )
 
     def _wanted(self) -> dict[str, tuple[str, str]]:

@@ -99,6 +99,11 @@ class Facts:
     def cron_is_elsewhere(self) -> bool:
         return self.cron_database not in (None, self.database)
 
+    @property
+    def extension(self) -> str | None:
+        """The version of the extension pgcache; None where it is installed without one, or not at all."""
+        return self.extensions.get("pgcache")
+
     def package(self, extension: str) -> str:
         """The names of the package that holds the extension for this server."""
         return PACKAGES[extension].format(self.major)

@@ -279,14 +279,17 @@ class Sources:
         yield "-- Not done here: ALTER DATABASE ... SET search_path = ..., pgcache;  SELECT pgcache.cache_schedule();"
 
 
+def folders(root: Path | None = None) -> tuple[Path, Path]:
+    """Those of sql/ and plpython/. `root` holds them; by default they are in this package, or in its checkout."""
+    if root is None and (PACKAGE / "_sql").is_dir():
+        return PACKAGE / "_sql", PACKAGE / "_plpython"
+    root = root or PACKAGE.parent
+    return root / "sql", root / "plpython"
+
+
 def load(root: Path | None = None) -> Sources:
-    """Read the files. `root` holds sql/ and plpython/; by default they are those of this package or of its checkout."""
-    if root:
-        sql, plpython = root / "sql", root / "plpython"
-    elif (PACKAGE / "_sql").is_dir():
-        sql, plpython = PACKAGE / "_sql", PACKAGE / "_plpython"
-    else:
-        sql, plpython = PACKAGE.parent / "sql", PACKAGE.parent / "plpython"
+    """Read the files. root: as for `folders`."""
+    sql, plpython = folders(root)
     return Sources(
         bootstrap=_read(sql, sql / "install" / "bootstrap.sql"),
         before=tuple(_read(sql, path) for name in BEFORE for path in sql.glob(name)),

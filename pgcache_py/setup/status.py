@@ -13,18 +13,22 @@ from .levels import Facts, Level
 from .session import Connection, installed, installed_version, session, version_numbers
 from .sources import load
 
+UPDATE = "ALTER EXTENSION pgcache UPDATE TO '{}';"
+
 
 @dataclass
 class Status:
     """How pgcache is in a database.
 
-    version: what is installed, None if nothing is. types, jobs and health: the rows of cache_stats, cache_jobs and
-    cache_health(). todo: what to do next, a step each; each level and each row of health has steps of its own.
+    version: what is installed, None if nothing is. extension: the version as an extension, None if it is none. types,
+    jobs and health: the rows of cache_stats, cache_jobs and cache_health(). todo: what to do next, a step each; each
+    level and each row of health has steps of its own.
     """
 
     database: str
     version: str | None
     package_version: str
+    extension: str | None = None
     levels: list[Level] = field(default_factory=list)
     types: list[dict[str, Any]] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -36,7 +40,7 @@ def status(conninfo: str) -> Status:
     """How pgcache is in this database. Changes nothing."""
     with session(conninfo) as connection:
         server = levels.look(connection)
-        found = Status(server.database, installed_version(connection), __version__)
+        found = Status(server.database, installed_version(connection), __version__, server.extension)
         if found.version is None:
             found.todo.append(levels.INSTALL)
             return found
@@ -49,8 +53,11 @@ def status(conninfo: str) -> Status:
         ]
         found.types = _rows(connection, "SELECT * FROM pgcache.cache_stats ORDER BY type")
         found.health = _rows(connection, "SELECT * FROM pgcache.cache_health()")
+    if found.extension not in (None, found.version):
+        found.todo.append(f"as an extension it is still {found.extension}: {UPDATE.format(found.version)}")
     if version_numbers(found.version) < version_numbers(__version__):
-        found.todo.append(f"this package is newer: python -m pgcache_py upgrade ({found.version} -> {__version__})")
+        step = UPDATE.format(__version__) if found.extension else "python -m pgcache_py upgrade"
+        found.todo.append(f"this package is newer: {step} ({found.version} -> {__version__})")
     return found
 
 

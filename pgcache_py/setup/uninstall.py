@@ -70,7 +70,7 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
     """Remove pgcache with all that it holds: schema, cron jobs, and its place in the database's search_path.
 
     cascade: also drop objects outside its schemas that depend on it; without it, their existence is an error.
-    Extensions are left alone. dry_run: do it, report it, and roll it back.
+    Extensions are left alone, but for its own. dry_run: do it, report it, and roll it back.
 
     Raises PgcacheError with a hint: 3F000 not installed, 42501 no privilege, 2BP01 other objects depend on it.
     """
@@ -85,7 +85,9 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
                 raise NotInstalledError(
                     f"pgcache is not installed in the database {server.database}",
                     sqlstate=NO_SCHEMA,
-                    hint="Nothing has to be removed.",
+                    hint="All that is left is its extension: DROP EXTENSION pgcache;"
+                    if server.extension
+                    else "Nothing has to be removed.",
                 )
             connection.execute("SET LOCAL search_path TO pg_catalog, public, pg_temp")  # how they are named
             dependents = [name for (name,) in connection.execute(DEPENDENTS)]
@@ -103,10 +105,21 @@ def uninstall(conninfo: str, *, cascade: bool = False, dry_run: bool = False) ->
                 connection.execute(AS_OWNER.encode())
             connection.execute("DROP SCHEMA pgcache, pgcache_internal CASCADE")
             connection.execute("RESET ROLE")
+            report.notes += _forget_extension(connection) if server.extension else []
             report.notes += _shorten_search_path(connection, server)
         if server.cron_is_elsewhere and not dry_run:
             report.notes += _unschedule_elsewhere(conninfo, server, levels.wanted_jobs(server))
     return report
+
+
+def _forget_extension(connection: Connection) -> list[str]:
+    """It holds nothing. If somebody else has restored a dump, it is his."""
+    try:
+        with connection.transaction():
+            connection.execute("DROP EXTENSION pgcache")
+    except psycopg.Error as error:
+        return [f"{error.diag.message_primary}. Let its owner or a superuser say: DROP EXTENSION pgcache;"]
+    return ["DROP EXTENSION pgcache;"]
 
 
 def _shorten_search_path(connection: Connection, server: Facts) -> list[str]:

@@ -70,6 +70,9 @@ class Container(Server):
         self.why_not = why_not()
         self._password = secrets.token_urlsafe(12)
 
+    def offers(self, feature: str) -> bool:
+        return feature == "image" or super().offers(feature)
+
     def start(self) -> None:
         # Neither a name server nor a route need be reachable from Docker's own network.
         build: dict[str, Any] = {"network_mode": "host", "buildargs": {"APT_SOURCES": host_apt_sources()}}

@@ -48,7 +48,7 @@ class Server(ABC):
         return "pg_cron" in self.extensions
 
     def offers(self, feature: str) -> bool:
-        """An extension; or 'redis', a Redis beside it; or 'cluster', programs to make throw-away clusters with."""
+        """An extension; 'redis', one beside it; 'cluster', programs to make throw-away clusters with; 'image', ours."""
         match feature:
             case "cluster":
                 return self.bin_dir is not None
