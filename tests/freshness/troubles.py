@@ -108,7 +108,9 @@ class Troubles:
     def lose_the_log(self) -> None:
         """As in a crash."""
         with self.impatiently():
-            self._admin.execute("TRUNCATE pgcache_internal.change_epoch, pgcache_internal.change_log")
+            self._admin.execute(
+                "TRUNCATE pgcache_internal.change_log, pgcache_internal.change_epoch, pgcache_internal.hot_epoch"
+            )
 
     @contextmanager
     def impatiently(self) -> Iterator[None]:
