@@ -31,7 +31,7 @@ from tests.tools.session import Session, database, fetch, refused, session, user
 from .conftest import Run
 from .versions import DIFFERENT, NewRole, Users, assert_the_same, fill, make_types, seen
 
-pytestmark = [pytest.mark.needs("cluster", "vector"), pytest.mark.ends]
+pytestmark = pytest.mark.needs("cluster", "vector")
 
 # What PostgreSQL keeps of an extension's objects, and pg_dump takes note of.
 MEMBERS = """
