@@ -57,11 +57,11 @@ class Exposed(Collector):
         jobs = self.figures.jobs or []
         yield family(
             "pgcache_job_overdue", "Whether a job of the upkeep is overdue.",
-            ["job"], ([row["job_name"], row["overdue"]] for row in jobs),
+            ["job_name"], ([row["job_name"], row["overdue"]] for row in jobs),
         )  # fmt: skip
         yield family(
             "pgcache_job_last_run_timestamp_seconds", "When a job of the upkeep last ran.",
-            ["job"], ([row["job_name"], row["last_run"] and row["last_run"].timestamp()] for row in jobs),
+            ["job_name"], ([row["job_name"], row["last_run"] and row["last_run"].timestamp()] for row in jobs),
         )  # fmt: skip
         watches = [row["state"] for row in self.figures.watches or []]
         yield family(

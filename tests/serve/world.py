@@ -53,12 +53,7 @@ def month(ask: Session) -> None:
         ask_the_model(ask, 11 * busy if busy < 2 else 60)
         ask("SELECT pgcache_internal.take_snapshot()")
     ask("RESET pgcache.clock")
-    for type, operation, milliseconds in (("llm", "get", 0.21), ("llm", "set", 0.9), ("store", "get", 0.14)):
-        ask(
-            "INSERT INTO pgcache_internal.timings SELECT %s, %s, clock_timestamp() - n * interval '1 second',"
-            " %s * (1 + n %% 7 / 4.0 + (n %% 40 = 0)::integer * 20) FROM generate_series(1, 400) n",
-            type, operation, milliseconds,
-        )  # fmt: skip
+    latencies(ask)
     ask("CALL cache_upkeep()")
     # Since then.
     ask("SELECT pgcache_internal.count_events('store', 'hits', 231)")
@@ -72,3 +67,13 @@ def ask_the_model(ask: Session, times: float) -> None:
         "SELECT cache_get_llm(q, %s) FROM unnest(%s::text[]) WITH ORDINALITY q (q, n),"
         " generate_series(1, (%s / n)::integer)", MODEL, list(TOP), times,
     )  # fmt: skip
+
+
+def latencies(ask: Session) -> None:
+    """What was timed in the last hour."""
+    for type, operation, milliseconds in (("llm", "get", 0.21), ("llm", "set", 0.9), ("store", "get", 0.14)):
+        ask(
+            "INSERT INTO pgcache_internal.timings SELECT %s, %s, clock_timestamp() - n * interval '1 second',"
+            " %s * (1 + n %% 7 / 4.0 + (n %% 40 = 0)::integer * 20) FROM generate_series(1, 400) n",
+            type, operation, milliseconds,
+        )  # fmt: skip
