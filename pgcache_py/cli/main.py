@@ -159,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--plpython", action="store_true", help="with the level plpython3u, which needs a superuser")
     added = command(_stats_command, server)
     added.add_argument("--json", action="store_true", help="as JSON, for programs")
+    added = command(_top_command, server)
+    added.add_argument("--every", type=_between(1, 3600), default=2, help="seconds between two looks (default: 2)")
     added = command(_cleanup_command, server)
     added.add_argument("--type", help="only this type")
     added = command(_warm_command, server)
@@ -425,6 +427,15 @@ def _stats_command(options: argparse.Namespace) -> None:
             if top := cursor.execute(TOP).fetchall():
                 show.heading("Most hits, as of the last upkeep")
                 show.top(top)
+
+
+def _top_command(options: argparse.Namespace) -> None:
+    """show the statistics live, in a terminal: q ends it; elsewhere once; needs the extra progress"""
+    from . import top
+
+    with target(options.dsn) as where:
+        _session(where).close()  # refuses what commands refuse
+        top.run(where.conninfo, options.every)
 
 
 def _cleanup_command(options: argparse.Namespace) -> None:
