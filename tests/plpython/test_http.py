@@ -233,9 +233,13 @@ def test_a_database_that_goes_and_comes_back(throwaway_cluster: Callable[..., Cl
             assert response.status_code == 503
             assert response.json()["error"]
             assert response.headers["Retry-After"]
+        page = client.get("/")
+        assert page.status_code == 503
+        assert "the database cannot be reached" in page.text
         assert client.post("/generate", json=USERS).status_code == 503
         cluster.start()
         wait_until(lambda: client.get("/healthz").status_code == 200, 15)
+        assert client.get("/").status_code == 200
 
 
 @pytest.mark.needs("cluster")
