@@ -26,6 +26,7 @@ from psycopg.rows import dict_row
 from .. import environment
 from ..client.wire import interval
 from ..errors import HotTierError, NotInstalledError, PgcacheError, translated
+from ..readable import count
 from ..setup import levels
 from ..setup.adopt import Adopted, adopt
 from ..setup.extension import write as write_extension
@@ -161,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("folder", metavar="FOLDER", help="a new one")
     added = command(_stats_command, server)
     added.add_argument("--json", action="store_true", help="as JSON, for programs")
+    added = command(_top_command, server)
+    added.add_argument("--every", type=_between(1, 3600), default=2, help="seconds between two looks (default: 2)")
     added = command(_cleanup_command, server)
     added.add_argument("--type", help="only this type")
     added = command(_warm_command, server)
@@ -359,10 +362,10 @@ def _adopt_command(options: argparse.Namespace) -> int | None:
 def _print_adopted(report: Sequence[Adopted]) -> None:
     for found in report:
         rows = "row" if found.entries == 1 else "rows"
-        goes = f": {show.count(found.entries)} {rows} to {found.type}" if found.entries is not None else ""
+        goes = f": {count(found.entries)} {rows} to {found.type}" if found.entries is not None else ""
         show.line(f"{found.object}{goes}{f', renamed to {found.becomes}' if found.becomes else ''}")
         for reason, number in (found.left_out or {}).items():
-            show.line(f"  {show.count(number) + ' ' if number is not None else ''}left out: {reason}", style="yellow")
+            show.line(f"  {count(number) + ' ' if number is not None else ''}left out: {reason}", style="yellow")
 
 
 def _status_command(options: argparse.Namespace) -> int | None:
@@ -436,6 +439,15 @@ def _stats_command(options: argparse.Namespace) -> None:
                 show.top(top)
 
 
+def _top_command(options: argparse.Namespace) -> None:
+    """show the statistics live, in a terminal: q ends it; elsewhere once; needs the extra progress"""
+    from . import top
+
+    with target(options.dsn) as where:
+        _session(where).close()  # refuses what commands refuse
+        top.run(where.conninfo, options.every)
+
+
 def _cleanup_command(options: argparse.Namespace) -> None:
     """remove what has expired or is over the limits, and settle the statistics, as the hourly job does"""
     with target(options.dsn) as where, _session(where) as connection:
@@ -445,7 +457,7 @@ def _cleanup_command(options: argparse.Namespace) -> None:
             connection.execute("CALL pgcache.cache_upkeep()")
             query = "SELECT removed FROM pgcache.cache_jobs WHERE job_name = 'pgcache_upkeep'"
             row = connection.execute(query).fetchone()
-        print(f"{show.count(row[0] if row else 0)} entries removed")
+        print(f"{count(row[0] if row else 0)} entries removed")
 
 
 def _warm_command(options: argparse.Namespace) -> int:
@@ -464,13 +476,13 @@ def _warm_command(options: argparse.Namespace) -> int:
         report = warm(where.conninfo, options.files, strict=options.strict, on_bad=complain, on_progress=advance)
     if shown > SHOWN_BAD_LINES:
         print(f"... and {shown - SHOWN_BAD_LINES} more lines like these", file=sys.stderr)
-    types = ", ".join(f"{show.count(number)} {name}" for name, number in sorted(report.entries.items()))
+    types = ", ".join(f"{count(number)} {name}" for name, number in sorted(report.entries.items()))
     print(
-        f"{show.count(report.stored)} entries stored ({types or 'none'}) in {report.seconds:.1f} s,"
-        f" {show.count(round(report.rate))}/s; {show.count(report.bad)} lines skipped"
+        f"{count(report.stored)} entries stored ({types or 'none'}) in {report.seconds:.1f} s,"
+        f" {count(round(report.rate))}/s; {count(report.bad)} lines skipped"
     )
     if report.refused:
-        print(f"{show.count(report.refused)} entries not stored, as their type is disabled", file=sys.stderr)
+        print(f"{count(report.refused)} entries not stored, as their type is disabled", file=sys.stderr)
     return 1 if report.bad or report.refused else 0
 
 
@@ -538,7 +550,7 @@ def _forget_command(options: argparse.Namespace) -> int | None:
         receipt = connection.execute("SELECT * FROM pgcache.cache_forget(%s, %s)", [options.subject, kind]).fetchall()
         show.table(
             ["type", "place", "removed"],
-            [[type or "all", place, show.count(removed)] for type, place, removed in receipt],
+            [[type or "all", place, count(removed)] for type, place, removed in receipt],
             left=2,
             total=True,
         )
@@ -563,25 +575,25 @@ def _demo_command(options: argparse.Namespace) -> int | None:
     return None
 
 
-# the AI worker ------------------------------------------------------------------------------------------------------
+# over HTTP, and the AI functions -------------------------------------------------------------------------------------
 
 
 def _serve_command(options: argparse.Namespace) -> None:
-    """answer the AI worker's HTTP requests; the variable PGCACHE_HTTP_TOKEN holds the token that clients must send"""
+    """serve a page of statistics, metrics, and the AI worker's endpoints; PGCACHE_HTTP_TOKEN: what clients must send"""
     _stopping_is_no_failure()
-    from ..adapters import http
+    from ..serve import face
 
     token = os.environ.get("PGCACHE_HTTP_TOKEN") or None
-    if token is None and options.host not in http.LOOPBACK and not options.no_token:
+    if token is None and options.host not in face.LOOPBACK and not options.no_token:
         raise PgcacheError(
             f"on {options.host} other machines could spend your money",
             hint="Set the variable PGCACHE_HTTP_TOKEN to a long random text, or let anybody call: --no-token",
         )
     with target(options.dsn) as where:
         _check_owner(where)
-        http.serve(
+        face.serve(
             where.conninfo,
-            http.Options(
+            face.Options(
                 host=options.host,
                 port=options.port,
                 token=token,

@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from decimal import Decimal
 from typing import Any, TextIO
+
+from ..readable import NONE, ago, count, money, percent, printable, size, span
 
 try:
     from rich import box
@@ -29,7 +29,6 @@ else:
 WIDTH_OF_FILES = 120
 WIDE = 100
 LONGEST_KEY = 60
-NONE = "-"
 Advance = Callable[[int, int], None]
 
 
@@ -159,55 +158,6 @@ def progress(label: str, total: int | None, *, stderr: bool = True) -> Iterator[
         bar.update(task, total=total or 1, completed=total or 1, said=said())
 
 
-# Values -------------------------------------------------------------------------------------------------------------
-
-
-def count(number: int | Decimal | None) -> str:
-    return NONE if number is None else f"{int(number):,}"
-
-
-def percent(share: Decimal | float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f} %"
-
-
-def money(dollars: Decimal | None) -> str:
-    if dollars is None:
-        return NONE
-    return f"${dollars:,.2f}" if dollars == 0 or dollars >= 1 else f"${dollars:.4f}"
-
-
-def size(number: int | Decimal | None) -> str:
-    """Bytes in the unit that suits them."""
-    if number is None:
-        return NONE
-    rest = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if rest < 1000:
-            return f"{rest:.0f} {unit}" if unit == "B" or rest >= 100 else f"{rest:.1f} {unit}"
-        rest /= 1024
-    return f"{rest:.1f} TB"
-
-
-def span(time_to_live: timedelta | None) -> str:
-    if time_to_live is None:
-        return "never"
-    seconds = time_to_live.total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length and seconds % length == 0:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def ago(moment: datetime | None) -> str:
-    if moment is None:
-        return "never"
-    seconds = (datetime.now(timezone.utc) - moment).total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"
-
-
 # Tables -------------------------------------------------------------------------------------------------------------
 
 
@@ -240,13 +190,8 @@ def top(entries: Sequence[Mapping[str, Any]]) -> None:
     rows = []
     for entry in entries:
         key = (f"{entry['tenant']}: " if entry["tenant"] else "") + entry["cache_key"]
-        short = key if len(key) <= LONGEST_KEY else key[: LONGEST_KEY - 3] + "..."
-        rows.append([entry["type"], _printable(short), count(entry["hit_count"]), size(entry["bytes"])])
+        rows.append([entry["type"], printable(key, LONGEST_KEY), count(entry["hit_count"]), size(entry["bytes"])])
     table(("type", "key", "hits", "size"), rows, left=2)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _marked(t: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ as $$
             ai_store_embeddings, bytes_at, bytes_of_number
         }'),
         ('read', false, '{
-            cache_live, cache_health, get_cache_index_usage,
+            cache_live, cache_health, cache_stats_since, get_cache_index_usage,
             tags_epoch, watch_states, as_count, type_has_fields, check_json_type, type_stats, latencies, job_runs,
             hot_progress, hot_waiting, is_live,
             hot_get, hot_get_many, hot_report_hits, is_hot, near_get, near_get_many, near_changes

@@ -144,15 +144,15 @@ language sql volatile security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
 as $$
     insert into stats_snapshots (
-        taken_at, type, entries, bytes, hits, misses, evicted, cleaned, tokens_saved, money_saved
+        taken_at, counted_at, type, entries, bytes, hits, misses, evicted, cleaned, tokens_saved, money_saved
     )
-    select date_trunc('hour', cache_now()), s.type, s.entries, s.bytes, s.hits, s.misses, s.evicted, s.cleaned,
-        s.tokens_saved, s.money_saved
+    select date_trunc('hour', cache_now()), cache_now(), s.type, s.entries, s.bytes, s.hits, s.misses, s.evicted,
+        s.cleaned, s.tokens_saved, s.money_saved
     from type_stats() s
     on conflict (taken_at, type) do update
-    set entries = excluded.entries, bytes = excluded.bytes, hits = excluded.hits, misses = excluded.misses,
-        evicted = excluded.evicted, cleaned = excluded.cleaned, tokens_saved = excluded.tokens_saved,
-        money_saved = excluded.money_saved
+    set counted_at = excluded.counted_at, entries = excluded.entries, bytes = excluded.bytes, hits = excluded.hits,
+        misses = excluded.misses, evicted = excluded.evicted, cleaned = excluded.cleaned,
+        tokens_saved = excluded.tokens_saved, money_saved = excluded.money_saved
 $$;
 
 comment on function pgcache_internal.take_snapshot() is
@@ -191,3 +191,55 @@ from (
 comment on view pgcache.cache_stats_history is
 'One row an hour and type, as upkeep recorded them: entries and bytes at its last run in the hour, the others since the'
 ' row before.';
+
+create or replace function pgcache.cache_stats_since(variadic periods interval[]) returns table (
+    period interval, type text, since timestamptz, hits bigint, misses bigint, hit_rate numeric, evicted bigint,
+    cleaned bigint, tokens_saved numeric, money_saved numeric
+)
+language plpgsql volatile parallel unsafe security definer
+set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    wrong constant interval := (
+        select p from unnest(periods) p where p is null or p <= interval '0' or p > interval '100 years' limit 1
+    );
+begin
+    if wrong is not null or array_position(periods, null) is not null then
+        raise exception using errcode = 'PC010',
+            message = format('%L is not how long ago statistics can begin', wrong),
+            hint = 'Pass one or more intervals of up to 100 years: cache_stats_since(''1 hour'', ''30 days'').';
+    end if;
+    return query
+    with counted as materialized (
+        select s.* from type_stats() s
+    )
+
+    select
+        p.period, s.type, b.counted_at, n.hits, n.misses, round(n.hits::numeric / nullif(n.hits + n.misses, 0), 4),
+        greatest(0, s.evicted - coalesce(b.evicted, 0)), greatest(0, s.cleaned - coalesce(b.cleaned, 0)),
+        greatest(0, s.tokens_saved - coalesce(b.tokens_saved, 0)),
+        greatest(0, s.money_saved - coalesce(b.money_saved, 0))
+    from unnest(periods) with ordinality p (period, place)
+    cross join counted s
+    left join lateral (
+        select r.*
+        from stats_snapshots r
+        where r.type = s.type and r.counted_at <= cache_now() - p.period
+        order by r.counted_at desc limit 1
+    ) b on true
+    -- A crash takes what was counted since the last settlement, of which a snapshot may have told.
+    cross join lateral (
+        select
+            greatest(0, s.hits - coalesce(b.hits, 0)) as hits,
+            greatest(0, s.misses - coalesce(b.misses, 0)) as misses
+    ) n
+    order by p.place, s.type;
+end
+$$;
+
+comment on function pgcache.cache_stats_since(interval[]) is
+'What each type has counted since the last snapshot that is at least as old as the period, for each of these, such as'
+' cache_stats_since(''1 hour'', ''1 day''): columns as in cache_stats. since: when upkeep took that snapshot, so up to'
+' a period of its schedule earlier than asked for; NULL: none is that old, and it is everything since the type was'
+' created. Errors: PC010.';

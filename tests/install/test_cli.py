@@ -281,7 +281,7 @@ def test_stats_show_the_most_used_entries_and_latencies(dsn: str, run: Run) -> N
     lines = [[word for word in line.split() if word != "│"] for line in run("stats", "--dsn", dsn)[1].splitlines()]
     first = lines.index(["Most", "hits,", "as", "of", "the", "last", "upkeep"])
     top = [words[:3] for words in lines[first:] if words[:1] in (["llm"], ["store"])]
-    assert top == [["llm", "x" * 57 + "...", "5"], ["store", "a?b", "3"]]
+    assert top == [["llm", "x" * 57 + "...", "5"], ["store", "a\\x1bb", "3"]]
     assert ["llm", "set", "7", "2.500", "2.500", "2.500"] in lines
 
 

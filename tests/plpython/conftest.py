@@ -12,6 +12,7 @@ import pytest
 
 from tests.plpython.standin import KEY, Standin
 from tests.plpython.tools import host_of
+from tests.tools.served import Serve, serving
 from tests.tools.session import call
 
 PLPYTHON = Path(__file__).parents[2] / "plpython"
@@ -47,3 +48,10 @@ def endpoint(db: psycopg.Connection) -> Iterator[Standin]:
 def ask(db: psycopg.Connection, endpoint: Standin) -> Callable[..., Any]:
     """Call a function of pgcache by name in the test's own session: ask('ai_worker_generate', 'prompt', mode='...')."""
     return lambda name, *positional, **named: call(db, name, *positional, **named)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts `python -m pgcache_py serve` for a database, and returns a client for it."""
+    with serving() as start:
+        yield start

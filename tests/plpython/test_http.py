@@ -10,12 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -23,53 +21,14 @@ from pgcache_py.setup.install import install
 from tests.plpython.standin import Reply, Standin
 from tests.servers import Cluster
 from tests.servers.cluster import free_port
+from tests.tools.served import PROJECT, Serve, listens
 from tests.tools.session import call
 from tests.tools.waiting import Background, wait_until
 
-PROJECT = Path(__file__).parents[2]
 SQL = "SELECT * FROM users"
 USERS = {"prompt": "Get all users", "mode": "sql_only", "schema_version": "v1"}
 
-Serve = Callable[..., httpx.Client]
 python = pytest.mark.needs("plpython3u")
-
-
-class Served(httpx.Client):
-    """A client of a server process of its own."""
-
-    port: int
-    process: subprocess.Popen[str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Served]]:
-    """Starts `python -m pgcache_py serve` for a database, and returns a client for it."""
-    clients: list[Served] = []
-
-    def start(dsn: str, *options: str, port: int = 0, token: str = "", headers: Any = None) -> Served:
-        port = port or free_port()
-        command = [sys.executable, "-m", "pgcache_py", "serve", "--dsn", dsn, "--port", str(port), *options]
-        environ = {**os.environ, "PGCACHE_HTTP_TOKEN": token}
-        client = Served(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=headers)
-        client.port = port
-        client.process = subprocess.Popen(
-            command, cwd=PROJECT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        clients.append(client)
-        wait_until(lambda: client.process.poll() is not None or listens(port))
-        assert client.process.poll() is None, client.process.communicate()[0]
-        return client
-
-    yield start
-    for client in clients:
-        client.close()
-        client.process.terminate()
-        client.process.communicate(timeout=30)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def curl(command: str) -> Any:
@@ -226,9 +185,7 @@ def test_other_endpoints_answer_while_prompts_wait(dsn: str, endpoint: Standin, 
 
 
 @python
-def test_a_running_request_ends_before_the_server_does(
-    dsn: str, endpoint: Standin, serve: Callable[..., Served]
-) -> None:
+def test_a_running_request_ends_before_the_server_does(dsn: str, endpoint: Standin, serve: Serve) -> None:
     endpoint.sql(USERS["prompt"], SQL)
     client = serve(dsn)
     with endpoint.holding():
@@ -240,34 +197,6 @@ def test_a_running_request_ends_before_the_server_does(
     output, _ = client.process.communicate(timeout=10)
     assert "Traceback" not in output
     assert client.process.returncode == 0
-
-
-def test_metrics(dsn: str, db: psycopg.Connection, serve: Serve) -> None:
-    db.execute("SELECT pgcache.cache_create_type('sessions', max_entries => 100)")
-    db.execute("SELECT pgcache.cache_set_llm('p', 'm', 'answer', 50), pgcache.cache_set_price('m', 2)")
-    db.execute("SELECT pgcache.cache_get_llm('p', 'm'), pgcache.cache_get_llm('q', 'm')")
-    client = serve(dsn)
-    client.get("/healthz")
-    response = client.get("/metrics")
-    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    samples: dict[str, str] = {}
-    declared: set[str] = set()
-    for line in response.text.splitlines():
-        if match := re.fullmatch(r"# (HELP|TYPE) (\w+) .+", line):
-            declared.add(match[2])
-        else:
-            found = re.fullmatch(r'((\w+)\{\w+="[\w/]+"(?:,\w+="\w+")*\}) (\d+(?:\.\d+)?(?:e-\d+)?)', line)
-            assert found, line
-            assert found[2] in declared
-            samples[found[1]] = found[3]
-    assert samples['pgcache_hits_total{type="llm"}'] == "1"
-    assert samples['pgcache_misses_total{type="llm"}'] == "1"
-    assert samples['pgcache_tokens_saved_total{type="llm"}'] == "50"
-    assert float(samples['pgcache_money_saved_usd_total{type="llm"}']) == 0.0001
-    assert samples['pgcache_max_entries{type="sessions"}'] == "100"
-    assert samples['pgcache_http_requests_total{path="/healthz",status="200"}'] == "1"
-    row = db.execute("SELECT count(*) FROM pgcache_internal.types").fetchone()
-    assert row == (sum(name.startswith("pgcache_entries{") for name in samples),)
 
 
 def test_without_the_level_plpython(dsn: str, db: psycopg.Connection, serve: Serve) -> None:
@@ -304,9 +233,13 @@ def test_a_database_that_goes_and_comes_back(throwaway_cluster: Callable[..., Cl
             assert response.status_code == 503
             assert response.json()["error"]
             assert response.headers["Retry-After"]
+        page = client.get("/")
+        assert page.status_code == 503
+        assert "the database cannot be reached" in page.text
         assert client.post("/generate", json=USERS).status_code == 503
         cluster.start()
         wait_until(lambda: client.get("/healthz").status_code == 200, 15)
+        assert client.get("/").status_code == 200
 
 
 @pytest.mark.needs("cluster")
@@ -321,7 +254,7 @@ def test_a_database_that_is_not_there_yet(throwaway_cluster: Callable[..., Clust
     wait_until(lambda: client.get("/healthz").status_code == 200, 15)
 
 
-def test_half_requests_keep_nobody_out(dsn: str, serve: Callable[..., Served]) -> None:
+def test_half_requests_keep_nobody_out(dsn: str, serve: Serve) -> None:
     """Nor slow ones: each waits for ten seconds, and a hundred of them at most."""
     client = serve(dsn)
     halves = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(150)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the local server needs: PostgreSQL with every extension, pgvector, Redis.
+# Installs what the local server needs: PostgreSQL with every extension, pgvector, Redis; and a browser, if there is one.
 #
 #   provision.sh STATE_DIR [PACKAGE...]
 #
@@ -17,6 +17,7 @@ say() { printf 'provision: %s\n' "$*"; }
 fail() { say "$*" >&2; exit 1; }
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 packaged() { [ -n "$(apt-cache show --no-all-versions "$1" 2>/dev/null)" ]; }
+has_browser() { command -v chromium-headless-shell || command -v chromium; } >/dev/null
 vector_is_there() { [ -e "/usr/share/postgresql/$major/extension/vector.control" ]; }
 
 # The oldest release that pgcache supports, of those that this system packages with pg_cron: 15 on Debian 12.
@@ -33,6 +34,7 @@ list_missing() {
         "postgresql-$major"-{cron,plpgsql-check,pgtap,plproxy} redis-server python3-redis "${also[@]}"; do
         installed "$package" || missing+=("$package")
     done
+    if ! has_browser && packaged chromium-headless-shell; then missing+=(chromium-headless-shell); fi
     if ! vector_is_there && packaged "postgresql-$major-pgvector"; then missing+=("postgresql-$major-pgvector"); fi
     if ! vector_is_there && ! packaged "postgresql-$major-pgvector"; then
         for package in build-essential dpkg-dev; do installed "$package" || missing+=("$package"); done

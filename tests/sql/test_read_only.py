@@ -31,6 +31,7 @@ READS: dict[str, Any] = {
     "(SELECT raw_key FROM crawl_should_skip('u', 'x', 't'))": "raw",
     "(SELECT sum(entries) FROM cache_stats)": 12,
     "(SELECT count(*) FROM cache_stats_history)": 0,
+    "(SELECT count(DISTINCT period) FROM cache_stats_since('1 hour', '1 day'))": 2,
     "(SELECT count(*) FROM cache_top)": 12,
     "(SELECT count(*) FROM cache_jobs)": 2,
     "(SELECT count(*) >= 0 FROM cache_latency)": True,

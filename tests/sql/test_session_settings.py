@@ -219,6 +219,7 @@ CALLS = [
     "(SELECT array_agg(check_name ORDER BY check_name) FROM cache_health())",
     "(SELECT count(*) FROM get_cache_index_usage())",
     "(SELECT count(*) FROM cache_stats_history)",
+    "(SELECT count(*) FROM cache_stats_since('1 hour', '1 day'))",
     "(SELECT count(*) >= 0 FROM cache_latency)",
     'cache_warm(\'store\', \'[{"key": "w", "value": 1, "ttl": "1 day"}, {"key": "x", "value": null}]\')',
     "cache_watch('watched', 'doc:{id}', columns => '{title}')",

@@ -62,6 +62,7 @@ THERE: dict[str, object] = {
     "cache_get('volatile', 'k')": None,
     "(SELECT sum(entries) FROM cache_stats)": None,
     "(SELECT count(*) FROM cache_stats_history)": len(VALUES) + 3,
+    "(SELECT count(*) FROM cache_stats_since('1 second', '1 day'))": 2 * (len(VALUES) + 3),
     "(SELECT count(*) FROM cache_top)": STORED - 1,
     "(SELECT count(*) FROM get_all_cache_keys())": READS["(SELECT count(*) FROM get_all_cache_keys())"] - 1,
 }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import NewRole, NewSession
 from tests.sql.test_get_and_set import VALUES
-from tests.tools.session import Session
+from tests.tools.session import Session, refused
 from tests.tools.waiting import Background
 
 
@@ -247,6 +247,43 @@ def test_counts_only_grow_while_others_settle_them(ask: Session, new_session: Ne
     settling.result()
     assert seen == sorted(seen)
     assert ask.stats("store")["hits"] == 2000
+
+
+SINCE = """
+    SELECT period::text, since::text, hits, misses, hit_rate::text, evicted, cleaned, tokens_saved, money_saved::text
+    FROM cache_stats_since('1 hour', '1 day') WHERE type = 'llm'
+"""
+
+
+def test_what_is_counted_since(ask: Session) -> None:
+    ask("SET timezone = 'UTC'")
+    ask.set_clock("2030-01-01 10:15+00")
+    ask("SELECT cache_set_price('m', 1000)")
+    ask("SELECT cache_set_llm('a', 'm', 'r', 10, ttl => '90 minutes'), cache_get_llm('a', 'm')")
+    # Nothing is recorded: so it is all that there was.
+    everything = (None, 1, 0, "1.0000", 0, 0, 10, "0.010000")
+    assert ask.rows(SINCE) == [("01:00:00", *everything), ("1 day", *everything)]
+    ask("CALL cache_upkeep()")
+    ask.advance("40 minutes")
+    ask("SELECT cache_get_llm('a', 'm'), cache_get_llm('absent', 'm')")
+    ask("CALL cache_upkeep()")  # again in the same hour, at 10:55
+    ask.advance("59 minutes")
+    assert ask.rows(SINCE)[0][1:4] == (None, 2, 1)  # the record of 10:00 is of 10:55, not yet an hour ago
+    ask.advance("1 minute")
+    ask("SELECT cache_get_llm('absent', 'm') FROM generate_series(1, 3)")
+    ask("SELECT cache_cleanup('llm')")
+    assert ask.rows(SINCE) == [
+        ("01:00:00", "2030-01-01 10:55:00+00", 0, 3, "0.0000", 0, 1, 0, "0"),
+        ("1 day", None, 2, 4, "0.3333", 0, 1, 20, "0.020000"),
+    ]
+    assert ask("SELECT count(*) FROM cache_stats_since('1 hour', '1 day')") == 2 * len(VALUES)
+    assert ask("SELECT count(*) FROM cache_stats_since(VARIADIC '{}')") == 0
+
+
+@pytest.mark.parametrize("period", ["NULL", "'0'", "'-1 hour'", "'101 years'", "'1 hour', NULL"])
+def test_since_when_cannot_be(ask: Session, period: str) -> None:
+    with refused("PC010", "up to 100 years"):
+        ask(f"SELECT * FROM cache_stats_since(VARIADIC ARRAY[{period}]::interval[])")
 
 
 def test_history_is_pruned(ask: Session) -> None:

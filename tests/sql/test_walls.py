@@ -76,6 +76,7 @@ NAMING_ANOTHER = [
 ]  # fmt: skip
 NOT_FOR_THEM = [
     "SELECT * FROM cache_stats", "SELECT * FROM cache_stats_history", "SELECT * FROM cache_health()",
+    "SELECT * FROM cache_stats_since('1 hour')",
     "SELECT * FROM cache_latency", "SELECT * FROM cache_jobs", "SELECT * FROM cache_hot_stats",
     "SELECT * FROM ai_worker_cache_stats", "SELECT * FROM get_cache_index_usage()", "SELECT * FROM cache_live('store')",
     "SELECT cache_trim('store', 1)", "SELECT * FROM pgcache_internal.live_entries",

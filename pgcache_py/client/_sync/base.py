@@ -18,7 +18,7 @@ from ..failsoft import TIMEOUT, FailSoft, check_timeout
 from ..near.calls import MANY_UNASKED, NEAR_GET, NEAR_GET_MANY, UNASKED
 from ..near.keeper import Keeper, changed, keeper_of
 from ..near.store import Near, now
-from ..trace import began, ended
+from ..trace import began, ended, failed
 from ..wire import MISS, Row, array
 from .connections import (
     AnyConnection,
@@ -201,7 +201,10 @@ class Base:
             try:
                 result = self._source.run(call, params, self._tenant, self._contained)
             except psycopg.Error as error:
-                raise translated(error) from error
+                failure = translated(error)
+                if begin:
+                    failed(begin, call, params, failure)
+                raise failure from error
             if begin:
                 ended(begin, call, params, result)
             return result
@@ -211,6 +214,8 @@ class Base:
             result = self._source.run(call, params, self._tenant, self._contained)
         except (psycopg.Error, UnrepresentableError) as error:
             failure = error if isinstance(error, UnrepresentableError) else translated(error)
+            if begin:
+                failed(begin, call, params, failure)
             if not isinstance(failure, raising) and soft.absorbs(call.name, failure):
                 return call.otherwise
             if failure is error:

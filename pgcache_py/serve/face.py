@@ -1,17 +1,19 @@
-"""The AI worker's endpoints over HTTP, and metrics for Prometheus: python -m pgcache_py serve.
+"""The HTTP server of python -m pgcache_py serve: a page of statistics, metrics, and the AI worker's endpoints.
 
-No logic of its own: each endpoint calls one function of the database, or reads one view.
+No logic of its own: each endpoint calls functions of the database, or reads its views.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import secrets
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -20,17 +22,22 @@ import psycopg
 from psycopg.rows import dict_row
 
 from ..errors import NotInstalledError, PgcacheError, TimedOutError, UnavailableError, translated
+from . import figures
+from .figures import PERIODS, Figures
 
 try:
     import uvicorn
+    from prometheus_client.exposition import choose_encoder
     from psycopg_pool import AsyncConnectionPool, PoolTimeout
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
     from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from . import metrics, page
 except ImportError as error:
     raise PgcacheError(
         f"the HTTP face needs packages that are not installed: {error.name}", hint="pip install 'pgcache[http,pool]'"
@@ -49,22 +56,13 @@ STATUSES = {
     "PC010": 400, "PC020": 503, "PC021": 502, "PC022": 502, "PC023": 429, "PC024": 502, "PC025": 400,
     "25006": 503, "42501": 403, "57014": 504,
 }  # fmt: skip
-# Of the columns of cache_stats: the metric, what it is, and how it behaves.
-METRICS = {
-    "valid": ("pgcache_entries", "gauge", "Entries that have not expired."),
-    "expired": ("pgcache_expired_entries", "gauge", "Expired entries that wait for clean-up."),
-    "bytes": ("pgcache_bytes", "gauge", "Size of the entries."),
-    "table_bytes": ("pgcache_table_bytes", "gauge", "Size of the table with its index, TOAST and free space."),
-    "max_entries": ("pgcache_max_entries", "gauge", "Limit of the entries."),
-    "max_bytes": ("pgcache_max_bytes", "gauge", "Limit of the entries' size."),
-    "enabled": ("pgcache_enabled", "gauge", "Whether the type is enabled."),
-    "hits": ("pgcache_hits_total", "counter", "Reads that found an entry."),
-    "misses": ("pgcache_misses_total", "counter", "Reads that found none."),
-    "evicted": ("pgcache_evicted_total", "counter", "Entries evicted to keep a limit."),
-    "cleaned": ("pgcache_cleaned_total", "counter", "Expired entries that were removed."),
-    "tokens_saved": ("pgcache_tokens_saved_total", "counter", "Tokens that hits saved."),
-    "money_saved": ("pgcache_money_saved_usd_total", "counter", "US dollars that hits saved."),
-}
+# Seconds for which one look at the statistics of all entries is good enough for everybody who has the page open.
+FRESH = 1
+# What the metrics are made of; the rest would count all entries once more.
+MEASURED = ("types", "latencies", "health", "jobs", "watches")
+PAGE = "/"
+ASK_USER = 'Basic realm="pgcache", charset="UTF-8"'
+UNREACHABLE = "Is the server running, and does it let this role in? This is tried anew at each request."
 
 log = logging.getLogger("pgcache.http")
 
@@ -106,6 +104,8 @@ class Face:
         self.options = options
         self.counts: Counter[tuple[str, int]] = Counter()
         self.prompts = asyncio.Semaphore(options.concurrency)
+        self.looking = asyncio.Lock()
+        self.looked: tuple[float, Figures] | None = None
         self.conninfo = conninfo
         self.pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
 
@@ -114,6 +114,7 @@ class Face:
         if self.options.host in LOOPBACK and not self.options.token:
             hosts = [*LOOPBACK, "[::1]"]  # else a web page could reach us under a name of its own
         routes = {
+            ("GET", PAGE): self.page,
             ("POST", "/generate"): self.generate,
             ("GET", "/cache/stats"): self.stats,
             ("POST", "/cache/cleanup"): self.cleanup,
@@ -172,19 +173,22 @@ class Face:
         await self._rows("SELECT pgcache_internal.cache_now()")
         return JSONResponse({"status": "ok"})
 
-    async def metrics(self, _: Request) -> Response:
-        rows = await self._rows("SELECT * FROM pgcache.cache_stats ORDER BY type")
-        return PlainTextResponse("".join(self._exposition(rows)), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def metrics(self, request: Request) -> Response:
+        async with self._connection() as connection:
+            found = await figures.look(connection, *MEASURED)
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics.registry(found, self.counts)), media_type=content_type)
 
-    def _exposition(self, rows: list[dict[str, Any]]) -> Iterable[str]:
-        for column, (name, kind, meaning) in METRICS.items():
-            yield f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"
-            for row in rows:
-                if row[column] is not None:
-                    yield f'{name}{{type="{row["type"]}"}} {_number(row[column])}\n'
-        yield "# HELP pgcache_http_requests_total Requests answered.\n# TYPE pgcache_http_requests_total counter\n"
-        for (path, status), count in sorted(self.counts.items()):
-            yield f'pgcache_http_requests_total{{path="{path}",status="{status}"}} {count}\n'
+    async def page(self, request: Request) -> Response:
+        period = request.query_params.get("last", "day")
+        if period not in PERIODS:
+            raise Refusal(400, f"there is no period {period!r:.50}", hint=f"?last= is one of {', '.join(PERIODS)}.")
+        async with self.looking:
+            if self.looked is None or time.monotonic() > self.looked[0] + FRESH:
+                async with self._connection() as connection:
+                    self.looked = time.monotonic(), await figures.look(connection)
+            _, found = self.looked
+        return HTMLResponse(page.statistics(found, period), headers=page.HEADERS)
 
     # What they share -------------------------------------------------------------------------------------------------
 
@@ -200,14 +204,19 @@ class Face:
         try:
             self._check_caller(path, request)
             return await run(request)
-        except Refusal as refusal:
-            return JSONResponse(refusal.content, refusal.status, refusal.headers)
         except ClientDisconnect:
             return Response(status_code=499)
+        except Refusal as error:
+            refusal = error
         except PoolTimeout:
-            return _failed(UnavailableError("the database cannot be reached", hint="Try again later."))
+            refusal = _failed(UnavailableError("the database cannot be reached", hint=UNREACHABLE))
         except psycopg.Error as error:
-            return _failed(translated(error))
+            refusal = _failed(translated(error))
+        if path == PAGE:
+            return HTMLResponse(
+                page.trouble(refusal.content), refusal.status, {**page.HEADERS, **(refusal.headers or {})}
+            )
+        return JSONResponse(refusal.content, refusal.status, refusal.headers)
 
     def _check_caller(self, path: str, request: Request) -> None:
         token = self.options.token
@@ -216,10 +225,15 @@ class Face:
                 raise Refusal(403, "web pages may not call this", hint="Start the server with a token for that.")
         elif path != "/healthz":
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), token.encode()):
+            scheme, given = scheme.lower(), given.strip()
+            if scheme == "basic" and path == PAGE:  # which is all that a browser can ask its user for
+                scheme, given = "bearer", _password(given)
+            if scheme != "bearer" or not secrets.compare_digest(given.encode(), token.encode()):
                 raise Refusal(
-                    401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"},
-                    hint="Send the header Authorization: Bearer ..., with the token that the server was started with.",
+                    401, "a bearer token is needed",
+                    headers={"WWW-Authenticate": ASK_USER if path == PAGE else "Bearer"},
+                    hint="Send the header Authorization: Bearer ..., with the token that the server was started with;"
+                    " in a browser it is the password, of any user name.",
                 )  # fmt: skip
 
     async def _arguments(self, request: Request) -> dict[str, str | None]:
@@ -256,11 +270,14 @@ class Face:
         return body
 
     async def _rows(self, query: str, arguments: dict[str, str | None] | None = None) -> list[dict[str, Any]]:
-        assert self.pool is not None  # noqa: S101
-        async with self.pool.connection() as connection:
+        async with self._connection() as connection:
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(query.encode(), arguments)
             return await cursor.fetchall()
+
+    def _connection(self) -> AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]:
+        assert self.pool is not None  # noqa: S101
+        return self.pool.connection()
 
 
 class Connection(H11Protocol):
@@ -310,18 +327,25 @@ def serve(conninfo: str, options: Options) -> None:
     )
 
 
-def _failed(error: Exception) -> Response:
+def _failed(error: Exception) -> Refusal:
     if not isinstance(error, PgcacheError):  # a rolled-back transaction, class 40
-        return JSONResponse({"error": str(error).strip()}, 503, {"Retry-After": "1"})
+        return Refusal(503, str(error).strip(), headers={"Retry-After": "1"})
     status = STATUSES.get(error.sqlstate or "")
     if status is None:
         unavailable = isinstance(error, UnavailableError | NotInstalledError)
         status = 504 if isinstance(error, TimedOutError) else 503 if unavailable else 500
     if status >= 500:
         log.warning("%s %s", error.sqlstate, error.message)
-    content = {"error": error.message, "sqlstate": error.sqlstate, "hint": error.hint}
     headers = {"Retry-After": "1"} if status in (429, 503) else None
-    return JSONResponse({name: text for name, text in content.items() if text}, status, headers)
+    return Refusal(status, error.message, headers=headers, sqlstate=error.sqlstate, hint=error.hint)
+
+
+def _password(given: str) -> str:
+    """Of a header of HTTP Basic; empty if that is none."""
+    try:
+        return base64.b64decode(given, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _encodable(text: str) -> bool:
@@ -337,7 +361,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     return value if value is None or isinstance(value, int) else float(value)
-
-
-def _number(value: Any) -> str:
-    return str(int(value)) if isinstance(value, bool) or value == int(value) else repr(float(value))
