@@ -46,7 +46,6 @@ def test_a_released_version(
     users = Users(empty_dsn, new_role)
     if plpython:
         ask("SELECT ai_configure(api_key => 'secret', model => 'mine'), ai_grant(%s)", users.roles["writer"])
-    ask("SELECT pgcache_internal.hot_begin_epoch('epoch', 'redis')")
     before = seen(ask)
     releases.upgrade(empty_dsn)
     assert seen(ask) == before

@@ -186,7 +186,7 @@ def fill(ask: Session) -> None:
     ask("SELECT cache_configure('llm', ttl => '2 hours', max_entries => 500, eviction => 'cost')")
     ask("SELECT cache_configure('audio', max_bytes => 1000000, hit_tracking => 'exact')")
     ask("SELECT cache_configure_setting('ttl_short', '7 minutes'), cache_set_price('m', 2.5)")
-    ask("SELECT cache_hot_on('phash', '3 hours')")
+    ask("SELECT cache_hot_on('phash', '3 hours'), pgcache_internal.hot_begin_epoch('epoch', 'redis')")
     values = {**VALUES, "mine": ["[1, 2]"], "typed": ['{"text": "t", "tokens_used": 3}']}
     del values["bytes"]  # not in 0.1.0
     for type, (value, *_) in values.items():

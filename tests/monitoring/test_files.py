@@ -18,8 +18,6 @@ from tests.serve import world
 from tests.tools.served import Serve, serving
 from tests.tools.session import Session
 
-pytestmark = pytest.mark.ends
-
 FOLDER = Path(__file__).parents[2] / "monitoring"
 COLLECTOR: dict[str, Any] = yaml.safe_load((FOLDER / "pgcache.collector.yml").read_text())
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "grafana.json").read_text())

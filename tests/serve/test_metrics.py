@@ -14,7 +14,6 @@ from pgcache_py.serve.metrics import OF_TYPES
 from tests.tools.served import Serve
 from tests.tools.session import Session
 
-pytestmark = pytest.mark.ends
 UNITS = ("bytes", "seconds", "total", "usd")
 
 
