@@ -178,7 +178,10 @@ begin
     if found and not keeps_its_snapshot() then
         delete from change_log l
         where l.xid < pg_snapshot_xmax(going) and pg_visible_in_snapshot(l.xid, going)
-            and not exists (select from hot_epoch h where not pg_visible_in_snapshot(l.xid, h.seen));
+            and (
+                l.version is null
+                or not exists (select from hot_epoch h where not pg_visible_in_snapshot(l.xid, h.seen))
+            );
         update change_epoch e
         set pruned = going, next = ended, next_at = clock_timestamp() + interval '10 seconds';
     elsif not found then
