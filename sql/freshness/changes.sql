@@ -10,7 +10,7 @@ language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 begin
     insert into pgcache_internal.change_log (type, tenant, cache_key) values (tg_argv[0], old.tenant, old.cache_key);
-    if pgcache_internal.chance() operator(pg_catalog.<) 0.002::float8 then
+    if pgcache_internal.chance() operator(pg_catalog.<) 0.002::float then
         perform pgcache_internal.prune_changes('10 seconds');
     end if;
     return null;
@@ -41,16 +41,19 @@ create or replace function pgcache_internal.hot_note_gone() returns trigger
 language plpgsql volatile parallel unsafe  -- not pinned: hot path
 as $$
 declare
-    version constant bigint := pg_catalog.nextval('pgcache_internal.hot_version');
+    version bigint;
 begin
-    if tg_op operator(pg_catalog.=) 'DELETE' and not (
+    -- To disable a type voids all entries, and while it lasts nobody puts any into Redis.
+    if tg_op operator(pg_catalog.<>) 'DELETE' or (
         select t.enabled from pgcache_internal.types t where t.type operator(pg_catalog.=) tg_argv[0]
     ) then
-        return null;  -- to disable a type voids all entries, and while it lasts nobody puts any into Redis
+        version := pg_catalog.nextval('pgcache_internal.hot_version');
+    elsif tg_argv[1] is null then
+        return null;
     end if;
     insert into pgcache_internal.change_log (type, tenant, cache_key, version, noted_at)
     values (tg_argv[0], old.tenant, old.cache_key, version, pg_catalog.clock_timestamp());
-    if pgcache_internal.hot_calls(version) then
+    if version is not null and pgcache_internal.hot_calls(version) then
         perform pgcache_internal.hot_noted(version);
     end if;
     return null;
@@ -58,7 +61,8 @@ end
 $$;
 
 comment on function pgcache_internal.hot_note_gone() is
-'Trigger of a hot type: notes which entry is no more, or has another key now. Its argument: the type.';
+'Trigger of a hot type: notes which entry is no more, or has another key now. Its arguments: the type; near, if it is'
+' near, too.';
 
 create or replace function pgcache_internal.note_void() returns trigger
 language plpgsql volatile parallel unsafe security definer
@@ -130,11 +134,18 @@ comment on function pgcache_internal.hot_noted(bigint) is
 create or replace function pgcache_internal.begin_changes() returns boolean
 language plpgsql volatile parallel unsafe
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set lock_timeout to '1s'  -- who has begun it may take his time to commit
 as $$
-begin
+declare
     -- A condition on the key: what can be had by no index costs so much that it would be compiled (jit).
-    if exists (select from change_epoch e where e.one) then
+    present constant pg_snapshot := (select e.next from change_epoch e where e.one);
+begin
+    if pg_snapshot_xmax(present) <= pg_snapshot_xmax(pg_current_snapshot()) then
         return false;
+    elsif present is not null then  -- of another server, whose dump was restored: as after a crash
+        delete from change_log;
+        delete from hot_epoch;
+        delete from change_epoch;
     end if;
     insert into change_epoch (epoch, next, next_at)
     values (random_number(), pg_current_snapshot(), clock_timestamp() + interval '10 seconds')
@@ -175,21 +186,29 @@ begin
     select e.next into going from change_epoch e
     where e.next_at + overdue < clock_timestamp() or e.next_at > clock_timestamp() + interval '1 minute'
     for update skip locked;
-    if found and not keeps_its_snapshot() then
-        delete from change_log l
-        where l.xid < pg_snapshot_xmax(going) and pg_visible_in_snapshot(l.xid, going)
-            and (
-                l.version is null
-                or not exists (select from hot_epoch h where not pg_visible_in_snapshot(l.xid, h.seen))
-            );
+    if found and (overdue = '0' or not keeps_its_snapshot()) then
+        delete from change_log d
+        where d.ctid = any(array(
+            select l.ctid from change_log l
+            where l.xid < pg_snapshot_xmax(going) and pg_visible_in_snapshot(l.xid, going)
+                and (
+                    l.version is null
+                    or not exists (select from hot_epoch h where not pg_visible_in_snapshot(l.xid, h.seen))
+                )
+            for update of l skip locked
+        ));
         update change_epoch e
         set pruned = going, next = ended, next_at = clock_timestamp() + interval '10 seconds';
     elsif not found then
         -- If nobody has been here since the last crash, who comes begins anew, after an epoch is committed; so that one
         -- sees what has ended before that.
-        delete from change_log l
-        where l.xid < pg_snapshot_xmin(ended)
-            and not exists (select from change_epoch) and not exists (select from hot_epoch);
+        delete from change_log d
+        where d.ctid = any(array(
+            select l.ctid from change_log l
+            where l.xid < pg_snapshot_xmin(ended)
+                and not exists (select from change_epoch) and not exists (select from hot_epoch)
+            for update of l skip locked
+        ));
     end if;
 exception when serialization_failure or deadlock_detected or lock_not_available then
     null;
@@ -223,6 +242,7 @@ declare
     columns constant text := changing_columns(relation);
     hot constant boolean := is_hot(type);
     near constant boolean := exists (select from near_types n where n.type = type);
+    gone constant text := quote_literal(type) || case when near then ', ''near''' else '' end;
     statements text[] := array[]::text[];
 begin
     if hot then
@@ -238,14 +258,14 @@ begin
             format($sql$
                 create or replace trigger hot_note_moved after update of tenant, cache_key on %s
                 for each row when (old.tenant <> new.tenant or old.cache_key <> new.cache_key)
-                execute function hot_note_gone(%L)
-                $sql$, relation, type),
+                execute function hot_note_gone(%s)
+                $sql$, relation, gone),
             -- What has expired has done so in Redis too. But the clocks of processes are others.
             format($sql$
                 create or replace trigger hot_note_gone after delete on %s
-                for each row %s execute function hot_note_gone(%L)
+                for each row %s execute function hot_note_gone(%s)
                 $sql$, relation,
-                case when not near then 'when (old.expires_at is null or old.expires_at > cache_now())' end, type)
+                case when not near then 'when (old.expires_at is null or old.expires_at > cache_now())' end, gone)
         ];
     elsif near then
         -- What is inserted no process has kept.

@@ -513,10 +513,10 @@ $frame$, $branch$type operator(pg_catalog.=) '@type' then
                 and t.cache_compute_ms is not null and t.expires_at is not null
                 -- -ln(1 - random()): exponentially distributed, 1 on average
                 and pg_catalog.date_part('epoch', t.expires_at operator(pg_catalog.-) moment)
-                    operator(pg_catalog.*) (-1000)::float8
+                    operator(pg_catalog.*) (-1000)::float
                     operator(pg_catalog.>=) (
-                        t.cache_compute_ms::float8
-                        operator(pg_catalog.*) pg_catalog.ln(1::float8 operator(pg_catalog.-) pg_catalog.random())
+                        t.cache_compute_ms::float
+                        operator(pg_catalog.*) pg_catalog.ln(1::float operator(pg_catalog.-) pg_catalog.random())
                     )
         );
 $branch$);

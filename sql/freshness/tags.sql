@@ -150,7 +150,7 @@ as $$
     select (
         pg_catalog.hashtextextended(pg_catalog.gen_random_uuid()::pg_catalog.text, 0)
         operator(pg_catalog.&) 9007199254740991
-    )::float8 operator(pg_catalog./) 9007199254740992::float8
+    )::float operator(pg_catalog./) 9007199254740992::float
 $$;
 
 comment on function pgcache_internal.chance() is

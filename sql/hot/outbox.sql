@@ -60,6 +60,8 @@ comment on function pgcache_internal.hot_untold() is
 create or replace function pgcache_internal.hot_shrink(version bigint) returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set enable_nestloop to off  -- a plan made when the log was short would take for ever when it is long
+set jit to off
 as $$
 #variable_conflict use_column
 declare

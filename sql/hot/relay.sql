@@ -157,13 +157,15 @@ comment on function pgcache_internal.hot_pending() is
 create or replace function pgcache_internal.hot_begin_epoch(epoch text, redis text) returns void
 language plpgsql volatile parallel unsafe security definer
 set search_path to pgcache_internal, pgcache, pg_catalog, pg_temp
+set lock_timeout to '1s'  -- who prunes may take his time to commit
 as $$
 declare
-    begun constant boolean := begin_changes();
+    begun boolean;
 begin
+    perform begin_changes();
     -- Nobody prunes until this is committed. But if the log has begun in this transaction, others take nobody to be
     -- here: then the next cycle begins once more.
-    perform from change_epoch e for update;
+    select e.xmin = pg_current_xact_id()::xid into begun from change_epoch e for update;
     insert into hot_epoch as e (epoch, redis, owner, seen)
     values (epoch, redis, hot_owner(), case when not begun then pg_current_snapshot() end)
     on conflict on constraint hot_epoch_pkey do update

@@ -16,7 +16,8 @@ create unlogged table pgcache_internal.change_log (
     noted_at timestamptz,
     check ((tenant is null) = (cache_key is null))
 ) with (
-    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_insert_threshold = -1
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_insert_threshold = -1,
+    vacuum_truncate = off
 );
 create index change_log_xid on pgcache_internal.change_log (xid);
 alter table pgcache_internal.change_log
@@ -76,5 +77,6 @@ end
 $$;
 drop table pgcache_internal.hot_outbox;
 alter table pgcache_internal.hot_outbox_due set unlogged;
+select setval('pgcache_internal.hot_outbox_due', 0);
 comment on sequence pgcache_internal.hot_outbox_due is
 'The version at which a writer next looks how much waits for the relay.';

@@ -133,7 +133,7 @@ begin
     return expressions || jsonb_build_object('@worth', (
         select fill(
             format(
-                'case when @expired then ''-infinity'' when t.expires_at <= moment then -1e300::float8'
+                'case when @expired then ''-infinity'' when t.expires_at <= moment then -1e300::float'
                 ' else coalesce(%s, ''infinity'') end', p.score
             ), expressions
         )

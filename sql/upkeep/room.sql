@@ -209,7 +209,7 @@ begin
     elsif writes > 0 then
         -- Full, each write evicts one entry, so that the next measurement finds nothing to make up for.
         rate := least(max_rate(), greatest(0,
-            (entries - max_entries) / measured::float8 + 1,
+            (entries - max_entries) / measured::float + 1,
             (bytes - max_bytes) / (volume_tick(registered.max_bytes) * volume_ticks()) + 1));
         perform evict(
             registered, ceil(writes * rate)::bigint, 0, case when rate > 0 then visit else writes end, whose, alone

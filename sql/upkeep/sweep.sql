@@ -91,14 +91,14 @@ language sql immutable parallel safe
 set search_path to pg_catalog, pg_temp
 as $policies$
     select p.policy, replace(p.score, '@reuse',
-        'least(1::float8 + t.hit_count, reuse_lines() * abs(t.hit_weight::float8))'
-        ' / (1e-6::float8 + greatest(0, date_part(''epoch'', moment) - date_part(''epoch'', t.last_accessed_at)) ^ 2)')
+        'least(1::float + t.hit_count, reuse_lines() * abs(t.hit_weight::float))'
+        ' / (1e-6::float + greatest(0, date_part(''epoch'', moment) - date_part(''epoch'', t.last_accessed_at)) ^ 2)')
     from (values
         ('lru', '@reuse'),
         ('cost',
             '@reuse / (@size)@tokens{ * greatest('
-            '1e6 * usd_of(model_price(@model), coalesce(t.tokens_used, 1), @input, @cached)::float8,'
-            ' 1e-6 * coalesce(t.tokens_used, 1)::float8)}'),
+            '1e6 * usd_of(model_price(@model), coalesce(t.tokens_used, 1), @input, @cached)::float,'
+            ' 1e-6 * coalesce(t.tokens_used, 1)::float)}'),
         ('fifo', $$date_part('epoch', t.created_at)$$),
         ('none', 'null')
     ) p (policy, score)

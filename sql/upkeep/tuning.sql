@@ -49,7 +49,7 @@ comment on function pgcache_internal.volume_ticks() is
 
 create or replace function pgcache_internal.volume_tick(max_bytes bigint) returns float8
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select max_bytes / (40.0::float8 * pgcache_internal.volume_ticks()) $$;
+as $$ select max_bytes / (40.0::float * pgcache_internal.volume_ticks()) $$;
 
 comment on function pgcache_internal.volume_tick(bigint) is
 'Bytes written for one tick of the clock volume: a type is measured after writes of 1/40 of max_bytes.';
@@ -109,7 +109,7 @@ comment on function pgcache_internal.sparing_windows() is
 
 create or replace function pgcache_internal.limiting_share() returns float8
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 0.85::float8 $$;
+as $$ select 0.85::float $$;
 
 comment on function pgcache_internal.limiting_share() is
 'The share of a limit from which on a type that has so much is taken to be limited by it: what each tenant keeps of it'
@@ -141,7 +141,7 @@ comment on function pgcache_internal.measure_replaced_every(bigint) is
 
 create or replace function pgcache_internal.reserved_share_of_bytes() returns float8
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 0.0125::float8 $$;
+as $$ select 0.0125::float $$;
 
 comment on function pgcache_internal.reserved_share_of_bytes() is
 'The share of max_bytes that is left to what is inserted before a type is measured again, and to new entries that are'
@@ -158,7 +158,7 @@ comment on function pgcache_internal.counted_blocks() is
 
 create or replace function pgcache_internal.safe_share() returns float8
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 0.97::float8 $$;
+as $$ select 0.97::float $$;
 
 comment on function pgcache_internal.safe_share() is
 'The share of a limit that is aimed at where the size is an estimate, or others write at the same time.';
@@ -203,7 +203,7 @@ comment on function pgcache_internal.eviction_wait(bigint) is
 
 create or replace function pgcache_internal.timed_share() returns float8
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 0.015625::float8 $$;
+as $$ select 0.015625::float $$;
 
 comment on function pgcache_internal.timed_share() is
 'How many of the hits that are logged, and of the sets that are noted, are timed: one in 64.';
@@ -234,7 +234,7 @@ comment on function pgcache_internal.glanced_blocks() is
 
 create or replace function pgcache_internal.full_share() returns float8
 language sql immutable parallel safe  -- not pinned: inlined
-as $$ select 0.95::float8 $$;
+as $$ select 0.95::float $$;
 
 comment on function pgcache_internal.full_share() is
 'The share of a limit above which a type is full by that glance.';

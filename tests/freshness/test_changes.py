@@ -333,6 +333,57 @@ def test_pruning_leaves_nothing_untold_where_no_relay_was(ask: Session, both: Re
         assert ask.rows(pending) == [told]
 
 
+def test_a_relay_whose_cycle_is_one_transaction_begins_again(ask: Session, both: Reader) -> None:
+    """As the one inside the server."""
+    ask("TRUNCATE pgcache_internal.change_log, pgcache_internal.change_epoch, pgcache_internal.hot_epoch")
+    pending = "SELECT type, cache_key, version FROM pgcache_internal.hot_pending()"
+    for told in ((None, None, 0), (None, None, None)):
+        ask("BEGIN")
+        ask("SELECT pgcache_internal.hot_state()")
+        ask("SELECT pgcache_internal.hot_begin_epoch('e', 'r')")
+        ask("COMMIT")
+        assert ask.rows(pending) == [told]
+
+
+def test_what_another_server_has_dumped_is_void(ask: Session, both: Reader) -> None:
+    """Its transactions have numbers that are yet to come here."""
+    ask("UPDATE pgcache_internal.change_log SET xid = '99999999999'")
+    ask("UPDATE pgcache_internal.change_epoch SET next = '100000000000:100000000000:'")
+    assert (both(), both.whole) == (set(), False)
+    assert (both(), both.whole) == (set(), False)
+    assert (both(), both.whole) == (set(), True)
+    assert (
+        ask.rows("SELECT FROM pgcache_internal.change_log") == ask.rows("SELECT FROM pgcache_internal.hot_epoch") == []
+    )
+
+
+def test_nobody_waits_to_prune(ask: Session, both: Reader, new_session: NewSession) -> None:
+    ask("SELECT cache_set('store', 'k', '2'), cache_set('store', 'k', '3')")
+    deliver(ask)
+    other = new_session()
+    with other.transaction():
+        other("SELECT FROM pgcache_internal.change_log FOR UPDATE")
+        ask("SET lock_timeout = '5s'")
+        before = ask("SELECT next::text FROM pgcache_internal.change_epoch")
+        prune(ask)
+        assert ask("SELECT pruned::text FROM pgcache_internal.change_epoch") == before
+
+
+def test_an_entry_that_came_into_a_disabled_type_goes_as_any_other(ask: Session, both: Reader) -> None:
+    ask("SELECT cache_configure('store', enabled => false)")
+    ask("INSERT INTO cache_store (cache_key, data) VALUES ('late', '1')")
+    both()
+    ask("DELETE FROM cache_store WHERE cache_key = 'late'")
+    assert both() == {("store", "", "late")}
+
+
+def test_a_session_in_another_isolation_level_prunes(ask: Session, both: Reader) -> None:
+    ask("SET default_transaction_isolation = 'repeatable read'")
+    before = ask("SELECT next::text FROM pgcache_internal.change_epoch")
+    prune(ask)
+    assert ask("SELECT pruned::text FROM pgcache_internal.change_epoch") == before
+
+
 def test_of_two_relays_the_later_one_counts(ask: Session, both: Reader) -> None:
     early = ask("SELECT seen::text FROM pgcache_internal.hot_pending()")
     ask("SELECT cache_set('store', 'k', '2')")

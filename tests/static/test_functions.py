@@ -95,7 +95,7 @@ BY_THE_PATH = re.compile(
     r"""(?<![\w.(])[-+*/<>=~!@\#%^&|`?]+(?![\w)]*\))(?<!:=)(?<!=>)  # an operator
     | \b(?:not\s+)?(?:i?like|between|similar\s+to|nullif)\b | \bis\s+(?:not\s+)?distinct\b | \bin\s*\(
     | \bcase\s+(?!\s|when\b) | \bcollate\s+(?!\s|pg_catalog\.)
-    | ::\s*(?!pg_catalog\.|integer|bigint|smallint|boolean|real|float|numeric|interval)\w+
+    | ::\s*(?!pg_catalog\.|(?:integer|bigint|smallint|boolean|real|float|numeric|interval)\b)\w+
     | ^\s*\w+\s+(?:constant\s+)?(?:text|jsonb?|bytea|timestamptz|regclass|tid|name|record)\b(?:\[\])?\s*(?:;|:=)""",
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
