@@ -40,7 +40,7 @@ class Function:
     language: str
     volatility: str
     parallel: str
-    definer: bool
+    definer: bool  # or a trigger, which runs with the rights of who changes the table: the owner
     search_path: str | None
     body: str
     comment: str | None
@@ -72,7 +72,7 @@ def functions(ask: Session, *, all_levels: bool = False) -> list[Function]:
     """Those of sql/. all_levels: also those of plpython/."""
     rows = ask.rows(f"""
         SELECT replace(replace(p.oid::regprocedure::text, 'pgcache_internal.', ''), 'pgcache.', ''), p.proname,
-            l.lanname, p.provolatile::text, p.proparallel::text, p.prosecdef,
+            l.lanname, p.provolatile::text, p.proparallel::text, p.prosecdef OR p.prorettype = 'trigger'::regtype,
             (SELECT substr(c, length('search_path=') + 1) FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%'),
             p.prosrc, obj_description(p.oid, 'pg_proc')
         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
